@@ -1,0 +1,84 @@
+# lockstep_add_test(NAME name SOURCES file... [DEPENDS target...] [RANKS n...] [LABELS label...]
+#                   [TIMEOUT seconds] [ENVIRONMENT var=value...])
+#
+# One GoogleTest executable. Without RANKS it is one test `name` with gtest's own main. With RANKS it
+# gets an MPI main (tests/support/gtest_mpi_main.cc) and becomes one test `name.ranks<n>` per rank
+# count, each under mpirun. TIMEOUT (default 120) bounds each of them: `timeout` ends mpirun with
+# SIGTERM first, so that no rank is left behind.
+find_program(LOCKSTEP_TIMEOUT_COMMAND timeout REQUIRED)
+
+set(LOCKSTEP_TEST_ENVIRONMENT OMP_WAIT_POLICY=passive)
+if(LOCKSTEP_SANITIZE STREQUAL "thread")
+  list(APPEND LOCKSTEP_TEST_ENVIRONMENT OMP_NUM_THREADS=1) # TSan does not know libgomp
+endif()
+if(LOCKSTEP_SANITIZE STREQUAL "address")
+  list(APPEND LOCKSTEP_TEST_ENVIRONMENT
+    LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan_suppressions.txt)
+endif()
+
+# Lets ranks share cores and run as root, as they do in containers and on small machines. Copies
+# between processes go through shared memory; the alternative needs ptrace rights that containers
+# often lack.
+set(LOCKSTEP_MPI_ENVIRONMENT
+  OMPI_ALLOW_RUN_AS_ROOT=1
+  OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  OMPI_MCA_rmaps_base_oversubscribe=1
+  OMPI_MCA_mpi_yield_when_idle=1
+  OMPI_MCA_btl_vader_single_copy_mechanism=none
+  OMP_NUM_THREADS=1)
+
+function(lockstep_add_test)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;TIMEOUT"
+    "SOURCES;DEPENDS;RANKS;LABELS;ENVIRONMENT")
+  if(arg_UNPARSED_ARGUMENTS OR NOT arg_NAME OR NOT arg_SOURCES)
+    message(FATAL_ERROR
+      "lockstep_add_test(${arg_NAME}): NAME or SOURCES missing or unknown: ${arg_UNPARSED_ARGUMENTS}")
+  endif()
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  if(arg_RANKS)
+    set(main "${PROJECT_SOURCE_DIR}/tests/support/gtest_mpi_main.cc")
+    set(libraries GTest::gmock MPI::MPI_CXX)
+  else()
+    set(main)
+    set(libraries GTest::gmock_main)
+  endif()
+  lockstep_add_executable(NAME ${arg_NAME} SOURCES ${arg_SOURCES} ${main}
+    DEPENDS ${arg_DEPENDS} lockstep::test_support ${libraries} OUTPUT_DIRECTORY tests)
+  set_property(DIRECTORY APPEND PROPERTY LOCKSTEP_TEST_SOURCES ${arg_SOURCES})
+
+  if(NOT arg_RANKS)
+    add_test(NAME ${arg_NAME} COMMAND ${arg_NAME})
+    set_tests_properties(${arg_NAME} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}"
+      ENVIRONMENT "${LOCKSTEP_TEST_ENVIRONMENT};${arg_ENVIRONMENT}")
+  endif()
+  math(EXPR outer_timeout "${arg_TIMEOUT} + 15")
+  foreach(ranks IN LISTS arg_RANKS)
+    set(test ${arg_NAME}.ranks${ranks})
+    add_test(NAME ${test} COMMAND ${LOCKSTEP_TIMEOUT_COMMAND} --kill-after=10 ${arg_TIMEOUT}
+      ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none -np ${ranks} $<TARGET_FILE:${arg_NAME}>)
+    if(ranks GREATER 1)
+      set_tests_properties(${test} PROPERTIES PROCESSORS 2)
+    endif()
+    set_tests_properties(${test} PROPERTIES TIMEOUT ${outer_timeout} LABELS "mpi;${arg_LABELS}"
+      ENVIRONMENT "${LOCKSTEP_TEST_ENVIRONMENT};${LOCKSTEP_MPI_ENVIRONMENT};${arg_ENVIRONMENT}")
+  endforeach()
+endfunction()
+
+# lockstep_add_remaining_tests(PREFIX prefix DEPENDS target... [LABELS label...]
+#                              [ENVIRONMENT var=value...])
+# A plain test for each *_test.cc below the current folder that no lockstep_add_test above it names;
+# its name is prefix_ and the path with _ for /.
+function(lockstep_add_remaining_tests)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "PREFIX" "DEPENDS;LABELS;ENVIRONMENT")
+  get_property(taken DIRECTORY PROPERTY LOCKSTEP_TEST_SOURCES)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" *_test.cc)
+  list(REMOVE_ITEM sources ${taken})
+  foreach(source IN LISTS sources)
+    string(REGEX REPLACE "\\.cc$" "" name "${arg_PREFIX}_${source}")
+    string(REPLACE "/" "_" name "${name}")
+    lockstep_add_test(NAME ${name} SOURCES ${source} DEPENDS ${arg_DEPENDS} LABELS ${arg_LABELS}
+      ENVIRONMENT ${arg_ENVIRONMENT})
+  endforeach()
+endfunction()
