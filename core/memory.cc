@@ -1,0 +1,106 @@
+#include "core/memory.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace lockstep::core {
+
+void MemoryTracker::add(const std::string& region, std::size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  Usage& usage = regions_[region];
+  usage.current += bytes;
+  usage.peak = std::max(usage.peak, usage.current);
+  current_ += bytes;
+  peak_ = std::max(peak_, current_);
+}
+
+void MemoryTracker::remove(const std::string& region, std::size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  regions_[region].current -= bytes;
+  current_ -= bytes;
+}
+
+std::size_t MemoryTracker::current() const {
+  const std::lock_guard lock(mutex_);
+  return current_;
+}
+
+std::size_t MemoryTracker::peak() const {
+  const std::lock_guard lock(mutex_);
+  return peak_;
+}
+
+std::map<std::string, MemoryTracker::Usage> MemoryTracker::regions() const {
+  const std::lock_guard lock(mutex_);
+  return regions_;
+}
+
+namespace {
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+std::size_t mapped_bytes(std::size_t bytes) {
+  const std::size_t unit = bytes >= 2 * kHugePage ? kHugePage : 4096;
+  return (bytes + unit - 1) / unit * unit;
+}
+
+void* map_memory(std::size_t bytes) {
+  const std::size_t size = mapped_bytes(bytes);
+  if (size < 2 * kHugePage) {
+    void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? nullptr : p;
+  }
+  // Map one huge page more and cut the ends off, so that the range begins on a huge-page boundary.
+  void* raw =
+      mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (raw == MAP_FAILED) return nullptr;
+  const auto begin = reinterpret_cast<std::uintptr_t>(raw);
+  const std::uintptr_t aligned = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  if (aligned > begin) munmap(raw, aligned - begin);
+  const std::size_t tail = begin + kHugePage - aligned;
+  if (tail > 0) munmap(reinterpret_cast<void*>(aligned + size), tail);
+  void* p = reinterpret_cast<void*>(aligned);
+  madvise(p, size, MADV_HUGEPAGE);
+  return p;
+}
+
+}  // namespace
+
+Buffer::Buffer(MemoryTracker& tracker, std::string region, std::size_t bytes)
+    : tracker_(&tracker), region_(std::move(region)), bytes_(bytes) {
+  if (bytes == 0) return;
+  data_ = map_memory(bytes);
+  if (data_ == nullptr) {
+    const std::size_t held = tracker.current();
+    throw Error(ErrorKind::kOutOfMemory,
+                fmt::format("cannot allocate {:.1f} MiB for {} ({:.1f} MiB already allocated): {}",
+                            static_cast<double>(bytes) / 1048576.0, region_,
+                            static_cast<double>(held) / 1048576.0, std::strerror(errno)));
+  }
+  tracker.add(region_, bytes_);
+}
+
+TensorView Buffer::view(DType dtype, Shape shape, std::size_t byte_offset) const {
+  const std::size_t need = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
+  LOCKSTEP_CHECK_LE(byte_offset + need, bytes_, "view into buffer " + region_);
+  return {static_cast<std::byte*>(data_) + byte_offset, dtype, shape};
+}
+
+void Buffer::swap(Buffer& other) noexcept {
+  std::swap(tracker_, other.tracker_);
+  std::swap(region_, other.region_);
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+}
+
+void Buffer::release() noexcept {
+  if (data_ == nullptr) return;
+  munmap(data_, mapped_bytes(bytes_));
+  tracker_->remove(region_, bytes_);
+  data_ = nullptr;
+}
+
+}  // namespace lockstep::core

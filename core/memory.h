@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "core/tensor.h"
+
+namespace lockstep::core {
+
+// Counts what one rank allocates, by named region ("parameters", "gradients", "optimizer",
+// "activations", "workspace", "communication", ...): the same names that `lockstep plan` predicts.
+// Thread-safe.
+class MemoryTracker {
+ public:
+  struct Usage {
+    std::size_t current = 0;  // bytes
+    std::size_t peak = 0;     // bytes, this region's own peak
+  };
+
+  void add(const std::string& region, std::size_t bytes);
+  void remove(const std::string& region, std::size_t bytes);
+
+  std::size_t current() const;  // bytes, all regions
+  std::size_t peak() const;     // bytes, the greatest sum over regions at any time
+  std::map<std::string, Usage> regions() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, Usage> regions_;
+  std::size_t current_ = 0;
+  std::size_t peak_ = 0;
+};
+
+// Owning, move-only, zero-filled CPU memory, aligned to 64 bytes (to 2 MiB, with huge pages
+// advised, from 4 MiB on). Counted in the tracker, which must outlive the buffer. Throws
+// Error(kOutOfMemory) naming region and size.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(MemoryTracker& tracker, std::string region, std::size_t bytes);
+  ~Buffer() { release(); }
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    Buffer moved(std::move(other));
+    swap(moved);
+    return *this;
+  }
+
+  void* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+  bool empty() const { return data_ == nullptr; }
+
+  // A view of `shape` elements of `dtype` beginning `byte_offset` bytes in; checked against the
+  // size.
+  TensorView view(DType dtype, Shape shape, std::size_t byte_offset = 0) const;
+
+ private:
+  void swap(Buffer& other) noexcept;
+  void release() noexcept;
+
+  MemoryTracker* tracker_ = nullptr;
+  std::string region_;
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+}  // namespace lockstep::core

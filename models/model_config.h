@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace lockstep::models {
+
+enum class Family { kGpt, kLlama, kBert };
+enum class NormKind { kLayerNorm, kRmsNorm };
+enum class NormPosition { kPre, kPost };
+enum class Activation { kGelu, kGeluTanh, kRelu, kLeakyRelu, kElu, kSilu, kSwiGlu, kGeGlu };
+enum class Positions { kLearned, kRope, kSinusoidal };
+enum class ResidualGate { kNone, kScalar };
+enum class InitKind { kGpt2, kXavierUniform, kXavierNormal, kKaimingUniform, kKaimingNormal };
+enum class Task { kCausalLm, kMaskedLm, kClassification };
+
+// The resolved `model:` section: every field has its value (the family's defaults are filled in by
+// resolve_model_config or by the caller). Sizes in elements. Shape letters used everywhere in
+// models/: B sequences of a micro-batch, T tokens of a sequence, N = B*T, V vocabulary, C width, L
+// layers, H query heads, K key/value heads, D = C/H head width, F feed-forward width.
+struct ModelConfig {
+  Family family = Family::kGpt;
+  std::int64_t layers = 0;
+  std::int64_t heads = 0;
+  std::int64_t kv_heads = 0;  // divides heads; == heads without grouping
+  std::int64_t width = 0;     // divisible by heads; width/heads even with RoPE
+  std::int64_t ffn_width = 0;
+  std::int64_t context = 0;  // tokens of a sequence
+  std::int64_t vocab = 0;
+  NormKind norm = NormKind::kLayerNorm;
+  NormPosition norm_position = NormPosition::kPre;  // post: x = norm(x + f(x)), no final norm
+  double norm_eps = 1e-5;
+  Activation activation = Activation::kGeluTanh;
+  Positions positions = Positions::kLearned;
+  double rope_theta = 10000.0;
+  bool bias = true;  // on linear layers; a layernorm always has its bias in gpt and bert, and
+                     // follows `bias` in llama
+  bool tie_embeddings = true;
+  double dropout =
+      0.0;  // after the embeddings, on attention probabilities, and on both residual branches
+  ResidualGate residual_gate =
+      ResidualGate::kNone;  // scalar: x + g * f(x), one learned g (starting at 1) per branch
+  InitKind init = InitKind::kGpt2;
+  double init_std = 0.02;
+  bool qk_norm =
+      false;  // RMSNorm over D of every query and key head, one gain vector [D] each, before RoPE
+  double logit_softcap = 0.0;  // 0: off; else logits = cap * tanh(logits / cap)
+  Task task = Task::kCausalLm;
+  std::int64_t classes = 0;      // classification only
+  std::int64_t token_types = 0;  // bert: 2 (all tokens are of type 0), else 0
+
+  std::int64_t head_width() const { return width / heads; }
+  std::int64_t kv_width() const { return kv_heads * head_width(); }
+  bool gated() const {
+    return activation == Activation::kSwiGlu || activation == Activation::kGeGlu;
+  }
+  bool causal() const { return family != Family::kBert; }
+  bool norm_bias() const {
+    return norm == NormKind::kLayerNorm && (bias || family != Family::kLlama);
+  }
+  bool final_norm() const { return norm_position == NormPosition::kPre; }
+  bool embedding_norm() const { return family == Family::kBert; }  // norm after the embeddings
+};
+
+// One thing wrong with a configuration: the key below `model.` ("kv_heads") and what is wrong and
+// legal.
+struct ModelConfigProblem {
+  std::string key;
+  std::string message;
+};
+
+// The defaults of a family, sizes still 0 (kv_heads, ffn_width too: 0 there means "derive").
+ModelConfig family_defaults(Family family);
+
+// Fills derived sizes that are 0: kv_heads = heads; ffn_width = 4*width, for gated activations
+// 8/3*width rounded up to 64.
+void derive_sizes(ModelConfig& config);
+
+// Everything that makes no sense, with the reason; empty when the model can be built.
+std::vector<ModelConfigProblem> find_problems(const ModelConfig& config);
+
+}  // namespace lockstep::models

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/memory.h"
+#include "models/model_config.h"
+#include "models/model_io.h"
+#include "models/ops/op_context.h"
+#include "models/parameter_table.h"
+
+namespace lockstep::models {
+
+// One line of the memory table: what a region of the model's own memory is for and how large it is.
+struct MemoryRegion {
+  std::string name;
+  std::size_t bytes = 0;
+};
+
+// The decoder/encoder Transformer of a ModelConfig, one instance per rank, working on one
+// micro-batch at a time. Its activations are carved once from buffers sized by activation_memory();
+// nothing is allocated afterwards.
+class Transformer {
+ public:
+  // compute: fp32, bf16, fp16; fp64 for tests. max_sequences: B of the largest micro-batch.
+  Transformer(const ModelConfig& config, const ParameterTable& table, core::DType compute,
+              std::int64_t max_sequences, std::uint64_t seed, ops::OpContext& context,
+              core::MemoryTracker& memory);
+  ~Transformer();
+
+  // Training forward: computes the loss and keeps what backward needs. Dropout is active.
+  LossSums forward(const MicroBatch& batch, const LossOptions& loss, ParameterSource& parameters);
+
+  // Backward of the last forward(); fills every bucket of the sink in backward order.
+  void backward(ParameterSource& parameters, GradientSink& gradients);
+
+  // Forward without dropout and without anything kept; plain cross-entropy only is meaningful.
+  LossSums evaluate(const MicroBatch& batch, ParameterSource& parameters);
+
+  // Logits in fp32 (fp64 under fp64) of every position, [B*T, V] ([B, classes] for classification),
+  // no dropout. Valid until the next call.
+  core::ConstTensorView logits(const MicroBatch& batch, ParameterSource& parameters);
+
+  // What a Transformer of these sizes allocates, exactly: the regions of `lockstep plan`.
+  static std::vector<MemoryRegion> memory_regions(const ModelConfig& config, core::DType compute,
+                                                  std::int64_t max_sequences);
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace lockstep::models
