@@ -74,7 +74,9 @@ struct ModelConfigProblem {
 ModelConfig family_defaults(Family family);
 
 // Fills derived sizes that are 0: kv_heads = heads; ffn_width = 4*width, for gated activations
-// 8/3*width rounded up to 64.
+// 8/3*width rounded up to 64. A classification head has no output embedding, so there
+// tie_embeddings becomes false; a caller that knows that true was asked for sets it again and lets
+// find_problems refuse it.
 void derive_sizes(ModelConfig& config);
 
 // Everything that makes no sense, with the reason; empty when the model can be built.

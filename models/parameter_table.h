@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "core/tensor.h"
@@ -55,11 +56,13 @@ class ParameterTable {
 
  private:
   ParameterId add(ParameterSpec spec);
+  void add_all(std::vector<ParameterSpec> specs);
   void add_embeddings(const ModelConfig& config);
   void add_block(const ModelConfig& config, int layer);
   void add_head(const ModelConfig& config);
 
   std::vector<ParameterSpec> specs_;
+  std::unordered_map<std::string, ParameterId> ids_;  // by name
   int groups_ = 0;
 };
 
