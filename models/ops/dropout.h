@@ -21,7 +21,8 @@ struct Dropout {
   bool active() const { return probability > 0.0; }
 };
 
-// Factors (0 or 1/(1-p)) of elements [begin, begin + n) of one sequence, into out.
+// Factors (0 or 1/(1-p)) of elements [begin, begin + n) of one sequence, into out. sequence is the
+// global index, first_sequence + b for sequence b of the micro-batch.
 void dropout_factors(const Dropout& dropout, std::int64_t sequence, std::int64_t begin,
                      std::int64_t n, float* out);
 
