@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include "core/tensor.h"
+
+namespace lockstep::comm {
+
+// Owning, move-only, zero-filled memory of one rank that the ranks of its node can read directly,
+// made by Communicator::allocate (where the contract stands). Aligned to 4096 bytes.
+class SharedBuffer {
+ public:
+  // What a backend keeps alive for a buffer; its destructor gives the memory back.
+  class Storage {
+   public:
+    Storage(void* data, std::size_t bytes) : data_(data), bytes_(bytes) {}
+    virtual ~Storage() = default;
+    Storage(const Storage&) = delete;
+    Storage& operator=(const Storage&) = delete;
+
+    void* data() const { return data_; }
+    std::size_t bytes() const { return bytes_; }
+
+   private:
+    void* data_;
+    std::size_t bytes_;
+  };
+
+  SharedBuffer() = default;
+  explicit SharedBuffer(std::unique_ptr<Storage> storage) : storage_(std::move(storage)) {}
+
+  void* data() const { return storage_ == nullptr ? nullptr : storage_->data(); }
+  std::size_t bytes() const { return storage_ == nullptr ? 0 : storage_->bytes(); }
+  bool empty() const { return bytes() == 0; }
+
+  // A view of `shape` elements of `dtype` beginning `byte_offset` bytes in; checked against the
+  // size.
+  core::TensorView view(core::DType dtype, core::Shape shape, std::size_t byte_offset = 0) const;
+
+ private:
+  std::unique_ptr<Storage> storage_;
+};
+
+}  // namespace lockstep::comm

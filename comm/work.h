@@ -1,0 +1,46 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+namespace lockstep::comm {
+
+class Communicator;
+
+using Deadline = std::chrono::steady_clock::time_point;
+
+// A launched collective. A light handle: copying it copies the reference, dropping it cancels
+// nothing (a launched collective is finished, in order, by later calls). Must not outlive its
+// communicator. Waiting twice is allowed and costs nothing.
+//
+// Two conditions can be waited for, and both are needed before memory changes hands:
+//   output  this rank's output is complete and may be read (and the output memory be written again)
+//   input   every other rank has read this rank's input, which may now be overwritten or freed
+// wait() means both and is the right call unless time matters. A ring of buffers launches from slot
+// k, calls wait_output() when it wants the result, and wait_input() before it fills slot k again.
+//
+// Without a deadline the communicator's timeout counts from the call. Past the deadline:
+// Error(kCommunication) naming the rank that has not arrived; the communicator is then aborted.
+class Work {
+ public:
+  Work() = default;  // nothing to wait for
+
+  void wait();
+  void wait(Deadline deadline);
+  void wait_output();
+  void wait_output(Deadline deadline);
+  void wait_input();
+  void wait_input(Deadline deadline);
+
+  // Whether the output is complete; does what work can be done without waiting.
+  bool done();
+
+ private:
+  friend class Communicator;
+  Work(Communicator& communicator, std::uint64_t id) : communicator_(&communicator), id_(id) {}
+
+  Communicator* communicator_ = nullptr;
+  std::uint64_t id_ = 0;
+};
+
+}  // namespace lockstep::comm
