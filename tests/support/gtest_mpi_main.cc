@@ -31,20 +31,26 @@ class RankPrinter : public ::testing::EmptyTestEventListener {
  public:
   explicit RankPrinter(int rank) : rank_(rank) {}
 
+  void OnTestStart(const ::testing::TestInfo& info) override {
+    test_ = std::string(info.test_suite_name()) + "." + info.name();
+  }
+
+  // Called under gtest's own lock, so it must not ask UnitTest for anything.
   void OnTestPartResult(const ::testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    const std::string test = info == nullptr
-                                 ? "(outside a test)"
-                                 : std::string(info->test_suite_name()) + "." + info->name();
-    std::fprintf(stderr, "[rank %d] %s: %s:%d: Failure\n%s\n", rank_, test.c_str(),
+    std::fprintf(stderr, "[rank %d] %s: %s:%d: Failure\n%s\n", rank_, test_.c_str(),
                  result.file_name() == nullptr ? "?" : result.file_name(), result.line_number(),
                  result.message());
     std::fflush(stderr);
   }
 
+  void OnTestEnd(const ::testing::TestInfo&) override { test_ = kOutside; }
+
  private:
+  static constexpr const char* kOutside = "(outside a test)";
+
   int rank_;
+  std::string test_ = kOutside;
 };
 
 // Keeps the ranks in step: no rank starts a test before all have left the one before.
