@@ -1,0 +1,56 @@
+#include "runtime/health/fault_injector.h"
+
+#include <chrono>
+#include <limits>
+#include <thread>
+
+namespace lockstep::runtime {
+
+FaultInjector::FaultInjector(std::vector<FaultConfig> faults, int rank, core::Logger& log)
+    : log_(log) {
+  for (const FaultConfig& fault : faults) {
+    if (fault.rank == rank) faults_.push_back(fault);
+  }
+}
+
+const FaultConfig* FaultInjector::find(FaultKind kind, std::int64_t step) const {
+  for (const FaultConfig& fault : faults_) {
+    if (fault.kind == kind && fault.step == step) return &fault;
+  }
+  return nullptr;
+}
+
+int FaultInjector::poisoned_block(std::int64_t step) const {
+  const FaultConfig* fault = find(FaultKind::kNan, step);
+  return fault == nullptr ? -1 : static_cast<int>(fault->layer);
+}
+
+void FaultInjector::overflow_gradient(std::int64_t step, int block,
+                                      core::TensorView gradient) const {
+  for (const FaultConfig& fault : faults_) {
+    if (fault.kind != FaultKind::kOverflow || fault.step != step || fault.layer != block) continue;
+    log_.warning("fault", "drill: +inf put into the gradient of block {} at step {}", block, step);
+    core::visit_floating(gradient.dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      gradient.data<T>()[0] = static_cast<T>(std::numeric_limits<float>::infinity());
+    });
+  }
+}
+
+int FaultInjector::flipped_block(std::int64_t step) const {
+  const FaultConfig* fault = find(FaultKind::kBitflip, step);
+  return fault == nullptr ? -1 : static_cast<int>(fault->layer);
+}
+
+void FaultInjector::slow_down(std::int64_t step) const {
+  if (find(FaultKind::kSlow, step) == nullptr) return;
+  log_.warning("fault", "drill: sleeping {} s at step {}", kSlowSeconds, step);
+  std::this_thread::sleep_for(std::chrono::duration<double>(kSlowSeconds));
+}
+
+void flip_bit(core::TensorView values) {
+  // Byte 0 of a little-endian float holds its lowest mantissa bits.
+  static_cast<std::uint8_t*>(values.raw())[0] ^= 0x02U;
+}
+
+}  // namespace lockstep::runtime

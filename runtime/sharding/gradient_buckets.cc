@@ -1,0 +1,310 @@
+#include "runtime/sharding/gradient_buckets.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/check.h"
+#include "models/ops/accumulate.h"
+#include "models/ops/gradient_stats.h"
+
+namespace lockstep::runtime {
+
+namespace {
+
+constexpr core::DType kSumType = core::DType::kF32;
+
+// Whether buckets travel from slots (and not from the full gradient itself).
+bool travels_from_slots(const GradientPlan& plan) {
+  return !plan.boundary() || plan.wire != kSumType;
+}
+
+// Whether leaves need memory of their own: they are not written in place into what travels or accumulates.
+bool needs_leaf_slots(const GradientPlan& plan) {
+  if (plan.boundary()) return plan.rounds > 1 || plan.compute != kSumType;
+  return plan.compute != plan.wire;
+}
+
+std::int64_t slot_elements(const BucketLayout& layout) {
+  return GradientBuckets::kRingSlots * layout.largest_ring_bucket() + layout.tied_bucket_elements();
+}
+
+std::size_t bytes_of(std::int64_t elements, core::DType dtype) {
+  return static_cast<std::size_t>(elements) * core::size_of(dtype);
+}
+
+}  // namespace
+
+std::size_t GradientBuckets::gradient_bytes(const BucketLayout& layout, const GradientPlan& plan) {
+  return bytes_of(plan.keeps_full_gradient() ? layout.flat_elements() : layout.shard_total(),
+                  kSumType);
+}
+
+std::size_t GradientBuckets::bucket_bytes(const BucketLayout& layout, const GradientPlan& plan) {
+  const std::int64_t elements = slot_elements(layout);
+  return (travels_from_slots(plan) ? bytes_of(elements, plan.wire) : 0) +
+         (needs_leaf_slots(plan) ? bytes_of(elements, plan.compute) : 0);
+}
+
+GradientBuckets::GradientBuckets(const models::ParameterTable& table, const BucketLayout& layout,
+                                 const GradientPlan& plan, comm::Communicator& communicator,
+                                 models::ops::OpContext& context, const FaultInjector& faults,
+                                 core::MemoryTracker& memory)
+    : table_(table),
+      layout_(layout),
+      plan_(plan),
+      communicator_(communicator),
+      context_(context),
+      faults_(faults) {
+  const std::int64_t elements = slot_elements(layout);
+  if (travels_from_slots(plan)) {
+    wire_ = communicator.allocate(bytes_of(elements, plan.wire), "buckets", memory);
+  }
+  if (needs_leaf_slots(plan)) {
+    leaf_ = core::Buffer(memory, "buckets", bytes_of(elements, plan.compute));
+  }
+  if (plan.keeps_full_gradient()) {
+    full_ = communicator.allocate(gradient_bytes(layout, plan), "gradients", memory);
+  } else {
+    shard_ = core::Buffer(memory, "gradients", gradient_bytes(layout, plan));
+  }
+  make_slots();
+}
+
+void GradientBuckets::make_slots() {
+  const std::int64_t size = layout_.largest_ring_bucket();
+  std::int64_t offset = 0;
+  for (int i = 0; size > 0 && i < kRingSlots; ++i) {
+    slots_.push_back({offset, size, -1, BucketState::kFree, {}});
+    offset += size;
+  }
+  ring_size_ = slots_.size();
+  if (layout_.tied_bucket_elements() > 0) {
+    slots_.push_back({offset, layout_.tied_bucket_elements(), -1, BucketState::kFree, {}});
+  }
+}
+
+void GradientBuckets::begin_step(std::int64_t step) {
+  step_ = step;
+  own_nonfinite_ = {};
+}
+
+void GradientBuckets::begin_round(std::int64_t round) {
+  submit_zeros_down_to(-1);
+  round_ = round;
+  expected_ = layout_.size() - 1;
+}
+
+GradientBuckets::Slot& GradientBuckets::slot_for(int bucket) {
+  if (layout_[bucket].holds_tied_table) {
+    release(slots_.back());
+    return slots_.back();
+  }
+  Slot& slot = slots_[next_slot_];
+  next_slot_ = (next_slot_ + 1) % ring_size_;
+  release(slot);
+  return slot;
+}
+
+void GradientBuckets::advance(Slot& slot, BucketState from, BucketState to) const {
+  LOCKSTEP_CHECK(slot.state == from, "bucket {} is in state {}, expected {} before {}",
+                 slot.bucket, static_cast<int>(slot.state), static_cast<int>(from),
+                 static_cast<int>(to));
+  slot.state = to;
+}
+
+// Refilling needs both: this rank's sum is complete, and every peer has read what lies in the slot.
+void GradientBuckets::release(Slot& slot) {
+  if (slot.state == BucketState::kInFlight) {
+    slot.work.wait_output();
+    advance(slot, BucketState::kInFlight, BucketState::kReduced);
+  }
+  if (slot.state == BucketState::kReduced) {
+    slot.work.wait_input();
+    advance(slot, BucketState::kReduced, BucketState::kFree);
+  }
+}
+
+core::TensorView GradientBuckets::full(int bucket) const {
+  return full_.view(kSumType, core::Shape{layout_[bucket].padded},
+                    bytes_of(layout_[bucket].flat_offset, kSumType));
+}
+
+core::TensorView GradientBuckets::accumulator(int bucket) const {
+  const std::int64_t shard = layout_.shard_elements(bucket);
+  if (!plan_.keeps_full_gradient()) {
+    return shard_.view(kSumType, core::Shape{shard},
+                       bytes_of(layout_.shard_offset(bucket), kSumType));
+  }
+  const std::int64_t begin = layout_[bucket].flat_offset + communicator_.rank() * shard;
+  return full_.view(kSumType, core::Shape{shard}, bytes_of(begin, kSumType));
+}
+
+core::TensorView GradientBuckets::wire(const Slot& slot) const {
+  return wire_.view(plan_.wire, core::Shape{layout_[slot.bucket].padded},
+                    bytes_of(slot.offset, plan_.wire));
+}
+
+core::TensorView GradientBuckets::leaf(const Slot& slot) const {
+  const bool first_of_full = plan_.boundary() && round_ == 0 && plan_.compute == kSumType;
+  if (first_of_full) return full(slot.bucket);
+  if (!needs_leaf_slots(plan_)) return wire(slot);
+  return leaf_.view(plan_.compute, core::Shape{layout_[slot.bucket].padded},
+                    bytes_of(slot.offset, plan_.compute));
+}
+
+void GradientBuckets::begin(int bucket) {
+  LOCKSTEP_CHECK(open_ == nullptr, "bucket {} begun while {} is open", bucket,
+                 open_ == nullptr ? -1 : open_->bucket);
+  LOCKSTEP_CHECK(bucket <= expected_, "bucket {} comes after {} in backward order", bucket,
+                 expected_);
+  submit_zeros_down_to(bucket);
+  Slot& slot = slot_for(bucket);
+  slot.bucket = bucket;
+  advance(slot, BucketState::kFree, BucketState::kFilling);
+  written_.assign(layout_[bucket].spec.pieces.size(), 0);
+  open_ = &slot;
+}
+
+core::TensorView GradientBuckets::gradient(int bucket, int piece) {
+  LOCKSTEP_CHECK(open_ != nullptr && open_->bucket == bucket, "bucket {} is not open", bucket);
+  const BucketPlacement& placement = layout_[bucket];
+  const auto index = static_cast<std::size_t>(piece);
+  const models::ParameterPiece& spec = placement.spec.pieces[index];
+  const core::Shape& shape = table_[spec.parameter].shape;
+  written_[index] = 1;
+  const core::TensorView whole = leaf(*open_);
+  auto* data = static_cast<std::byte*>(whole.raw()) +
+               bytes_of(placement.piece_offsets[index], plan_.compute);
+  if (shape.rank() < 2) return {data, plan_.compute, shape};
+  return {data, plan_.compute, core::Shape{spec.row_end - spec.row_begin, shape[1]}};
+}
+
+// A parameter without gradient counts as zero, so that every rank launches the same buckets.
+void GradientBuckets::submit_zeros_down_to(int bucket) {
+  while (expected_ > bucket) {
+    const int skipped = expected_;
+    expected_ = bucket;  // begin() below sees it as next in order
+    Slot& slot = slot_for(skipped);
+    slot.bucket = skipped;
+    advance(slot, BucketState::kFree, BucketState::kFilling);
+    written_.assign(layout_[skipped].spec.pieces.size(), 0);
+    open_ = &slot;
+    finish(skipped);
+    expected_ = skipped - 1;
+  }
+}
+
+void GradientBuckets::zero_unwritten(const Slot& slot) {
+  const int bucket = slot.bucket;
+  for (std::size_t i = 0; i < written_.size(); ++i) {
+    if (written_[i] != 0) continue;
+    const core::TensorView piece = gradient(bucket, static_cast<int>(i));
+    std::memset(piece.raw(), 0, piece.bytes());
+  }
+}
+
+void GradientBuckets::inject_overflow(const Slot& slot) const {
+  const BucketPlacement& placement = layout_[slot.bucket];
+  const bool is_block = placement.spec.group > 0 && placement.spec.group < table_.groups() - 1;
+  if (!is_block || round_ + 1 != plan_.rounds) return;
+  for (std::size_t i = 0; i < placement.spec.pieces.size(); ++i) {
+    if (table_[placement.spec.pieces[i].parameter].role != models::ParameterRole::kLinearWeight) {
+      continue;
+    }
+    auto* data = static_cast<std::byte*>(leaf(slot).raw()) +
+                 bytes_of(placement.piece_offsets[i], plan_.compute);
+    faults_.overflow_gradient(step_, placement.spec.group - 1,
+                              {data, plan_.compute, core::Shape{1}});
+    return;
+  }
+}
+
+void GradientBuckets::find_nonfinite(const Slot& slot) {
+  if (own_nonfinite_.found()) return;
+  const core::TensorView values = leaf(slot);
+  const std::vector<Segment> segments = layout_.segments(slot.bucket, 0, values.elements());
+  for (auto segment = segments.rbegin(); segment != segments.rend(); ++segment) {
+    const auto* data = static_cast<const std::byte*>(values.raw()) +
+                       bytes_of(segment->bucket_begin, plan_.compute);
+    const models::ops::NonFinite found = models::ops::count_nonfinite(
+        context_, {data, plan_.compute, core::Shape{segment->count}});
+    if (found.total() == 0) continue;
+    own_nonfinite_ = {found.inf, found.nan, slot.bucket, segment->parameter};
+    return;
+  }
+}
+
+void GradientBuckets::finish(int bucket) {
+  LOCKSTEP_CHECK(open_ != nullptr && open_->bucket == bucket, "bucket {} is not open", bucket);
+  Slot& slot = *open_;
+  zero_unwritten(slot);
+  open_ = nullptr;
+  expected_ = bucket - 1;
+  inject_overflow(slot);
+  find_nonfinite(slot);
+  advance(slot, BucketState::kFilling, BucketState::kReady);
+  if (plan_.boundary()) {
+    add_to_full(slot);
+    reduce_full(slot);
+  } else {
+    reduce_leaf(slot);
+  }
+  communicator_.progress();
+}
+
+void GradientBuckets::launch(Slot& slot, core::ConstTensorView input, comm::Output mode) {
+  slot.work = communicator_.reduce_scatter(input, accumulator(slot.bucket), mode,
+                                           layout_[slot.bucket].spec.name);
+  advance(slot, BucketState::kReady, BucketState::kInFlight);
+}
+
+void GradientBuckets::reduce_leaf(Slot& slot) {
+  const core::TensorView values = leaf(slot);
+  if (plan_.wire != plan_.compute) {
+    core::convert(plan_.compute, values.raw(), plan_.wire, wire(slot).raw(),
+                  static_cast<std::size_t>(values.elements()));
+  }
+  launch(slot, wire(slot), round_ == 0 ? comm::Output::kOverwrite : comm::Output::kAccumulate);
+}
+
+void GradientBuckets::add_to_full(Slot& slot) {
+  const core::TensorView values = leaf(slot);
+  const core::TensorView sum = full(slot.bucket);
+  if (values.raw() == sum.raw()) return;
+  models::ops::accumulate(context_, values, round_ == 0, sum);
+}
+
+void GradientBuckets::reduce_full(Slot& slot) {
+  if (round_ + 1 != plan_.rounds) {
+    advance(slot, BucketState::kReady, BucketState::kFree);
+    return;
+  }
+  const core::TensorView sum = full(slot.bucket);
+  if (plan_.wire == kSumType) {
+    launch(slot, sum, comm::Output::kOverwrite);
+    return;
+  }
+  core::convert(kSumType, sum.raw(), plan_.wire, wire(slot).raw(),
+                static_cast<std::size_t>(sum.elements()));
+  launch(slot, wire(slot), comm::Output::kOverwrite);
+}
+
+void GradientBuckets::finish_step() {
+  submit_zeros_down_to(-1);
+  for (Slot& slot : slots_) release(slot);
+  if (plan_.zero_stage != 0) return;
+  std::vector<comm::Work> gathers;
+  for (int b = layout_.size() - 1; b >= 0; --b) {
+    gathers.push_back(
+        communicator_.all_gather(accumulator(b), full(b), layout_[b].spec.name));
+  }
+  for (comm::Work& work : gathers) work.wait();
+}
+
+core::ConstTensorView GradientBuckets::shard(int bucket) const { return accumulator(bucket); }
+
+core::ConstTensorView GradientBuckets::updated(int bucket) const {
+  return plan_.zero_stage == 0 ? full(bucket) : accumulator(bucket);
+}
+
+}  // namespace lockstep::runtime

@@ -1,0 +1,128 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/memory.h"
+#include "models/model_io.h"
+#include "models/ops/op_context.h"
+#include "runtime/config/config.h"
+#include "runtime/health/fault_injector.h"
+#include "runtime/sharding/bucket_layout.h"
+#include "runtime/step/step_report.h"
+
+namespace lockstep::runtime {
+
+// How gradients travel and what is kept of them.
+struct GradientPlan {
+  core::DType compute = core::DType::kF32;  // of a leaf: the gradient of one micro-batch
+  core::DType wire = core::DType::kF32;     // parallel.reduce_type, resolved
+  int zero_stage = 2;
+  GradSync grad_sync = GradSync::kEveryRound;
+  std::int64_t rounds = 1;  // accumulation rounds of a step
+
+  bool boundary() const { return grad_sync == GradSync::kBoundary; }
+  bool keeps_full_gradient() const {
+    return zero_stage == 0 || boundary();
+  }
+};
+
+// The life of a bucket's memory in one round of accumulation. Asserted at every change.
+enum class BucketState : std::uint8_t {
+  kFree,      // nothing in it; peers have read what was in it
+  kFilling,   // backward is writing it
+  kReady,     // whole; not yet launched
+  kInFlight,  // its reduction is launched
+  kReduced,   // this rank's shard of the sum is complete; peers may still be reading
+};
+
+// Takes the gradients of backward, bucket by bucket, and reduces them to the owner of each shard.
+//
+//   every_round: each micro-batch's bucket (a leaf) is reduced at once: the owner adds the leaves in fp32, in rank order, round
+//                after round, hence from left to right by global micro-batch index. Leaves live in a ring of slots (and a slot of its
+//                own for a tied embedding), so that no full gradient exists (stages 1 and 2).
+//   boundary:    each rank adds its leaves to a full fp32 gradient, which is reduced once, in the last round.
+//
+// All ranks launch the same buckets in the same order: the reverse of the layout. A bucket that backward did not write counts as zero.
+class GradientBuckets : public models::GradientSink {
+ public:
+  GradientBuckets(const models::ParameterTable& table, const BucketLayout& layout,
+                  const GradientPlan& plan, comm::Communicator& communicator,
+                  models::ops::OpContext& context, const FaultInjector& faults,
+                  core::MemoryTracker& memory);
+
+  // A step is: begin_step; for each round begin_round, then backward; finish_step.
+  void begin_step(std::int64_t step);
+  void begin_round(std::int64_t round);
+  void finish_step();  // waits until the aggregated shard is complete; stage 0: until every rank has the whole sum
+
+  // models::GradientSink
+  const std::vector<models::BucketSpec>& buckets() const override { return layout_.specs(); }
+  void begin(int bucket) override;
+  core::TensorView gradient(int bucket, int piece) override;
+  void finish(int bucket) override;
+
+  // After finish_step: the aggregated gradient, fp32, of this rank's shard of a bucket [shard], and of all elements that this rank
+  // updates (stage 0: the whole bucket [padded]).
+  core::ConstTensorView shard(int bucket) const;
+  core::ConstTensorView updated(int bucket) const;
+
+  // The first non-finite elements of this rank's own gradient in this step, before any reduction.
+  const NonFiniteReport& own_nonfinite() const { return own_nonfinite_; }
+
+  // What the constructor allocates, in bytes: the full gradient or shard, and the memory of buckets on their way.
+  static std::size_t gradient_bytes(const BucketLayout& layout, const GradientPlan& plan);
+  static std::size_t bucket_bytes(const BucketLayout& layout, const GradientPlan& plan);
+
+  static constexpr int kRingSlots = 2;
+
+ private:
+  struct Slot {
+    std::int64_t offset = 0;    // elements, in wire_ and leaf_
+    std::int64_t capacity = 0;  // elements
+    int bucket = -1;
+    BucketState state = BucketState::kFree;
+    comm::Work work;
+  };
+
+  void make_slots();
+  Slot& slot_for(int bucket);
+  void advance(Slot& slot, BucketState from, BucketState to) const;
+  void release(Slot& slot);
+  core::TensorView leaf(const Slot& slot) const;
+  core::TensorView wire(const Slot& slot) const;
+  core::TensorView full(int bucket) const;         // fp32 [padded] of the full gradient
+  core::TensorView accumulator(int bucket) const;  // fp32 [shard] of the aggregated gradient
+  void submit_zeros_down_to(int bucket);
+  void zero_unwritten(const Slot& slot);
+  void inject_overflow(const Slot& slot) const;
+  void find_nonfinite(const Slot& slot);
+  void reduce_leaf(Slot& slot);
+  void add_to_full(Slot& slot);
+  void reduce_full(Slot& slot);
+  void launch(Slot& slot, core::ConstTensorView input, comm::Output mode);
+
+  const models::ParameterTable& table_;
+  const BucketLayout& layout_;
+  GradientPlan plan_;
+  comm::Communicator& communicator_;
+  models::ops::OpContext& context_;
+  const FaultInjector& faults_;
+
+  comm::SharedBuffer wire_;  // slots in the wire type, when buckets travel from slots
+  core::Buffer leaf_;        // slots in the compute type, when leaves are not written where they travel from
+  comm::SharedBuffer full_;  // fp32 [flat]: stage 0 and boundary
+  core::Buffer shard_;       // fp32 [shard total]: otherwise
+  std::vector<Slot> slots_;  // the ring, then one for a tied embedding
+  std::size_t ring_size_ = 0;
+  std::size_t next_slot_ = 0;
+  Slot* open_ = nullptr;           // between begin and finish
+  std::vector<char> written_;      // pieces of the open bucket
+  NonFiniteReport own_nonfinite_;
+  std::int64_t step_ = 0;
+  std::int64_t round_ = 0;
+  int expected_ = -1;  // the bucket that is next in backward order
+};
+
+}  // namespace lockstep::runtime

@@ -1,0 +1,113 @@
+#include "runtime/step/ledger.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/json_text.h"
+
+namespace lockstep::runtime {
+
+namespace {
+
+constexpr const char* kHashKey = ",\"hash\":\"";
+
+std::string hash_list(const std::vector<std::uint64_t>& hashes) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < hashes.size(); ++i) {
+    text += fmt::format("{}\"{}\"", i == 0 ? "" : ",", core::to_hex(hashes[i]));
+  }
+  return text + "]";
+}
+
+// The line without its hash and closing brace.
+std::string canonical_text(const LedgerRecord& r) {
+  using core::json_number;
+  std::string text = fmt::format(
+      R"({{"version":1,"step":{},"data_position":{},"outcome":"{}","applied_steps":{},"tokens":{},)"
+      R"("loss":{},"grad_norm":{},"coefficient":{},"learning_rate":{},"loss_scale":{},)"
+      R"("next_loss_scale":{},"config_fingerprint":"{}")",
+      r.step, r.data_position, r.outcome, r.applied_steps, r.tokens, json_number(r.loss),
+      json_number(r.grad_norm), json_number(r.coefficient), json_number(r.learning_rate),
+      json_number(r.loss_scale), json_number(r.next_loss_scale),
+      core::to_hex(r.config_fingerprint));
+  if (r.ranks > 0) text += fmt::format(",\"ranks\":{}", r.ranks);
+  if (r.parameter_hashes) text += ",\"parameter_hashes\":" + hash_list(*r.parameter_hashes);
+  return text;
+}
+
+[[noreturn]] void fail(const std::string& path, const std::string& what) {
+  throw core::Error(core::ErrorKind::kData, fmt::format("ledger {}: {}", path, what));
+}
+
+LedgerLine parse_line(const std::string& path, std::size_t number, const std::string& line,
+                      std::uint64_t previous) {
+  const auto json = nlohmann::ordered_json::parse(line, nullptr, false);
+  const std::size_t hash_at = line.rfind(kHashKey);
+  if (json.is_discarded() || !json.is_object() || hash_at == std::string::npos ||
+      !json.contains("step") || !json.contains("hash")) {
+    fail(path, fmt::format("line {} is not a ledger record", number));
+  }
+  LedgerLine parsed;
+  parsed.step = json["step"].get<std::int64_t>();
+  parsed.hash = core::parse_hex64(json["hash"].get<std::string>());
+  const std::uint64_t expected = core::hash64(std::string_view(line).substr(0, hash_at), previous);
+  if (parsed.hash != expected) {
+    fail(path, fmt::format("line {} (step {}): the chain is broken: expected hash {}, found {}; "
+                           "the line or one before it was altered",
+                           number, parsed.step, core::to_hex(expected), core::to_hex(parsed.hash)));
+  }
+  for (const auto& [key, value] : json.items()) {
+    if (key != "hash") parsed.fields.emplace_back(key, value.dump());
+  }
+  return parsed;
+}
+
+}  // namespace
+
+void Ledger::append(const LedgerRecord& record) {
+  const std::string text = canonical_text(record);
+  head_ = core::hash64(text, head_);
+  if (!file_.is_open()) return;
+  file_.write(fmt::format("{}{}{}\"}}\n", text, kHashKey, core::to_hex(head_)));
+}
+
+std::vector<LedgerLine> read_ledger(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) fail(path, fmt::format("cannot open: {}", std::strerror(errno)));
+  std::vector<LedgerLine> lines;
+  std::uint64_t previous = 0;
+  std::string line;
+  std::size_t number = 0;
+  while (std::getline(in, line)) {
+    ++number;
+    if (in.eof()) break;  // no newline: the run was killed while writing it
+    lines.push_back(parse_line(path, number, line, previous));
+    previous = lines.back().hash;
+  }
+  return lines;
+}
+
+std::optional<LedgerDifference> first_difference(const std::vector<LedgerLine>& first,
+                                                 const std::vector<LedgerLine>& second) {
+  for (std::size_t i = 0; i < std::min(first.size(), second.size()); ++i) {
+    const auto& a = first[i].fields;
+    const auto& b = second[i].fields;
+    for (std::size_t k = 0; k < std::max(a.size(), b.size()); ++k) {
+      const auto name = k < a.size() ? a[k].first : b[k].first;
+      const std::string absent = "absent";
+      const std::string left = k < a.size() ? a[k].second : absent;
+      const std::string right =
+          k >= b.size() ? absent : b[k].first == name ? b[k].second : absent;
+      if (left != right) return LedgerDifference{first[i].step, name, left, right};
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace lockstep::runtime

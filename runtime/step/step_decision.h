@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/config/config.h"
+#include "runtime/step/loss_scaler.h"
+#include "runtime/step/step_report.h"
+
+namespace lockstep::runtime {
+
+// What decide() knows besides the reports: the rules of the run, and what earlier decisions left behind.
+struct DecisionRules {
+  ClipConfig clip;
+  LossScaleConfig loss_scale;
+  OnDivergence on_divergence = OnDivergence::kStop;
+  double tokens_per_step = 0.0;  // D = batch.global * context: the divisor used in backward
+};
+
+struct DecisionState {
+  LossScaleState loss_scale;
+  std::int64_t applied_steps = 0;
+  std::int64_t skips_in_a_row = 0;                // from whatever cause
+  std::int64_t overflows_at_minimum_in_a_row = 0;  // dynamic scaling, steps that ran at the minimum
+
+  bool operator==(const DecisionState&) const = default;
+};
+
+DecisionState initial_decision_state(const DecisionRules& rules);
+
+enum class StepOutcome { kApplied, kOverflow, kDiverged, kNoTokens, kDesync };
+enum class StopReason { kNone, kDesync, kDiverged, kTooManySkips, kScaleExhausted, kRequested };
+
+// Ranks that do not agree about the run.
+struct Desync {
+  std::vector<int> ranks;  // the minority; every rank when there is no majority
+  std::string field;       // the first differing field of RunView
+  std::string detail;      // values, for people
+};
+
+struct StepDecision {
+  StepOutcome outcome = StepOutcome::kApplied;
+  StopReason stop = StopReason::kNone;
+  bool checkpoint = false;  // asked for by some rank
+
+  double loss = 0.0;       // sum over the counted tokens of the global batch / their number; NaN when not finite
+  std::int64_t counted = 0;  // target tokens of all ranks
+  double grad_norm = 0.0;  // of the aggregated, unscaled gradient, before clipping; never masked
+  double unscale = 0.0;    // D / (n * loss scale): turns the aggregated gradient into the mean gradient
+  double coefficient = 1.0;  // global_norm: the clip coefficient; 1 otherwise
+  DecisionState next;      // the state for the next step
+
+  // Of an overflow: the lowest rank whose own gradient was not finite, and what it found; rank -1: only a sum was.
+  int overflow_rank = -1;
+  NonFiniteReport culprit;
+  Desync desync;
+
+  bool applied() const { return outcome == StepOutcome::kApplied; }
+};
+
+// The step decision: a pure function, the same on every rank (docs/architecture.md, "One step"). reports[r] is rank r's.
+StepDecision decide(const DecisionRules& rules, const DecisionState& state,
+                    std::span<const StepReport> reports);
+
+// min(1, threshold / (norm + 1e-6)), as PyTorch's clip_grad_norm_.
+double clip_coefficient(double norm, double threshold);
+
+// Compares the views; empty ranks when all agree.
+Desync find_desync(std::span<const StepReport> reports);
+
+}  // namespace lockstep::runtime

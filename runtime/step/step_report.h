@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "models/ops/exact_sum.h"
+
+namespace lockstep::runtime {
+
+// What one rank found out alone in one step. Gathered once a step from all ranks; everything that is decided about
+// the step is a pure function of the gathered reports (step_decision.h). Trivially copyable: it is the wire format.
+
+// The first non-finite gradient elements of a rank's own gradient, before any reduction: in its earliest such round, the
+// first such bucket in backward order, and in it the first such tensor in canonical order.
+struct NonFiniteReport {
+  std::int64_t inf = 0;  // elements in that tensor
+  std::int64_t nan = 0;
+  std::int32_t bucket = -1;     // index in the bucket layout; -1: nothing non-finite
+  std::int32_t parameter = -1;  // ParameterId
+
+  bool found() const { return bucket >= 0; }
+};
+
+// A rank's view of the run before the step: all ranks must hold the same. The chain head covers every earlier decision.
+struct RunView {
+  std::int64_t step = 0;           // attempt, 1-based
+  std::int64_t data_position = 0;  // sequences dealt before this step
+  std::int64_t applied_steps = 0;
+  double learning_rate = 0.0;
+  double loss_scale = 1.0;
+  std::uint64_t config_fingerprint = 0;
+  std::uint64_t chain_head = 0;       // of the ledger
+  std::uint64_t parameter_digest = 0;  // on steps that verify: over all parameter hashes since the last one; else 0
+};
+
+// Requests that a person or a machine made of one rank; they become everybody's by the decision.
+enum ControlRequest : std::uint32_t {
+  kRequestNone = 0,
+  kRequestCheckpoint = 1U << 0,
+  kRequestStop = 1U << 1,
+};
+
+struct StepReport {
+  RunView view;
+  models::ops::ExactSum sum_of_squares;  // of this rank's shard of the aggregated, scaled gradient
+  models::ops::ExactSum optimised_loss;  // one addend a micro-batch, unscaled
+  std::int64_t counted = 0;              // target tokens
+  std::int64_t nonfinite_losses = 0;     // micro-batches of this rank
+  NonFiniteReport own;                   // before any reduction
+  NonFiniteReport shard;                 // in the aggregated shard
+  std::uint32_t requests = kRequestNone;
+  std::uint32_t padding = 0;
+};
+static_assert(std::is_trivially_copyable_v<StepReport>);
+
+}  // namespace lockstep::runtime
