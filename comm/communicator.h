@@ -61,7 +61,8 @@ struct CommunicatorStats {
 // ready and returns. There are no threads; reading the peers' inputs happens inside Work::wait*,
 // progress(), and any later call, strictly in launch order. Between launch and the end of
 // wait_input the input must not change; between launch and the end of wait_output the output must
-// not be touched. Overlap of memory between different collectives in flight follows the same rule.
+// not be read, and until the end of wait_input not be written. Memory
+// that several collectives in flight share follows the same rule.
 // Calls without Work (barrier, *_small, *_bytes, allocate) block until this rank has its result.
 //
 // Memory. Views are contiguous, on a device the backend serves (CPU for self, local and mpi), of

@@ -14,8 +14,9 @@ using Deadline = std::chrono::steady_clock::time_point;
 // communicator. Waiting twice is allowed and costs nothing.
 //
 // Two conditions can be waited for, and both are needed before memory changes hands:
-//   output  this rank's output is complete and may be read (and the output memory be written again)
-//   input   every other rank has read this rank's input, which may now be overwritten or freed
+//   output  this rank's output is complete and may be read
+//   input   every other rank has read what it needs of this rank's memory: the input, and the
+//           output where peers read that too (in place, all_reduce), may be written or freed
 // wait() means both and is the right call unless time matters. A ring of buffers launches from slot
 // k, calls wait_output() when it wants the result, and wait_input() before it fills slot k again.
 //

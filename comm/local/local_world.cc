@@ -1,0 +1,44 @@
+#include "comm/local/local_world.h"
+
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace lockstep::comm {
+
+LocalWorld::LocalWorld(int ranks, std::chrono::milliseconds timeout)
+    : memory_(std::make_shared<LocalMemory>(ranks)), timeout_(timeout) {}
+
+std::unique_ptr<Communicator> LocalWorld::join(int rank) const {
+  return make_local_communicator("local", memory_, rank, timeout_);
+}
+
+void LocalWorld::run(const std::function<void(Communicator&)>& body) const {
+  std::mutex mutex;
+  std::exception_ptr first;
+  const auto keep_first = [&] {
+    const std::lock_guard lock(mutex);
+    if (!first) first = std::current_exception();
+  };
+  const auto run_rank = [&](int rank) {
+    const auto communicator = join(rank);
+    try {
+      body(*communicator);
+    } catch (const core::Error& error) {
+      keep_first();
+      communicator->abort(error.kind(), error.what());
+    } catch (const std::exception& error) {
+      keep_first();
+      communicator->abort(core::ErrorKind::kInternal, error.what());
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int r = 0; r < size(); ++r)
+    threads.emplace_back(run_rank, r);
+  for (auto& thread : threads)
+    thread.join();
+  if (first) std::rethrow_exception(first);
+}
+
+}  // namespace lockstep::comm
