@@ -1,0 +1,63 @@
+#pragma once
+
+#include "models/ops/activation.h"
+#include "models/ops/embedding.h"
+#include "models/ops/gradient_stats.h"
+#include "models/ops/optimizer_update.h"
+#include "models/ops/residual.h"
+
+// Bodies on the CPU of the ops of the same name and meaning in models/ops/*.h. They trust their
+// arguments: the ops check device, shape and dtype before they call.
+namespace lockstep::models::ops::cpu {
+
+void layer_norm_forward(OpContext& context, core::ConstTensorView x, core::ConstTensorView gain,
+                        core::ConstTensorView bias, double eps, core::TensorView y,
+                        core::TensorView mean, core::TensorView rstd);
+void layer_norm_backward(OpContext& context, core::ConstTensorView dy, core::ConstTensorView x,
+                         core::ConstTensorView gain, core::ConstTensorView mean,
+                         core::ConstTensorView rstd, core::ConstTensorView add, core::TensorView dx,
+                         core::TensorView dgain, core::TensorView dbias);
+
+void rms_norm_forward(OpContext& context, core::ConstTensorView x, core::ConstTensorView gain,
+                      double eps, std::int64_t heads, core::TensorView y, core::TensorView rstd);
+void rms_norm_backward(OpContext& context, core::ConstTensorView dy, core::ConstTensorView x,
+                       core::ConstTensorView gain, core::ConstTensorView rstd, std::int64_t heads,
+                       core::ConstTensorView add, core::TensorView dx, core::TensorView dgain);
+
+void residual_forward(OpContext& context, core::ConstTensorView x, core::ConstTensorView branch,
+                      core::ConstTensorView gate, const Dropout& dropout, core::TensorView y);
+void residual_backward(OpContext& context, core::ConstTensorView dy, core::ConstTensorView branch,
+                       core::ConstTensorView gate, const Dropout& dropout, core::TensorView dbranch,
+                       core::TensorView dgate);
+
+void activation_forward(OpContext& context, ActivationFunction f, core::ConstTensorView x,
+                        core::TensorView y);
+void activation_backward(OpContext& context, ActivationFunction f, core::ConstTensorView x,
+                         core::ConstTensorView dy, core::TensorView dx);
+void gated_activation_forward(OpContext& context, ActivationFunction f, core::ConstTensorView gate,
+                              core::ConstTensorView up, core::TensorView y);
+void gated_activation_backward(OpContext& context, ActivationFunction f, core::ConstTensorView gate,
+                               core::ConstTensorView up, core::ConstTensorView dy,
+                               core::TensorView dgate, core::TensorView dup);
+
+void embedding_forward(OpContext& context, std::span<const std::int32_t> tokens,
+                       std::int64_t length, core::ConstTensorView token_table,
+                       core::ConstTensorView positions, core::ConstTensorView type_row,
+                       core::TensorView out);
+void embedding_backward(OpContext& context, std::span<const std::int32_t> tokens,
+                        core::ConstTensorView dx, std::int64_t row_begin, std::int64_t row_end,
+                        core::ConstTensorView add, core::TensorView dtable);
+void position_backward(OpContext& context, core::ConstTensorView dx, std::int64_t length,
+                       core::TensorView dpositions);
+
+NonFinite count_nonfinite(OpContext& context, core::ConstTensorView x);
+void block_sums_of_squares(OpContext& context, core::ConstTensorView x, double* blocks);
+
+void accumulate(OpContext& context, core::ConstTensorView values, bool overwrite,
+                core::TensorView sum);
+
+void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, float factor,
+                      float clamp, core::ConstTensorView gradient, core::TensorView master,
+                      core::TensorView state0, core::TensorView state1, core::TensorView parameter);
+
+}  // namespace lockstep::models::ops::cpu
