@@ -1,0 +1,56 @@
+#include "runtime/config/not_built.h"
+
+#include <algorithm>
+
+#include "runtime/config/nearest.h"
+
+namespace lockstep::runtime {
+namespace {
+
+void check_one(const NotBuilt& row, const std::string& path, const std::string& text,
+               const Location& where, Problems& problems) {
+  if (std::find(row.built.begin(), row.built.end(), text) != row.built.end()) return;
+  const std::string way_out =
+      row.built.empty() ? "leave the key out" : "legal until then: " + join_words(row.built);
+  problems.add(where, path, text + " is not built yet (" + row.part + "); " + way_out);
+}
+
+}  // namespace
+
+const std::vector<NotBuilt>& not_built_table() {
+  static const std::vector<NotBuilt> table = {
+      {"run.time_limit", {"0"}, "stopping at a time limit"},
+      {"model.task", {"causal_lm"}, "the data path of masked_lm and classification"},
+      {"data.mask_probability", {"0.15"}, "the data path of masked_lm"},
+      {"data.mask_token", {}, "the data path of masked_lm"},
+      {"data.label_field", {}, "the data path of classification"},
+      {"backend.device", {"auto", "cpu"}, "CUDA is not in this build"},
+      {"backend.comm", {"auto", "self", "mpi"}, "NCCL is not in this build"},
+      {"memory.recompute", {"none"}, "recomputing activations in backward"},
+      {"ema.decay", {"0"}, "averaging the weights"},
+      {"checkpoint.async", {"false"}, "writing checkpoints while training goes on"},
+      {"checkpoint.on_signal", {"false"}, "a checkpoint on a signal"},
+      {"metrics.tensorboard", {"false"}, "TensorBoard event files"},
+      {"metrics.per_layer_every", {"0"}, "statistics of every layer"},
+      {"metrics.histograms_every", {"0"}, "histograms of every tensor"},
+      {"health.vanishing_norm", {"0"}, "watching for vanished gradients"},
+      {"health.spike_factor", {"0"}, "watching for spikes of the loss"},
+      {"health.on_divergence", {"stop"}, "going on after a diverged step"},
+      {"fault.kind", {"overflow", "nan", "bitflip", "slow"}, "injecting a hang or a killed rank"},
+  };
+  return table;
+}
+
+void check_built(const std::string& path, const Value& value, const Location& where,
+                 Problems& problems) {
+  for (const NotBuilt& row : not_built_table()) {
+    if (row.path == path) check_one(row, path, format_value(value), where, problems);
+    if (row.path == "fault.kind" && path == "fault") {
+      for (const FaultConfig& fault : std::get<std::vector<FaultConfig>>(value)) {
+        check_one(row, row.path, word_of(fault.kind), where, problems);
+      }
+    }
+  }
+}
+
+}  // namespace lockstep::runtime

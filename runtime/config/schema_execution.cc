@@ -1,0 +1,94 @@
+// The rows that say how and where a training runs and what it writes, not what it computes.
+#include "runtime/config/schema_builder.h"
+
+namespace lockstep::runtime {
+namespace {
+
+void add_parallel(SchemaBuilder& schema) {
+  schema
+      .integer("parallel.zero_stage", LOCKSTEP_FIELD(parallel.zero_stage), between(0, 2),
+               "ZeRO: 0 nothing, 1 optimizer state, 2 also gradients are sharded")
+      .choice("parallel.grad_sync", LOCKSTEP_FIELD(parallel.grad_sync),
+              {std::pair{"every_round", GradSync::kEveryRound}, {"boundary", GradSync::kBoundary}},
+              "reduce gradients in every accumulation round, or once a step from a full fp32 "
+              "gradient on every rank")
+      .derived("every_round with zero_stage 2 or reproducible ranks, else boundary")
+      .number("parallel.bucket_mib", LOCKSTEP_FIELD(parallel.bucket_mib), above(0),
+              "MiB; embeddings and an untied head that are larger are split")
+      .boolean("parallel.overlap", LOCKSTEP_FIELD(parallel.overlap),
+               "reduce while backward goes on, where the device has its own stream for it")
+      .choice("parallel.reduce_type", LOCKSTEP_FIELD(parallel.reduce_type),
+              {std::pair{"auto", ReduceType::kAuto},
+               {"fp32", ReduceType::kF32},
+               {"bf16", ReduceType::kBF16},
+               {"fp16", ReduceType::kF16}},
+              "type gradients travel in; auto: the compute type with every_round, fp32 with "
+              "boundary")
+      .integer("parallel.verify_every", LOCKSTEP_FIELD(parallel.verify_every), at_least(0),
+               "steps between comparisons of the parameters of all ranks; 0: never")
+      .number("parallel.timeout_seconds", LOCKSTEP_FIELD(parallel.timeout_seconds), above(0),
+              "a collective that takes longer ends the run (exit 5)")
+      .choice("backend.device", LOCKSTEP_FIELD(backend.device),
+              {std::pair{"auto", DeviceChoice::kAuto},
+               {"cpu", DeviceChoice::kCpu},
+               {"cuda", DeviceChoice::kCuda}},
+              "auto: cuda where every local rank finds a device of its own, else cpu")
+      .choice("backend.comm", LOCKSTEP_FIELD(backend.comm),
+              {std::pair{"auto", CommChoice::kAuto},
+               {"self", CommChoice::kSelf},
+               {"mpi", CommChoice::kMpi},
+               {"nccl", CommChoice::kNccl}},
+              "auto: self at one rank, nccl on cuda, else mpi")
+      .integer("backend.threads", LOCKSTEP_FIELD(backend.threads), between(1, 4096),
+               "CPU threads of one rank")
+      .unset("OMP_NUM_THREADS, else cores of the node / ranks on it");
+}
+
+void add_upkeep(SchemaBuilder& schema) {
+  schema
+      .choice("memory.recompute", LOCKSTEP_FIELD(memory.recompute),
+              {std::pair{"none", Recompute::kNone},
+               {"attention", Recompute::kAttention},
+               {"block", Recompute::kBlock}},
+              "activations computed again in backward instead of kept")
+      .number("ema.decay", LOCKSTEP_FIELD(ema.decay), below(0, 1),
+              "exponential moving average of the weights; 0: off")
+      .integer("checkpoint.every_steps", LOCKSTEP_FIELD(checkpoint.every_steps), at_least(0),
+               "steps between checkpoints; one is always written at the end; 0: only that one")
+      .integer("checkpoint.keep", LOCKSTEP_FIELD(checkpoint.keep), at_least(1),
+               "newest checkpoints that are kept")
+      .boolean("checkpoint.async", LOCKSTEP_FIELD(checkpoint.async),
+               "write checkpoints while training goes on")
+      .boolean("checkpoint.on_signal", LOCKSTEP_FIELD(checkpoint.on_signal),
+               "write a checkpoint before stopping on a signal")
+      .integer("metrics.every_steps", LOCKSTEP_FIELD(metrics.every_steps), at_least(1),
+               "steps between step lines in metrics.jsonl")
+      .boolean("metrics.tensorboard", LOCKSTEP_FIELD(metrics.tensorboard),
+               "write TensorBoard event files too")
+      .integer("metrics.per_layer_every", LOCKSTEP_FIELD(metrics.per_layer_every), at_least(0),
+               "steps between statistics of every layer; 0: never")
+      .integer("metrics.histograms_every", LOCKSTEP_FIELD(metrics.histograms_every), at_least(0),
+               "steps between histograms of every tensor; 0: never")
+      .number("health.vanishing_norm", LOCKSTEP_FIELD(health.vanishing_norm), at_least(0),
+              "gradient norm below which a layer counts as vanished; 0: off")
+      .number("health.spike_factor", LOCKSTEP_FIELD(health.spike_factor), at_least(0),
+              "multiple of the recent loss that counts as a spike; 0: off")
+      .choice("health.on_divergence", LOCKSTEP_FIELD(health.on_divergence),
+              {std::pair{"stop", OnDivergence::kStop},
+               {"skip", OnDivergence::kSkip},
+               {"rollback", OnDivergence::kRollback}},
+              "what follows a loss that is not finite")
+      .faults(
+          "fault", LOCKSTEP_FIELD(fault),
+          "faults injected for drills: kind overflow, nan, bitflip, hang, kill or slow; step as "
+          "in metrics; rank (0); layer, 0-based (0)");
+}
+
+}  // namespace
+
+void add_execution_keys(SchemaBuilder& schema) {
+  add_parallel(schema);
+  add_upkeep(schema);
+}
+
+}  // namespace lockstep::runtime
