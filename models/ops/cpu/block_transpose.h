@@ -1,0 +1,14 @@
+#pragma once
+
+#include <cstdint>
+
+#include "models/ops/cpu/block_product.h"
+
+namespace lockstep::models::ops::cpu {
+
+// to[cols, rows] = transpose of from[rows, cols]; rows and cols are multiples of kBlockPad. T:
+// float or double.
+template <typename T>
+void transpose_block(std::int64_t rows, std::int64_t cols, Block<const T> from, Block<T> to);
+
+}  // namespace lockstep::models::ops::cpu
