@@ -1,0 +1,123 @@
+#include "models/ops/cpu/matmul_cache.h"
+
+#include <omp.h>
+
+#include <map>
+#include <oneapi/dnnl/dnnl.hpp>
+
+#include "core/check.h"
+
+namespace lockstep::models::ops {
+
+using core::DType;
+using dnnl::memory;
+
+struct GemmKernel {
+  dnnl::engine engine;
+  dnnl::matmul primitive;
+  memory::desc a, b, bias, c, scratchpad;
+};
+
+namespace {
+
+memory::data_type dnnl_type(DType dtype) {
+  LOCKSTEP_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "dtype {} of a oneDNN product",
+                 core::name_of(dtype));
+  return dtype == DType::kF32 ? memory::data_type::f32 : memory::data_type::bf16;
+}
+
+memory::desc matrix_desc(std::int64_t rows, std::int64_t cols, std::int64_t stride, bool transpose,
+                         DType dtype) {
+  const memory::dims strides = transpose ? memory::dims{1, stride} : memory::dims{stride, 1};
+  return {{rows, cols}, dnnl_type(dtype), strides};
+}
+
+GemmKernel make_kernel(const dnnl::engine& engine, const GemmShape& s) {
+  GemmKernel kernel;
+  kernel.engine = engine;
+  kernel.a = matrix_desc(s.m, s.k, s.stride_a, s.transpose_a, s.input);
+  kernel.b = matrix_desc(s.k, s.n, s.stride_b, s.transpose_b, s.input);
+  kernel.c = matrix_desc(s.m, s.n, s.stride_c, false, s.output);
+  if (s.bias) kernel.bias = matrix_desc(1, s.n, s.n, false, s.input);
+  dnnl::primitive_attr attributes;
+  // The library's own scratchpad belongs to the thread that made the primitive.
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (s.add) {
+    dnnl::post_ops post_ops;
+    post_ops.append_sum(1.0F);
+    attributes.set_post_ops(post_ops);
+  }
+  const auto description = s.bias ? dnnl::matmul::desc(kernel.a, kernel.b, kernel.bias, kernel.c)
+                                  : dnnl::matmul::desc(kernel.a, kernel.b, kernel.c);
+  const dnnl::matmul::primitive_desc primitive(description, attributes, engine);
+  kernel.primitive = dnnl::matmul(primitive);
+  kernel.scratchpad = primitive.scratchpad_desc();
+  return kernel;
+}
+
+}  // namespace
+
+struct MatmulCache::State {
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  std::map<GemmShape, GemmKernel> kernels;
+};
+
+MatmulCache::MatmulCache() : state_(std::make_unique<State>()) {}
+MatmulCache::~MatmulCache() = default;
+
+const GemmKernel& MatmulCache::kernel(const GemmShape& shape) {
+  const auto found = state_->kernels.find(shape);
+  if (found != state_->kernels.end()) return found->second;
+  const SingleThreadedOneDnn single_threaded;
+  try {
+    return state_->kernels.emplace(shape, make_kernel(state_->engine, shape)).first->second;
+  } catch (const dnnl::error& e) {
+    throw core::Error(
+        core::ErrorKind::kInternal,
+        fmt::format("oneDNN has no product [{}, {}, {}] of {} to {}: {}", shape.m, shape.n, shape.k,
+                    core::name_of(shape.input), core::name_of(shape.output), e.what()));
+  }
+}
+
+void MatmulCache::execute(const GemmKernel& kernel, const GemmArguments& arguments) {
+  const auto wrap = [&](const memory::desc& desc, const void* data) {
+    return memory(desc, kernel.engine, const_cast<void*>(data));
+  };
+  std::unordered_map<int, memory> bound = {
+      {DNNL_ARG_SRC, wrap(kernel.a, arguments.a)},
+      {DNNL_ARG_WEIGHTS, wrap(kernel.b, arguments.b)},
+      {DNNL_ARG_DST, wrap(kernel.c, arguments.c)},
+      {DNNL_ARG_SCRATCHPAD, wrap(kernel.scratchpad, arguments.scratchpad)}};
+  if (arguments.bias != nullptr) bound.emplace(DNNL_ARG_BIAS, wrap(kernel.bias, arguments.bias));
+  dnnl::stream stream(kernel.engine);
+  try {
+    kernel.primitive.execute(stream, bound);
+    stream.wait();
+  } catch (const dnnl::error& e) {
+    throw core::Error(core::ErrorKind::kInternal, fmt::format("oneDNN product: {}", e.what()));
+  }
+}
+
+std::size_t MatmulCache::scratchpad_bytes(const GemmKernel& kernel) {
+  return kernel.scratchpad.get_size();
+}
+
+bool MatmulCache::native_bf16() {
+  switch (dnnl::get_effective_cpu_isa()) {
+    case dnnl::cpu_isa::avx512_core_bf16:
+    case dnnl::cpu_isa::avx512_core_amx:
+      return true;
+    default:
+      return false;
+  }
+}
+
+SingleThreadedOneDnn::SingleThreadedOneDnn() : previous_(omp_get_max_threads()) {
+  omp_set_num_threads(1);
+}
+
+SingleThreadedOneDnn::~SingleThreadedOneDnn() {
+  omp_set_num_threads(previous_);
+}
+
+}  // namespace lockstep::models::ops
