@@ -19,8 +19,8 @@ struct MemoryRegion {
 };
 
 // The decoder/encoder Transformer of a ModelConfig, one instance per rank, working on one
-// micro-batch at a time. Its activations are carved once from buffers sized by activation_memory();
-// nothing is allocated afterwards.
+// micro-batch at a time. Its activations are carved once from buffers sized by memory_regions();
+// nothing is allocated afterwards. Where each part is: see models/README.md.
 class Transformer {
  public:
   // compute: fp32, bf16, fp16; fp64 for tests. max_sequences: B of the largest micro-batch.
@@ -29,20 +29,24 @@ class Transformer {
               core::MemoryTracker& memory);
   ~Transformer();
 
-  // Training forward: computes the loss and keeps what backward needs. Dropout is active.
+  // Training forward: computes the loss and keeps what backward needs, a copy of the tokens
+  // included. Dropout is active. Throws Error(kData) on a token or target outside the vocabulary.
   LossSums forward(const MicroBatch& batch, const LossOptions& loss, ParameterSource& parameters);
 
-  // Backward of the last forward(); fills every bucket of the sink in backward order.
+  // Backward of the last forward(); fills every bucket of the sink in backward order. Once per
+  // forward(), because it works in place; the parameters must be those of the forward.
   void backward(ParameterSource& parameters, GradientSink& gradients);
 
-  // Forward without dropout and without anything kept; plain cross-entropy only is meaningful.
+  // Forward without dropout; optimised equals cross_entropy. Like logits(), it uses the memory of
+  // forward(): a backward that was still due is no longer possible.
   LossSums evaluate(const MicroBatch& batch, ParameterSource& parameters);
 
   // Logits in fp32 (fp64 under fp64) of every position, [B*T, V] ([B, classes] for classification),
   // no dropout. Valid until the next call.
   core::ConstTensorView logits(const MicroBatch& batch, ParameterSource& parameters);
 
-  // What a Transformer of these sizes allocates, exactly: the regions of `lockstep plan`.
+  // What a Transformer of these sizes allocates, exactly: the regions of `lockstep plan` under the
+  // names of the memory tracker. The scratch of its OpContext ("workspace") is not among them.
   static std::vector<MemoryRegion> memory_regions(const ModelConfig& config, core::DType compute,
                                                   std::int64_t max_sequences);
 

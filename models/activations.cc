@@ -1,0 +1,198 @@
+#include "models/activations.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace lockstep::models {
+
+const char* region_name(Region region) {
+  switch (region) {
+    case Region::kActivations:
+      return "activations";
+    case Region::kLogits:
+      return "logits";
+    case Region::kActivationGradients:
+      return "activation_gradients";
+    case Region::kTiedGradient:
+      return "tied_gradient";
+    case Region::kPositionTables:
+      return "position_tables";
+  }
+  core::fail_check(__FILE__, __LINE__, "region", "unknown region");
+}
+
+// Hands out slots, 64-byte aligned, in the order of the calls.
+class ActivationPlan::Maker {
+ public:
+  Maker(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
+        ActivationPlan& plan)
+      : c_(config),
+        compute_(compute),
+        accumulate_(core::accumulate_dtype(compute)),
+        sequences_(max_sequences),
+        tokens_(max_sequences * config.context),
+        plan_(plan) {}
+
+  EmbeddingSlots embedding() {
+    EmbeddingSlots slots;
+    slots.tokens = kept(tokens_, core::DType::kI32);
+    if (c_.embedding_norm()) {
+      slots.sum = stream();
+      slots.norm = norm();
+    }
+    return slots;
+  }
+
+  BlockSlots block() {
+    const bool gates = c_.residual_gate == ResidualGate::kScalar;
+    BlockSlots slots;
+    slots.input = stream();
+    slots.attention_norm = stream();
+    slots.attention_stats = norm();
+    slots.attention = attention();
+    if (gates) slots.attention_branch = stream();
+    slots.middle = stream();
+    slots.mlp_norm = stream();
+    slots.mlp_stats = norm();
+    slots.mlp = mlp();
+    if (gates) slots.mlp_branch = stream();
+    return slots;
+  }
+
+  HeadSlots head() {
+    HeadSlots slots;
+    slots.input = stream();
+    if (c_.final_norm()) {
+      slots.normed = stream();
+      slots.norm = norm();
+    }
+    if (c_.task == Task::kClassification) {
+      slots.pooler = kept(sequences_ * c_.width, compute_);
+      slots.pooled = kept(sequences_ * c_.width, compute_);
+      slots.logits = make(Region::kLogits, sequences_ * c_.classes, accumulate_);
+      return slots;
+    }
+    if (c_.task == Task::kMaskedLm) {
+      slots.transform = stream();
+      slots.activated = stream();
+      slots.transformed = stream();
+      slots.transform_norm = norm();
+    }
+    slots.logits = make(Region::kLogits, tokens_ * c_.vocab, accumulate_);
+    return slots;
+  }
+
+  GradientSlots gradients() {
+    const std::int64_t wide = std::max(c_.ffn_width, c_.width + 2 * c_.kv_width());
+    GradientSlots slots;
+    slots.stream = passed(tokens_ * c_.width);
+    slots.branch = passed(tokens_ * c_.width);
+    slots.inner = passed(tokens_ * c_.width);
+    slots.wide = passed(tokens_ * wide);
+    slots.norm_gain = passed(c_.width);
+    slots.norm_bias = passed(c_.width);
+    if (c_.task == Task::kMaskedLm) {
+      slots.transform_gain = passed(c_.width);
+      slots.transform_bias = passed(c_.width);
+    }
+    if (c_.tie_embeddings)
+      slots.tied = make(Region::kTiedGradient, c_.vocab * c_.width, accumulate_);
+    return slots;
+  }
+
+  PositionSlots positions() {
+    PositionSlots slots;
+    if (c_.positions == Positions::kRope) {
+      const std::int64_t n = c_.context * (c_.head_width() / 2);
+      slots.cosines = make(Region::kPositionTables, n, accumulate_);
+      slots.sines = make(Region::kPositionTables, n, accumulate_);
+    } else if (c_.positions == Positions::kSinusoidal) {
+      slots.sinusoidal = make(Region::kPositionTables, c_.context * c_.width, compute_);
+    }
+    return slots;
+  }
+
+ private:
+  AttentionSlots attention() {
+    AttentionSlots slots;
+    slots.qkv = kept(tokens_ * (c_.width + 2 * c_.kv_width()), compute_);
+    if (c_.qk_norm) {
+      slots.qk = kept(tokens_ * (c_.width + c_.kv_width()), compute_);
+      slots.q_rstd = kept(tokens_ * c_.heads, accumulate_);
+      slots.k_rstd = kept(tokens_ * c_.kv_heads, accumulate_);
+    }
+    slots.context = stream();
+    slots.lse = kept(tokens_ * c_.heads, accumulate_);
+    return slots;
+  }
+
+  MlpSlots mlp() {
+    MlpSlots slots;
+    if (c_.gated()) slots.gate = kept(tokens_ * c_.ffn_width, compute_);
+    slots.up = kept(tokens_ * c_.ffn_width, compute_);
+    slots.activated = kept(tokens_ * c_.ffn_width, compute_);
+    return slots;
+  }
+
+  NormSlots norm() {
+    NormSlots slots;
+    if (c_.norm == NormKind::kLayerNorm) slots.mean = kept(tokens_, accumulate_);
+    slots.rstd = kept(tokens_, accumulate_);
+    return slots;
+  }
+
+  Slot stream() { return kept(tokens_ * c_.width, compute_); }
+  Slot kept(std::int64_t elements, core::DType dtype) {
+    return make(Region::kActivations, elements, dtype);
+  }
+  Slot passed(std::int64_t elements) {
+    return make(Region::kActivationGradients, elements, compute_);
+  }
+
+  Slot make(Region region, std::int64_t elements, core::DType dtype) {
+    constexpr std::size_t kAlignment = 64;
+    std::size_t& end = plan_.bytes_[static_cast<std::size_t>(region)];
+    const std::size_t bytes = static_cast<std::size_t>(elements) * core::size_of(dtype);
+    const Slot slot{region, end, bytes, dtype};
+    end += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    return slot;
+  }
+
+  const ModelConfig& c_;
+  core::DType compute_;
+  core::DType accumulate_;
+  std::int64_t sequences_;
+  std::int64_t tokens_;
+  ActivationPlan& plan_;
+};
+
+ActivationPlan::ActivationPlan(const ModelConfig& config, core::DType compute,
+                               std::int64_t max_sequences) {
+  Maker maker(config, compute, max_sequences, *this);
+  embedding = maker.embedding();
+  for (std::int64_t layer = 0; layer < config.layers; ++layer)
+    blocks.push_back(maker.block());
+  head = maker.head();
+  gradients = maker.gradients();
+  positions = maker.positions();
+}
+
+Activations::Activations(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
+                         core::MemoryTracker& memory)
+    : plan_(config, compute, max_sequences) {
+  for (int r = 0; r < kRegions; ++r) {
+    const auto region = static_cast<Region>(r);
+    buffers_[static_cast<std::size_t>(r)] =
+        core::Buffer(memory, region_name(region), plan_.bytes(region));
+  }
+}
+
+core::TensorView Activations::view(const Slot& slot, core::Shape shape) const {
+  if (slot.bytes == 0) return {};
+  const std::size_t bytes = static_cast<std::size_t>(shape.elements()) * core::size_of(slot.dtype);
+  LOCKSTEP_CHECK_LE(bytes, slot.bytes, "bytes of a view into its slot");
+  return buffers_[static_cast<std::size_t>(slot.region)].view(slot.dtype, shape, slot.offset);
+}
+
+}  // namespace lockstep::models

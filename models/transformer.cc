@@ -1,0 +1,187 @@
+#include "models/transformer.h"
+
+#include <limits>
+#include <optional>
+
+#include "core/check.h"
+#include "models/activations.h"
+#include "models/block.h"
+#include "models/embedding.h"
+#include "models/head.h"
+#include "models/ops/cross_entropy.h"
+#include "models/ops/rope.h"
+#include "models/pass.h"
+
+namespace lockstep::models {
+
+namespace {
+
+void fill_position_tables(const ModelConfig& config, const Activations& activations) {
+  const PositionSlots& slots = activations.plan().positions;
+  if (config.positions == Positions::kRope) {
+    const core::Shape shape{config.context, config.head_width() / 2};
+    ops::fill_rope_table(config.rope_theta, activations.view(slots.cosines, shape),
+                         activations.view(slots.sines, shape));
+  } else if (config.positions == Positions::kSinusoidal) {
+    fill_sinusoidal(activations.view(slots.sinusoidal, {config.context, config.width}));
+  }
+}
+
+// The first position whose target counts, so that a NaN there reaches the loss whatever is ignored.
+std::int64_t first_counted_row(const Pass& pass) {
+  if (pass.config.task == Task::kClassification) {
+    for (std::int64_t b = 0; b < pass.batch.sequences; ++b) {
+      if (pass.batch.targets[static_cast<std::size_t>(b)] != kIgnored) return b * pass.batch.length;
+    }
+    return 0;
+  }
+  for (std::size_t n = 0; n < pass.batch.targets.size(); ++n) {
+    if (pass.batch.targets[n] != kIgnored) return static_cast<std::int64_t>(n);
+  }
+  return 0;
+}
+
+void poison(const Pass& pass, core::TensorView x) {
+  core::visit_floating(x.dtype(), [&](auto zero) {
+    using T = decltype(zero);
+    using Wide = core::AccumulateT<T>;
+    x.row<T>(first_counted_row(pass))[0] = static_cast<T>(std::numeric_limits<Wide>::quiet_NaN());
+  });
+}
+
+}  // namespace
+
+struct Transformer::Parts {
+  Parts(const ModelConfig& model_config, const ParameterTable& parameter_table,
+        core::DType compute_type, std::int64_t sequences, std::uint64_t run_seed,
+        ops::OpContext& op_context, core::MemoryTracker& memory)
+      : config(model_config),
+        table(parameter_table),
+        max_sequences(sequences),
+        seed(run_seed),
+        ops(op_context),
+        activations(model_config, compute_type, sequences, memory),
+        embedding(parameter_table),
+        head(model_config, parameter_table) {
+    for (int i = 0; i < static_cast<int>(config.layers); ++i)
+      blocks.emplace_back(config, table, i);
+    fill_position_tables(config, activations);
+  }
+
+  Pass make_pass(const MicroBatch& batch, ParameterSource& parameters, bool training) {
+    return {config, ops, activations, seed, batch, parameters, training};
+  }
+
+  void check(const MicroBatch& batch, bool needs_targets) const;
+  core::TensorView forward_to_logits(const Pass& pass);
+
+  ModelConfig config;
+  ParameterTable table;
+  std::int64_t max_sequences;
+  std::uint64_t seed;
+  ops::OpContext& ops;
+  Activations activations;
+  Embedding embedding;
+  std::vector<Block> blocks;
+  Head head;
+  std::optional<MicroBatch> pending;  // of the forward whose backward has not run; spans are empty
+};
+
+void Transformer::Parts::check(const MicroBatch& batch, bool needs_targets) const {
+  LOCKSTEP_CHECK(1 <= batch.sequences && batch.sequences <= max_sequences,
+                 "micro-batch of {} sequences; the model was made for 1 to {}", batch.sequences,
+                 max_sequences);
+  LOCKSTEP_CHECK(1 <= batch.length && batch.length <= config.context,
+                 "sequences of {} tokens; the context is {}", batch.length, config.context);
+  const std::int64_t rows = batch.sequences * batch.length;
+  LOCKSTEP_CHECK_EQ(static_cast<std::int64_t>(batch.inputs.size()), rows,
+                    "tokens of a micro-batch");
+  const std::int64_t targets = config.task == Task::kClassification ? batch.sequences : rows;
+  if (needs_targets || !batch.targets.empty()) {
+    LOCKSTEP_CHECK_EQ(static_cast<std::int64_t>(batch.targets.size()), targets,
+                      "targets of a micro-batch");
+  }
+  LOCKSTEP_CHECK(batch.poison_block < static_cast<int>(config.layers), "poisoned block {} of {}",
+                 batch.poison_block, config.layers);
+}
+
+core::TensorView Transformer::Parts::forward_to_logits(const Pass& pass) {
+  const ActivationPlan& plan = activations.plan();
+  embedding.forward(pass, pass.stream(plan.blocks.front().input));
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    const bool last = i + 1 == blocks.size();
+    const core::TensorView output = pass.stream(last ? plan.head.input : plan.blocks[i + 1].input);
+    blocks[i].forward(pass, plan.blocks[i], output);
+    if (pass.batch.poison_block == static_cast<int>(i)) poison(pass, output);
+  }
+  return head.forward(pass);
+}
+
+Transformer::Transformer(const ModelConfig& config, const ParameterTable& table,
+                         core::DType compute, std::int64_t max_sequences, std::uint64_t seed,
+                         ops::OpContext& context, core::MemoryTracker& memory)
+    : parts_(
+          std::make_unique<Parts>(config, table, compute, max_sequences, seed, context, memory)) {}
+
+Transformer::~Transformer() = default;
+
+LossSums Transformer::forward(const MicroBatch& batch, const LossOptions& loss,
+                              ParameterSource& parameters) {
+  parts_->check(batch, true);
+  parts_->pending.reset();
+  const Pass pass = parts_->make_pass(batch, parameters, true);
+  parts_->forward_to_logits(pass);
+  const LossSums sums = parts_->head.loss(pass, batch.targets, loss, true);
+  parts_->pending = batch;
+  parts_->pending->inputs = {};
+  parts_->pending->targets = {};
+  return sums;
+}
+
+void Transformer::backward(ParameterSource& parameters, GradientSink& gradients) {
+  LOCKSTEP_CHECK(parts_->pending.has_value(), "backward without a forward before it");
+  const MicroBatch batch = *parts_->pending;
+  parts_->pending.reset();
+  const Pass pass = parts_->make_pass(batch, parameters, true);
+  const core::TensorView dstream = pass.stream(pass.gradients().stream);
+
+  parts_->head.backward(pass, parts_->table, gradients, dstream);
+  for (std::size_t i = parts_->blocks.size(); i-- > 0;) {
+    BlockGradients bucket(gradients, parts_->table, static_cast<GroupIndex>(i) + 1);
+    parts_->blocks[i].backward(pass, parts_->activations.plan().blocks[i], bucket, dstream);
+    bucket.finish();
+  }
+  parts_->embedding.backward(pass, parts_->table, gradients, dstream);
+}
+
+LossSums Transformer::evaluate(const MicroBatch& batch, ParameterSource& parameters) {
+  parts_->check(batch, true);
+  parts_->pending.reset();
+  const Pass pass = parts_->make_pass(batch, parameters, false);
+  parts_->forward_to_logits(pass);
+  return parts_->head.loss(pass, batch.targets, {}, false);
+}
+
+core::ConstTensorView Transformer::logits(const MicroBatch& batch, ParameterSource& parameters) {
+  parts_->check(batch, false);
+  parts_->pending.reset();
+  const Pass pass = parts_->make_pass(batch, parameters, false);
+  const core::TensorView z = parts_->forward_to_logits(pass);
+  if (parts_->config.logit_softcap > 0.0)
+    ops::softcap_logits(parts_->ops, parts_->config.logit_softcap, z);
+  return z;
+}
+
+std::vector<MemoryRegion> Transformer::memory_regions(const ModelConfig& config,
+                                                      core::DType compute,
+                                                      std::int64_t max_sequences) {
+  const ActivationPlan plan(config, compute, max_sequences);
+  std::vector<MemoryRegion> regions;
+  for (int r = 0; r < kRegions; ++r) {
+    const auto region = static_cast<Region>(r);
+    if (plan.bytes(region) > 0) regions.push_back({region_name(region), plan.bytes(region)});
+  }
+  return regions;
+}
+
+}  // namespace lockstep::models
