@@ -34,7 +34,9 @@ void ExchangeCommunicator::do_abort(ErrorKind kind, std::string_view reason) noe
 void ExchangeCommunicator::raise_failure() {
   Failure& failure = control_.failure();
   if (remote_ != nullptr && !failure.is_set()) {
-    if (const auto error = remote_->poll_failure()) failure.set(error->kind(), error->what());
+    if (const auto error = remote_->poll_failure()) {
+      spread_ = failure.set(error->kind(), error->what());
+    }
   }
   if (!failure.is_set()) return;
   if (remote_ != nullptr && !spread_) {

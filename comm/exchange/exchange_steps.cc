@@ -211,9 +211,7 @@ bool ExchangeCommunicator::read_chunk(Operation& op, std::uint64_t chunk) {
       std::byte* to = op.output + (op.output_offset(s) + begin) * op.element_bytes;
       if (to != source) copy_bytes(source, to, bytes);
     }
-    if (s == rank()) continue;
-    count(op.record.collective).bytes_received += bytes;
-    if (group_.node_rank[static_cast<std::size_t>(s)] < 0) remote_->release(op, s, chunk);
+    if (s != rank()) count(op.record.collective).bytes_received += bytes;
   }
   return true;
 }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "comm/exchange/control_block.h"
+#include "core/error.h"
 
 namespace lockstep::comm {
 
@@ -25,10 +26,9 @@ class RemotePeers {
   // The next operation whose record came from `rank`: how far it is known to have got.
   virtual std::uint64_t posted(int rank) const = 0;
   // Chunk `chunk` of `rank`'s slice for this rank in the operation being read, or null while it
-  // has not come. Chunks are asked for in order.
+  // has not come. Chunks are asked for in order; asking for one gives back the memory of the one
+  // before.
   virtual const std::byte* chunk(const Operation& operation, int rank, std::uint64_t chunk) = 0;
-  // The chunk has been read; its buffer may be used again.
-  virtual void release(const Operation& operation, int rank, std::uint64_t chunk) = 0;
   // Whether everything sent for operations up to and including `index` has left this rank.
   virtual bool sent(std::uint64_t index) = 0;
 

@@ -1,0 +1,34 @@
+#pragma once
+
+namespace lockstep::comm {
+
+// Whether this process was started as one rank of several by mpirun, another PMIx launcher or srun.
+bool started_by_mpi_launcher();
+
+// MPI for the time of one process; made by main in a process that started_by_mpi_launcher().
+// Initialises MPI (thread level FUNNELED: one thread talks to MPI) with errors returned as codes.
+// Throws Error(kCommunication) if that fails, and Error(kConfig) if srun started several tasks that
+// MPI sees as worlds of one. If MPI is initialised already it is left to whoever did that.
+class MpiEnvironment {
+ public:
+  MpiEnvironment();
+  // Finalises MPI, unless mark_failed was called.
+  ~MpiEnvironment();
+  MpiEnvironment(const MpiEnvironment&) = delete;
+  MpiEnvironment& operator=(const MpiEnvironment&) = delete;
+
+  int rank() const { return rank_; }
+  int world_size() const { return world_size_; }
+
+  // The process ends by an error: finalising would wait for peers that may be gone. It must then
+  // exit with a status other than 0, upon which mpirun ends the other ranks.
+  void mark_failed() { failed_ = true; }
+
+ private:
+  int rank_ = 0;
+  int world_size_ = 1;
+  bool owned_ = false;
+  bool failed_ = false;
+};
+
+}  // namespace lockstep::comm
