@@ -110,7 +110,9 @@ void Document::read_pair(const YAML::Node& name, const YAML::Node& value, const 
                          Problems& problems) {
   const Location key_where = location_of(name, {source_, 0, 0});
   const Location where = location_of(value, key_where);
-  if (const Key* key = find_key(path)) {
+  if (value.Tag().size() > 1 && value.Tag().front() == '!') {
+    problems.add(where, path, "the tag '" + value.Tag() + "' means nothing here; take it out");
+  } else if (const Key* key = find_key(path)) {
     entries_[path] = Entry{key, value, key_where, where};
   } else if (is_section(path)) {
     sections_.emplace(path, key_where);

@@ -40,7 +40,7 @@ std::string section_heading(const std::string& section) {
 }  // namespace
 
 std::string to_yaml(const Config& config) {
-  std::string text;
+  std::string text = "# Lockstep configuration, version 1\n";
   std::string open;
   for (const Key& key : schema_keys()) {
     if (!is_stored(key, config)) continue;

@@ -127,7 +127,7 @@ Scalar<std::string> read_choice(const YAML::Node& node, const std::vector<std::s
   if (std::find(choices.begin(), choices.end(), text) != choices.end()) return {text, ""};
   const std::string nearest = nearest_word(lower_case(text), choices);
   return {std::nullopt, "found " + describe_node(node) +
-                            (nearest.empty() ? "" : "; did you mean '" + nearest + "'?")};
+                            (nearest.empty() ? "" : " (did you mean '" + nearest + "'?)")};
 }
 
 Scalar<std::string> read_path(const YAML::Node& node) {

@@ -62,6 +62,9 @@ std::vector<Key> build_schema() {
 std::string describe_range(const Range& range) {
   const bool has_low = range.low != -std::numeric_limits<double>::infinity();
   const bool has_high = range.high != std::numeric_limits<double>::infinity();
+  if (has_low && has_high && !range.low_open && !range.high_open) {
+    return " from " + format_number(range.low) + " to " + format_number(range.high);
+  }
   std::string text;
   if (has_low) text += (range.low_open ? " > " : " >= ") + format_number(range.low);
   if (has_low && has_high) text += " and";
@@ -183,24 +186,21 @@ std::vector<std::string> names_in(std::string_view section) {
 
 std::string explain_unknown_key(std::string_view path) {
   const std::string section = section_part(path);
+  if (!section.empty() && !is_section(section)) {
+    const Key* parent = find_key(section);
+    if (parent == nullptr) return explain_unknown_key(section);
+    return "unknown key; " + section + " has none below it, it takes " + parent->legal();
+  }
   const std::string name = name_part(path);
   const std::vector<std::string> legal = names_in(section);
-  std::string suggestion;
-  const std::string elsewhere = key_elsewhere(name);
-  if (!elsewhere.empty()) {
-    suggestion = elsewhere;
-  } else {
+  std::string suggestion = key_elsewhere(name);
+  if (suggestion.empty()) {
     suggestion = nearest_word(name, legal);
     if (!suggestion.empty() && !section.empty()) suggestion = section + "." + suggestion;
   }
-  std::string text = "unknown key";
-  if (!suggestion.empty())
-    text += "; did you mean '" + suggestion + "'?";
-  else
-    text += ".";
-  text += " Legal " + (section.empty() ? std::string("at the top level") : "in " + section) + ": " +
-          join_words(legal);
-  return text;
+  return "unknown key" + (suggestion.empty() ? "." : "; did you mean '" + suggestion + "'?") +
+         " Legal " + (section.empty() ? "at the top level" : "in " + section) + ": " +
+         join_words(legal);
 }
 
 }  // namespace lockstep::runtime

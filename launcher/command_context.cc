@@ -1,0 +1,28 @@
+#include "launcher/command_context.h"
+
+#include <utility>
+
+namespace lockstep::launcher {
+
+void set_action(CLI::App& command, CommandContext& context, std::function<int()> action) {
+  command.callback([&context, action = std::move(action)] { context.action = action; });
+}
+
+void add_output_option(CLI::App& command, OutputFormat& format) {
+  const auto set = [&format](const std::string& word) {
+    format = word == "json" ? OutputFormat::kJson : OutputFormat::kTable;
+  };
+  command.add_option_function<std::string>("-o", set, "form of the output: table or json")
+      ->check(CLI::IsMember({"table", "json"}).description(""))
+      ->option_text("table|json");
+}
+
+void add_set_option(CLI::App& command, std::vector<std::string>& overrides) {
+  command
+      .add_option("--set", overrides,
+                  "override a key of the configuration (repeatable); null takes it out")
+      ->allow_extra_args(false)
+      ->option_text("KEY=VALUE");
+}
+
+}  // namespace lockstep::launcher

@@ -1,0 +1,15 @@
+#include <iostream>
+
+#include "launcher/command_line.h"
+#include "launcher/commands/config_command.h"
+#include "launcher/commands/version_command.h"
+
+int main(int argc, char** argv) {
+  using namespace lockstep::launcher;
+  CommandLine command_line(argc, argv, std::cout, std::cerr);
+  CLI::App& app = command_line.app();
+  CommandContext& context = command_line.context();
+  add_config_command(app, context);
+  add_version_command(app, context);
+  return command_line.run();
+}

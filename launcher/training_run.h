@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace lockstep::launcher {
+
+// What `lockstep train` was asked for.
+struct TrainRequest {
+  std::string config_file;
+  std::vector<std::string> overrides;  // --set
+  std::string resume = "never";        // never, auto, or a checkpoint directory
+};
+
+// Trains as this process's rank: one of those that an MPI launcher started, or the only one. Returns the exit code; errors that all ranks
+// agree on are told by rank 0 alone, others by the rank they happened on, which then ends the whole job.
+int run_training(const TrainRequest& request);
+
+}  // namespace lockstep::launcher
