@@ -12,6 +12,12 @@ namespace {
 constexpr std::int64_t kLanes = 16;
 constexpr std::int64_t kWords = 4 * kLanes;
 
+// The constants of Philox4x32, as in core::philox4x32.
+constexpr std::uint32_t kMultiplier0 = 0xD2511F53U;
+constexpr std::uint32_t kMultiplier1 = 0xCD9E8D57U;
+constexpr std::uint32_t kWeyl0 = 0x9E3779B9U;
+constexpr std::uint32_t kWeyl1 = 0xBB67AE85U;
+
 struct Rule {
   float probability;  // in fp32, so that every caller compares the same number
   float scale;
@@ -26,28 +32,57 @@ Rule rule_of(const Dropout& dropout) {
           static_cast<float>(1.0 / (1.0 - dropout.probability))};
 }
 
-// The factors of elements [4 * block, 4 * block + kWords): lane l computes block + l, as
-// core::stream_block does.
-void factors_of_blocks(const Dropout& dropout, Rule rule, std::int64_t sequence, std::int64_t block,
-                       float* out) {
-  std::array<std::uint32_t, kLanes> word0;
-  std::array<std::uint32_t, kLanes> word1;
-  std::array<std::uint32_t, kLanes> word2;
-  std::array<std::uint32_t, kLanes> word3;
+using Words = std::array<std::uint32_t, kLanes>;
+
+// One word of every counter, multiplied: the upper and the lower half of the products.
+void multiply(std::uint32_t multiplier, const Words& words, Words& high, Words& low) {
 #pragma omp simd
   for (std::size_t l = 0; l < kLanes; ++l) {
-    const core::Philox4x32Block words = core::stream_block(
-        dropout.key, static_cast<std::uint64_t>(block) + l, static_cast<std::uint64_t>(sequence));
-    word0[l] = words[0];
-    word1[l] = words[1];
-    word2[l] = words[2];
-    word3[l] = words[3];
+    const std::uint64_t product = static_cast<std::uint64_t>(multiplier) * words[l];
+    high[l] = static_cast<std::uint32_t>(product >> 32);
+    low[l] = static_cast<std::uint32_t>(product);
   }
+}
+
+// core::stream_block(key, block + l, sequence) for every lane l; out[w][l] is word w of lane l.
+// core::philox4x32 does not vectorise over its arrays, and random bits are most of the cost of
+// dropout.
+void stream_blocks(core::Philox4x32Key key, std::uint64_t block, std::uint64_t sequence,
+                   std::array<Words, 4>& out) {
   for (std::size_t l = 0; l < kLanes; ++l) {
-    out[4 * l + 0] = rule.factor(word0[l]);
-    out[4 * l + 1] = rule.factor(word1[l]);
-    out[4 * l + 2] = rule.factor(word2[l]);
-    out[4 * l + 3] = rule.factor(word3[l]);
+    out[0][l] = static_cast<std::uint32_t>(block + l);
+    out[1][l] = static_cast<std::uint32_t>((block + l) >> 32);
+    out[2][l] = static_cast<std::uint32_t>(sequence);
+    out[3][l] = static_cast<std::uint32_t>(sequence >> 32);
+  }
+  for (int round = 0; round < 10; ++round) {
+    Words high0;
+    Words low0;
+    Words high2;
+    Words low2;
+    multiply(kMultiplier0, out[0], high0, low0);
+    multiply(kMultiplier1, out[2], high2, low2);
+#pragma omp simd
+    for (std::size_t l = 0; l < kLanes; ++l) {
+      out[0][l] = high2[l] ^ out[1][l] ^ key[0];
+      out[1][l] = low2[l];
+      out[2][l] = high0[l] ^ out[3][l] ^ key[1];
+      out[3][l] = low0[l];
+    }
+    key[0] += kWeyl0;
+    key[1] += kWeyl1;
+  }
+}
+
+// The factors of elements [4 * block, 4 * block + kWords).
+void factors_of_blocks(const Dropout& dropout, Rule rule, std::int64_t sequence, std::int64_t block,
+                       float* out) {
+  std::array<Words, 4> words;
+  stream_blocks(dropout.key, static_cast<std::uint64_t>(block),
+                static_cast<std::uint64_t>(sequence), words);
+  for (std::size_t l = 0; l < kLanes; ++l) {
+    for (std::size_t w = 0; w < 4; ++w)
+      out[4 * l + w] = rule.factor(words[w][l]);
   }
 }
 
