@@ -7,6 +7,9 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <limits>
+#include <string>
 
 #include "core/check.h"
 
@@ -19,7 +22,20 @@ std::string segment_name() {
   return fmt::format("/lockstep-{}-{}", getpid(), counter.fetch_add(1));
 }
 
+// What the kernel thinks can be handed out without swapping, in bytes.
+std::size_t available_memory() {
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key;
+  for (std::size_t kib = 0; meminfo >> key >> kib; meminfo.ignore(256, '\n')) {
+    if (key == "MemAvailable:") return kib * 1024;
+  }
+  return std::numeric_limits<std::size_t>::max();  // not told: leave it to posix_fallocate
+}
+
+// A memfd has no size limit of its own: without the first check posix_fallocate would take pages
+// until the kernel kills processes, this one or any other.
 std::int32_t reserve(int descriptor, std::size_t bytes) {
+  if (bytes > available_memory()) return ENOMEM;
   int result = 0;
   do {
     result = posix_fallocate(descriptor, 0, static_cast<off_t>(bytes));
