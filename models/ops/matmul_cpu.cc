@@ -72,7 +72,8 @@ std::int64_t stride_of(const ConstTensorView& view) {
 
 // fp32, and bf16 on machines that multiply it: oneDNN on the matrices as they lie.
 void matmul_direct(OpContext& context, const Product& p) {
-  const MatmulTiles tiles = cut_matmul(p.m, p.n, p.k, p.a.k_is_row, !p.b.k_is_row);
+  const MatmulTiles tiles = cut_matmul(p.m, p.n, p.k, p.a.k_is_row, !p.b.k_is_row,
+                                       static_cast<std::int64_t>(core::size_of(p.a.view.dtype())));
   const auto shape_of = [&](const Tile& tile) {
     GemmShape shape;
     shape.m = tile.rows;
@@ -272,10 +273,11 @@ void matmul_double(OpContext& context, const Product& p) {
       const std::int64_t depth = std::min(kDoubleDepth, p.k - k);
       pack_double(p.b, tile.col, tile.cols, k, depth, b);
       const auto* a = reinterpret_cast<const double*>(p.a.at(tile.row, k));
-      block_product<double>({tile.rows, kDoubleTile, depth},
-                            p.a.k_is_row ? LeftFactor::kTransposed : LeftFactor::kAsIs,
-                            {a, p.a.view.row_stride()}, {b, kDoubleTile}, Result::kAdd,
-                            {c, kDoubleTile});
+      block_product(ProductSize{tile.rows, kDoubleTile, depth},
+                    p.a.k_is_row ? LeftFactor::kTransposed : LeftFactor::kAsIs,
+                    Block<const double>{a, p.a.view.row_stride()},
+                    Block<const double>{b, kDoubleTile}, Result::kAdd,
+                    Block<double>{c, kDoubleTile});
     }
     for (std::int64_t r = 0; r < tile.rows; ++r)
       std::copy_n(c + r * kDoubleTile, tile.cols, p.out.row<double>(tile.row + r) + tile.col);

@@ -16,9 +16,9 @@ struct MatmulTiles {
   std::int64_t count() const { return row_tiles * col_tiles; }
 };
 
-// The cut of a product of op(a) [m, k] and op(b) [k, n]: a function of the shape alone, whatever
-// the number of threads. m, n, k > 0.
+// The cut of a product of op(a) [m, k] and op(b) [k, n], whose elements have element_bytes: a
+// function of these alone, whatever the number of threads. m, n, k > 0.
 MatmulTiles cut_matmul(std::int64_t m, std::int64_t n, std::int64_t k, bool transpose_a,
-                       bool transpose_b);
+                       bool transpose_b, std::int64_t element_bytes);
 
 }  // namespace lockstep::models::ops::cpu

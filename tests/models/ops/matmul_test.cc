@@ -302,11 +302,16 @@ TEST(Matmul, RefusesWhatDoesNotFit) {
 TEST(MatmulTiles, CoverTheResultOnce) {
   for (const std::int64_t m : {1, 31, 512, 2048, 50257}) {
     for (const std::int64_t n : {1, 65, 768, 50257}) {
-      const auto tiles = cpu::cut_matmul(m, n, 256, false, true);
-      EXPECT_GE(tiles.tile_rows * tiles.row_tiles, m);
-      EXPECT_LT(tiles.tile_rows * (tiles.row_tiles - 1), m);
-      EXPECT_GE(tiles.tile_cols * tiles.col_tiles, n);
-      EXPECT_LT(tiles.tile_cols * (tiles.col_tiles - 1), n);
+      for (const bool transpose_a : {false, true}) {
+        const auto tiles = cpu::cut_matmul(m, n, 256, transpose_a, !transpose_a, 4);
+        EXPECT_GE(tiles.tile_rows * tiles.row_tiles, m);
+        EXPECT_LT(tiles.tile_rows * (tiles.row_tiles - 1), m);
+        EXPECT_GE(tiles.tile_cols * tiles.col_tiles, n);
+        EXPECT_LT(tiles.tile_cols * (tiles.col_tiles - 1), n);
+        if (m * n >= 1 << 16) {
+          EXPECT_GE(tiles.count(), 2);
+        }
+      }
     }
   }
 }
