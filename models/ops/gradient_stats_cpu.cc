@@ -1,6 +1,6 @@
 #include <algorithm>
 #include <array>
-#include <bit>
+#include <cstring>
 
 #include "models/ops/cpu/bodies.h"
 #include "models/ops/cpu/row_sums.h"
@@ -37,16 +37,20 @@ struct Bits<core::Float16> {
   static constexpr type kInfinity = 0x7c00U;
 };
 
-// Counts in lanes as wide as the elements; kTile is far below the greatest count of 16 bits.
+// Counts in lanes as wide as the elements; kTile is far below the greatest count of 16 bits. The
+// bits are copied out first, because loops over class types do not vectorise.
 template <typename T>
 NonFinite count_tile(const T* x, std::int64_t n) {
   using B = typename Bits<T>::type;
   constexpr B kMagnitude = static_cast<B>(~B{0}) >> 1;
+  std::array<B, kTile> bits;
+  std::memcpy(bits.data(), x, static_cast<std::size_t>(n) * sizeof(T));
+  const B* from = bits.data();
   B inf = 0;
   B nan = 0;
 #pragma omp simd reduction(+ : inf, nan)
   for (std::int64_t i = 0; i < n; ++i) {
-    const B magnitude = static_cast<B>(std::bit_cast<B>(x[i]) & kMagnitude);
+    const B magnitude = static_cast<B>(from[i] & kMagnitude);
     inf = static_cast<B>(inf + (magnitude == Bits<T>::kInfinity ? B{1} : B{0}));
     nan = static_cast<B>(nan + (magnitude > Bits<T>::kInfinity ? B{1} : B{0}));
   }

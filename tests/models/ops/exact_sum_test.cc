@@ -143,6 +143,23 @@ TEST(ExactSum, NonFiniteValuesStick) {
   EXPECT_TRUE(std::isnan(positive.value()));
 }
 
+TEST(ExactSum, LongRunsEqualSingleAdditions) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const std::size_t n : {255, 256, 4096, 4097, 20000}) {
+    std::vector<double> values = spread(n, 1022, true, 6);
+    std::fill_n(values.begin() + 10, 200, DBL_MAX);
+    std::fill_n(values.end() - 10, 10, -0x1p-1074);
+    for (const bool with_infinity : {false, true}) {
+      if (with_infinity) values[n / 2] = -infinity;
+      ExactSum single;
+      for (const double v : values)
+        single.add(v);
+      EXPECT_EQ(sum_of(values), single);
+      EXPECT_EQ(single.flags, with_infinity ? ExactSum::kNegativeInfinity : 0);
+    }
+  }
+}
+
 TEST(ExactSum, ManyAdditions) {
   ExactSum sum;
   for (int i = 0; i < 1000000; ++i)
