@@ -136,7 +136,8 @@ class Communicator {
   // Collective: memory of `bytes` bytes on each rank (the sizes may differ, 0 is legal) that peers
   // of the same node read in place. Counted in `tracker`, which must outlive the buffer, under
   // `region`. If any rank has no memory left, every rank throws Error(kOutOfMemory) naming the
-  // first such rank. Freeing is not collective, but the rules for inputs hold: wait_input first.
+  // rank that asked for most. Freeing is not collective, but the rules for inputs hold: wait_input
+  // first.
   SharedBuffer allocate(std::size_t bytes, const std::string& region, core::MemoryTracker& tracker);
 
   // Does what work is ready (reading inputs that peers have posted) without waiting. Cheap enough

@@ -5,12 +5,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <functional>
 #include <utility>
 
 #include "comm/communicator.h"
+#include "comm/mpi/available_memory.h"
 #include "core/check.h"
 
 namespace lockstep::comm {
@@ -55,6 +57,24 @@ class SegmentStorage : public SharedBuffer::Storage {
   core::MemoryTracker& tracker_;
   std::string region_;
 };
+
+// Names the rank that asked for most: where memory is short, all ranks of a node may have failed.
+void fail_if_short(const std::vector<SegmentHandle>& handles, const std::string& region) {
+  const auto most = std::max_element(
+      handles.begin(), handles.end(), [](const SegmentHandle& a, const SegmentHandle& b) {
+        return std::pair(a.error != 0, a.bytes) < std::pair(b.error != 0, b.bytes);
+      });
+  if (most->error == 0) return;
+  throw core::Error(
+      core::ErrorKind::kOutOfMemory,
+      fmt::format(
+          "rank {} cannot share {:.1f} MiB for {} with its node ({}; {:.1f} MiB are left on "
+          "this rank's node); free memory, use fewer ranks per node, a higher ZeRO stage or "
+          "a smaller micro-batch, or, in a container, raise its memory limit and the size "
+          "of /dev/shm (docker run --shm-size)",
+          most - handles.begin(), static_cast<double>(most->bytes) / 1048576.0, region,
+          std::strerror(most->error), static_cast<double>(available_memory()) / 1048576.0));
+}
 
 HandleExchange exchange_by_mpi(const MpiComm& comm) {
   return [&comm](const SegmentHandle& own) {
@@ -122,16 +142,7 @@ SharedBuffer MpiNode::allocate(std::size_t bytes, const std::string& region,
   // All ranks of the job take part, so that a lack of memory anywhere is an error everywhere.
   const HandleExchange exchange = [&](const SegmentHandle& own) {
     const auto all = communicator.all_gather_small(own, "allocate " + region);
-    for (std::size_t r = 0; r < all.size(); ++r) {
-      if (all[r].error == 0) continue;
-      throw core::Error(
-          core::ErrorKind::kOutOfMemory,
-          fmt::format("rank {} cannot share {:.1f} MiB for {} with its node ({}); free "
-                      "memory, use fewer ranks per node, a higher ZeRO stage or a smaller "
-                      "micro-batch, or raise the memory limit of the container",
-                      r, static_cast<double>(all[r].bytes) / 1048576.0, region,
-                      std::strerror(all[r].error)));
-    }
+    fail_if_short(all, region);
     std::vector<SegmentHandle> node;
     for (const int r : world_ranks_)
       node.push_back(all[static_cast<std::size_t>(r)]);

@@ -7,10 +7,9 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <limits>
 #include <string>
 
+#include "comm/mpi/available_memory.h"
 #include "core/check.h"
 
 namespace lockstep::comm {
@@ -22,20 +21,7 @@ std::string segment_name() {
   return fmt::format("/lockstep-{}-{}", getpid(), counter.fetch_add(1));
 }
 
-// What the kernel thinks can be handed out without swapping, in bytes.
-std::size_t available_memory() {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key;
-  for (std::size_t kib = 0; meminfo >> key >> kib; meminfo.ignore(256, '\n')) {
-    if (key == "MemAvailable:") return kib * 1024;
-  }
-  return std::numeric_limits<std::size_t>::max();  // not told: leave it to posix_fallocate
-}
-
-// A memfd has no size limit of its own: without the first check posix_fallocate would take pages
-// until the kernel kills processes, this one or any other.
 std::int32_t reserve(int descriptor, std::size_t bytes) {
-  if (bytes > available_memory()) return ENOMEM;
   int result = 0;
   do {
     result = posix_fallocate(descriptor, 0, static_cast<off_t>(bytes));
@@ -50,6 +36,16 @@ void* map(int descriptor, std::size_t bytes, int protection) {
 int open_peer(const SegmentHandle& handle, int flags) {
   if (handle.name[0] != '\0') return shm_open(handle.name, flags, 0600);
   return open(fmt::format("/proc/{}/fd/{}", handle.pid, handle.fd).c_str(), flags | O_CLOEXEC);
+}
+
+// Bytes that all ranks of the node are about to reserve.
+std::uint64_t wanted(const HandleExchange& exchange, std::size_t bytes) {
+  SegmentHandle wish;
+  wish.bytes = bytes;
+  std::uint64_t sum = 0;
+  for (const SegmentHandle& handle : exchange(wish))
+    sum += handle.bytes;
+  return sum;
 }
 
 [[noreturn]] void fail_memory(std::size_t node_rank, const SegmentHandle& handle) {
@@ -67,7 +63,8 @@ int open_peer(const SegmentHandle& handle, int flags) {
 NodeSegment::NodeSegment(SegmentKind kind, std::size_t bytes, PeerAccess access, int node_rank,
                          const HandleExchange& exchange) {
   try {
-    const std::vector<SegmentHandle> handles = exchange(create(kind, bytes));
+    const std::vector<SegmentHandle> handles =
+        exchange(create(kind, bytes, wanted(exchange, bytes)));
     for (std::size_t r = 0; r < handles.size(); ++r) {
       if (handles[r].error != 0) fail_memory(r, handles[r]);
     }
@@ -92,11 +89,17 @@ NodeSegment::~NodeSegment() {
   unmap();
 }
 
-SegmentHandle NodeSegment::create(SegmentKind kind, std::size_t bytes) {
+SegmentHandle NodeSegment::create(SegmentKind kind, std::size_t bytes, std::uint64_t node_bytes) {
   SegmentHandle handle;
   handle.pid = getpid();
   handle.bytes = bytes;
   if (bytes == 0) return handle;
+  // Shared memory has no limit of its own: without this, reserving would take pages until the
+  // kernel kills processes, this one or any other.
+  if (node_bytes > available_memory()) {
+    handle.error = ENOMEM;
+    return handle;
+  }
   if (kind == SegmentKind::kMemfd) {
     descriptor_ = memfd_create("lockstep", MFD_CLOEXEC);
   } else {

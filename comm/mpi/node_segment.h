@@ -26,15 +26,16 @@ struct SegmentHandle {
 using HandleExchange = std::function<std::vector<SegmentHandle>(const SegmentHandle&)>;
 
 // Memory shared on one node: each rank owns a piece (possibly empty), and maps its peers' pieces.
-// Pages are reserved before use (posix_fallocate), so that a lack of memory is an error here and
-// not a SIGBUS later. Zero-filled.
+// What the node wants is compared with what it has, and pages are reserved before use
+// (posix_fallocate), so that a lack of memory is an error here and not a kill or a SIGBUS later.
+// Zero-filled.
 class NodeSegment {
  public:
   enum class PeerAccess : std::uint8_t { kRead, kReadWrite };
 
-  // Collective over the node. `exchange` is called twice: with the handles, and with the outcome of
-  // mapping. Throws Error(kOutOfMemory) if memory is short (on all ranks), Error(kCommunication) if
-  // a peer's piece cannot be opened.
+  // Collective over the node. `exchange` is called three times: with the size wanted, with the
+  // handle, and with the outcome of mapping. Throws Error(kOutOfMemory) if memory is short (on all
+  // ranks), Error(kCommunication) if a peer's piece cannot be opened.
   NodeSegment(SegmentKind kind, std::size_t bytes, PeerAccess access, int node_rank,
               const HandleExchange& exchange);
   ~NodeSegment();
@@ -54,7 +55,7 @@ class NodeSegment {
     std::size_t bytes = 0;
   };
 
-  SegmentHandle create(SegmentKind kind, std::size_t bytes);
+  SegmentHandle create(SegmentKind kind, std::size_t bytes, std::uint64_t node_bytes);
   std::int32_t map_peers(const std::vector<SegmentHandle>& handles, PeerAccess access,
                          int node_rank);
   void close_descriptor() noexcept;

@@ -1,0 +1,546 @@
+#include "tests/comm/conformance.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <thread>
+
+#include "core/check.h"
+#include "tests/comm/reference.h"
+
+namespace lockstep::comm::testing {
+
+namespace {
+
+using core::BFloat16;
+using core::ConstTensorView;
+using core::DType;
+using core::DTypeOf;
+using core::Float16;
+using core::TensorView;
+
+// Where the buffers of a call lie. kOffset: shared, three elements behind an aligned address.
+enum class Memory { kPlain, kShared, kOffset, kMixed };
+constexpr Memory kMemories[] = {Memory::kPlain, Memory::kShared, Memory::kOffset, Memory::kMixed};
+
+constexpr std::size_t kSizes[] = {0, 1, 5, 64, 127, 1000};
+constexpr std::size_t kLarge = 300007;  // elements a rank; several staging chunks
+
+// n elements of T on this rank, in memory of the wanted kind. Collective when shared.
+template <typename T>
+class Elements {
+ public:
+  Elements(Communicator& comm, core::MemoryTracker& tracker, Memory memory, std::size_t n) : n_(n) {
+    if (memory == Memory::kMixed) {
+      memory = comm.rank() % 2 == 0 ? Memory::kShared : Memory::kPlain;
+      shared_ = comm.allocate((n + 3) * sizeof(T), "test", tracker);
+    } else if (memory != Memory::kPlain) {
+      shared_ = comm.allocate((n + 3) * sizeof(T), "test", tracker);
+    }
+    if (memory == Memory::kPlain) {
+      plain_.resize(n + 1);
+      data_ = plain_.data();
+    } else {
+      data_ = static_cast<T*>(shared_.data()) + (memory == Memory::kOffset ? 3 : 0);
+    }
+  }
+
+  T* data() { return data_; }
+  TensorView view() { return part(0, n_); }
+  TensorView part(std::size_t begin, std::size_t count) {
+    return TensorView(data_ + begin, DTypeOf<T>::value, {static_cast<std::int64_t>(count)});
+  }
+  void fill(const std::vector<T>& values, std::size_t at = 0) {
+    if (!values.empty()) std::memcpy(data_ + at, values.data(), values.size() * sizeof(T));
+  }
+  bool equals(const std::vector<T>& values, std::size_t at = 0) const {
+    return same_bits(data_ + at, values.data(), values.size());
+  }
+
+ private:
+  std::size_t n_;
+  std::vector<T> plain_;
+  SharedBuffer shared_;
+  T* data_ = nullptr;
+};
+
+struct Setting {
+  Memory memory = Memory::kPlain;
+  std::size_t n = 0;
+  bool in_place = false;
+  Output mode = Output::kOverwrite;
+  ReduceOp op = ReduceOp::kSum;
+};
+
+std::string where(const Communicator& comm, const Setting& s, const char* dtype) {
+  return fmt::format("rank {}/{} {} n={} memory={} in_place={} mode={} op={}", comm.rank(),
+                     comm.world_size(), dtype, s.n, static_cast<int>(s.memory), s.in_place,
+                     static_cast<int>(s.mode), static_cast<int>(s.op));
+}
+
+template <typename T, typename O>
+void check_reduce_scatter(Communicator& comm, const Setting& s) {
+  core::MemoryTracker tracker;
+  const auto ranks = static_cast<std::size_t>(comm.world_size());
+  const auto mine = static_cast<std::size_t>(comm.rank()) * s.n;
+  Elements<T> input(comm, tracker, s.memory, s.n * ranks);
+  Elements<O> separate(comm, tracker, s.memory, s.n);
+  const auto values = input_of<T>(comm.rank(), s.n * ranks, 1);
+  input.fill(values);
+  const auto base = input_of<O>(comm.rank(), s.n, 2);
+  separate.fill(base);
+  TensorView output = separate.view();
+  if (s.in_place) {
+    output = TensorView(input.data() + mine, DTypeOf<T>::value, {static_cast<std::int64_t>(s.n)});
+  }
+  comm.reduce_scatter(input.view(), output, s.mode, "conformance").wait();
+
+  std::vector<O> expected(s.n);
+  for (std::size_t i = 0; i < s.n; ++i) {
+    const O* start = s.mode == Output::kAccumulate ? &base[i] : nullptr;
+    expected[i] = reference_reduce<T, O>(comm.world_size(), mine + i, 1, ReduceOp::kSum, start);
+  }
+  EXPECT_TRUE(same_bits(static_cast<const O*>(output.raw()), expected.data(), s.n))
+      << where(comm, s, core::name_of(DTypeOf<T>::value).data());
+  if (!s.in_place) {
+    EXPECT_TRUE(input.equals(values)) << "the input was changed";
+  }
+}
+
+template <typename T>
+void check_all_gather(Communicator& comm, const Setting& s) {
+  core::MemoryTracker tracker;
+  const auto ranks = static_cast<std::size_t>(comm.world_size());
+  const auto mine = static_cast<std::size_t>(comm.rank()) * s.n;
+  Elements<T> input(comm, tracker, s.memory, s.n);
+  Elements<T> output(comm, tracker, s.memory, s.n * ranks);
+  const auto values = input_of<T>(comm.rank(), s.n, 3);
+  input.fill(values);
+  if (s.in_place) output.fill(values, mine);
+  comm.all_gather(s.in_place ? output.part(mine, s.n) : input.view(), output.view(), "conformance")
+      .wait();
+  for (int r = 0; r < comm.world_size(); ++r) {
+    EXPECT_TRUE(output.equals(input_of<T>(r, s.n, 3), static_cast<std::size_t>(r) * s.n))
+        << where(comm, s, core::name_of(DTypeOf<T>::value).data()) << " part " << r;
+  }
+}
+
+template <typename T>
+void check_all_reduce(Communicator& comm, const Setting& s) {
+  core::MemoryTracker tracker;
+  Elements<T> input(comm, tracker, s.memory, s.n);
+  Elements<T> output(comm, tracker, s.memory, s.n);
+  const auto values = input_of<T>(comm.rank(), s.n, 4);
+  input.fill(values);
+  Elements<T>& result = s.in_place ? input : output;
+  comm.all_reduce(input.view(), result.view(), s.op, "conformance").wait();
+  std::vector<T> expected(s.n);
+  for (std::size_t i = 0; i < s.n; ++i)
+    expected[i] = reference_reduce<T, T>(comm.world_size(), i, 4, s.op, nullptr);
+  EXPECT_TRUE(result.equals(expected)) << where(comm, s, core::name_of(DTypeOf<T>::value).data());
+  if (!s.in_place) {
+    EXPECT_TRUE(input.equals(values)) << "the input was changed";
+  }
+}
+
+template <typename T>
+void check_all_to_all(Communicator& comm, const Setting& s) {
+  core::MemoryTracker tracker;
+  const auto ranks = static_cast<std::size_t>(comm.world_size());
+  const auto mine = static_cast<std::size_t>(comm.rank()) * s.n;
+  Elements<T> input(comm, tracker, s.memory, s.n * ranks);
+  Elements<T> output(comm, tracker, s.memory, s.n * ranks);
+  input.fill(input_of<T>(comm.rank(), s.n * ranks, 5));
+  comm.all_to_all(input.view(), output.view(), "conformance").wait();
+  for (int r = 0; r < comm.world_size(); ++r) {
+    const auto theirs = input_of<T>(r, s.n * ranks, 5);
+    const auto first = theirs.begin() + static_cast<std::ptrdiff_t>(mine);
+    const std::vector<T> expected(first, first + static_cast<std::ptrdiff_t>(s.n));
+    EXPECT_TRUE(output.equals(expected, static_cast<std::size_t>(r) * s.n))
+        << where(comm, s, core::name_of(DTypeOf<T>::value).data()) << " part " << r;
+  }
+}
+
+template <typename T>
+void check_broadcast(Communicator& comm, const Setting& s) {
+  core::MemoryTracker tracker;
+  for (int root = 0; root < comm.world_size(); ++root) {
+    Elements<T> data(comm, tracker, s.memory, s.n);
+    data.fill(input_of<T>(comm.rank(), s.n, 6));
+    comm.broadcast(data.view(), root, "conformance").wait();
+    EXPECT_TRUE(data.equals(input_of<T>(root, s.n, 6)))
+        << where(comm, s, core::name_of(DTypeOf<T>::value).data()) << " root " << root;
+  }
+}
+
+// check<T>(setting) for every dtype that can be reduced, memory kind and size.
+template <typename Check>
+void for_all(Check check, std::initializer_list<bool> in_place) {
+  for (const Memory memory : kMemories) {
+    for (const std::size_t n : kSizes) {
+      for (const bool place : in_place) {
+        const Setting s{memory, n, place};
+        check(float{}, s);
+        check(BFloat16{}, s);
+        check(Float16{}, s);
+        check(double{}, s);
+        check(std::int32_t{}, s);
+        check(std::int64_t{}, s);
+        check(std::uint8_t{}, s);
+      }
+    }
+  }
+}
+
+void reduce_scatter_case(Communicator& comm) {
+  for_all(
+      [&](auto tag, const Setting& s) {
+        using T = decltype(tag);
+        check_reduce_scatter<T, T>(comm, s);
+        if (s.in_place) return;
+        Setting accumulate = s;
+        accumulate.mode = Output::kAccumulate;
+        check_reduce_scatter<T, T>(comm, accumulate);
+      },
+      {false, true});
+}
+
+void widening_case(Communicator& comm) {
+  for (const Memory memory : kMemories) {
+    for (const Output mode : {Output::kOverwrite, Output::kAccumulate}) {
+      for (const std::size_t n : kSizes) {
+        const Setting s{memory, n, false, mode};
+        check_reduce_scatter<BFloat16, float>(comm, s);
+        check_reduce_scatter<Float16, float>(comm, s);
+      }
+    }
+  }
+}
+
+void all_gather_case(Communicator& comm) {
+  for_all([&](auto tag, const Setting& s) { check_all_gather<decltype(tag)>(comm, s); },
+          {false, true});
+}
+
+void all_reduce_case(Communicator& comm) {
+  for_all(
+      [&](auto tag, Setting s) {
+        for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax, ReduceOp::kMin}) {
+          s.op = op;
+          check_all_reduce<decltype(tag)>(comm, s);
+        }
+      },
+      {false, true});
+}
+
+void all_to_all_case(Communicator& comm) {
+  for_all([&](auto tag, const Setting& s) { check_all_to_all<decltype(tag)>(comm, s); }, {false});
+}
+
+void broadcast_case(Communicator& comm) {
+  for_all([&](auto tag, const Setting& s) { check_broadcast<decltype(tag)>(comm, s); }, {false});
+}
+
+void large_case(Communicator& comm) {
+  for (const Memory memory : kMemories) {
+    const Setting s{memory, kLarge};
+    check_reduce_scatter<float, float>(comm, s);
+    check_reduce_scatter<BFloat16, float>(comm, {memory, kLarge, false, Output::kAccumulate});
+    check_reduce_scatter<BFloat16, BFloat16>(comm, {memory, kLarge, true});
+    check_all_gather<float>(comm, s);
+    check_all_gather<BFloat16>(comm, {memory, kLarge, true});
+    check_all_reduce<float>(comm, {memory, 3 * kLarge});
+    check_all_reduce<Float16>(comm, {memory, 3 * kLarge, true});
+    check_all_to_all<double>(comm, s);
+    check_broadcast<float>(comm, {memory, 3 * kLarge});
+  }
+}
+
+void small_case(Communicator& comm) {
+  struct Report {
+    double norm;
+    std::int32_t rank;
+    char text[700];  // more than travels in a record
+  };
+  Report mine{1.5 * comm.rank(), comm.rank(), {}};
+  fmt::format_to_n(mine.text, sizeof(mine.text) - 1, "report of rank {}", comm.rank());
+  for (int round = 0; round < 100; ++round) {
+    const auto reports = comm.all_gather_small(mine, "report");
+    ASSERT_EQ(reports.size(), static_cast<std::size_t>(comm.world_size()));
+    for (int r = 0; r < comm.world_size(); ++r) {
+      const Report& report = reports[static_cast<std::size_t>(r)];
+      EXPECT_EQ(report.rank, r);
+      EXPECT_EQ(report.norm, 1.5 * r);
+      EXPECT_EQ(std::string(report.text), fmt::format("report of rank {}", r));
+    }
+    comm.barrier("between");
+  }
+  for (const std::size_t unit : {0UL, 1UL, 1000UL, 100'000UL}) {
+    const auto text_of = [&](int r) {
+      return std::string(unit * static_cast<std::size_t>(r), static_cast<char>('a' + r));
+    };
+    const auto all = comm.all_gather_bytes(text_of(comm.rank()), "bytes");
+    for (int r = 0; r < comm.world_size(); ++r)
+      EXPECT_EQ(all[static_cast<std::size_t>(r)], text_of(r));
+  }
+}
+
+// A ring of two slots, as gradient buckets use it: launched early, waited for late, refilled as
+// soon as the peers have read. Ranks run at different speeds.
+void ring_case(Communicator& comm) {
+  constexpr std::size_t kSlots = 2;
+  constexpr std::size_t kShard = 5000;
+  constexpr std::uint64_t kRounds = 150;  // more than the ring of records holds
+  core::MemoryTracker tracker;
+  const auto ranks = static_cast<std::size_t>(comm.world_size());
+  const auto mine = static_cast<std::size_t>(comm.rank()) * kShard;
+  for (const Memory memory : {Memory::kShared, Memory::kPlain}) {
+    std::vector<std::optional<Elements<float>>> slots(kSlots);
+    for (auto& slot : slots)
+      slot.emplace(comm, tracker, memory, kShard * ranks);
+    Elements<float> shard(comm, tracker, memory, kShard);
+    std::vector<float> expected(kShard, 0.0F);
+    Work work[kSlots];
+    for (std::uint64_t round = 0; round < kRounds; ++round) {
+      const std::size_t k = round % kSlots;
+      work[k].wait_input();
+      slots[k]->fill(input_of<float>(comm.rank(), kShard * ranks, round));
+      work[k] = comm.reduce_scatter(slots[k]->view(), shard.view(), Output::kAccumulate, "ring");
+      for (std::size_t i = 0; i < kShard; ++i) {
+        expected[i] = reference_reduce<float, float>(comm.world_size(), mine + i, round,
+                                                     ReduceOp::kSum, &expected[i]);
+      }
+      if (round % 7 == static_cast<std::uint64_t>(comm.rank()) % 7) comm.progress();
+    }
+    for (Work& w : work)
+      w.wait();
+    EXPECT_TRUE(shard.equals(expected)) << "rank " << comm.rank();
+    EXPECT_TRUE(work[0].done());
+  }
+}
+
+void stats_case(Communicator& comm) {
+  constexpr std::size_t kShard = 4096;
+  core::MemoryTracker tracker;
+  const auto ranks = static_cast<std::size_t>(comm.world_size());
+  Elements<BFloat16> full(comm, tracker, Memory::kShared, kShard * ranks);
+  Elements<BFloat16> shard(comm, tracker, Memory::kShared, kShard);
+  const CommunicatorStats before = comm.stats();
+  comm.reduce_scatter(full.view(), shard.view(), Output::kOverwrite, "s").wait();
+  comm.all_gather(shard.view(), full.view(), "s").wait();
+  comm.all_reduce(full.view(), full.view(), ReduceOp::kSum, "s").wait();
+  const std::uint64_t part = (ranks - 1) * kShard * sizeof(BFloat16);  // (N-1)/N of the whole
+  const auto moved = [&](Collective c) {
+    const CollectiveStats& now = comm.stats()[c];
+    EXPECT_EQ(now.bytes_sent - before[c].bytes_sent, now.bytes_received - before[c].bytes_received);
+    return now.bytes_received - before[c].bytes_received;
+  };
+  EXPECT_EQ(moved(Collective::kReduceScatter), part);
+  EXPECT_EQ(moved(Collective::kAllGather), part);
+  EXPECT_EQ(moved(Collective::kAllReduce), 2 * part);
+  EXPECT_EQ(
+      comm.stats()[Collective::kReduceScatter].calls - before[Collective::kReduceScatter].calls,
+      1U);
+}
+
+template <typename Call>
+void expect_error(core::ErrorKind kind, std::initializer_list<std::string> parts, Call call) {
+  try {
+    call();
+  } catch (const core::Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    for (const std::string& part : parts)
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
+          << "expected '" << part << "' in: " << error.what();
+    return;
+  }
+  ADD_FAILURE() << "no error was thrown";
+}
+
+void allocate_case(Communicator& comm) {
+  core::MemoryTracker tracker;
+  const auto bytes = static_cast<std::size_t>(comm.rank()) * 10000;  // rank 0 has none
+  {
+    const SharedBuffer buffer = comm.allocate(bytes, "gradients", tracker);
+    EXPECT_EQ(buffer.bytes(), bytes);
+    EXPECT_EQ(tracker.regions()["gradients"].current, bytes);
+    const auto* data = static_cast<const char*>(buffer.data());
+    EXPECT_TRUE(std::all_of(data, data + bytes, [](char c) { return c == 0; }));
+    comm.barrier("in use");
+  }
+  EXPECT_EQ(tracker.current(), 0U);
+  // One rank asks for more than any machine has: all learn which.
+  const int greedy = comm.world_size() - 1;
+  expect_error(core::ErrorKind::kOutOfMemory, {fmt::format("rank {}", greedy), "gradients"}, [&] {
+    const std::size_t wanted = comm.rank() == greedy ? std::size_t{1} << 63 : 4096;
+    comm.allocate(wanted, "gradients", tracker);
+  });
+  EXPECT_EQ(tracker.current(), 0U);
+  comm.barrier("still usable");
+}
+
+void arguments_case(Communicator& comm) {
+  const auto n = static_cast<std::int64_t>(comm.world_size());
+  std::vector<float> a(static_cast<std::size_t>(4 * n + 4));
+  std::vector<float> b(a.size());
+  const auto view = [](std::vector<float>& v, std::int64_t count, DType dtype = DType::kF32) {
+    return TensorView(v.data(), dtype, {count});
+  };
+  const auto refused = [&](const std::string& part, auto call) {
+    expect_error(core::ErrorKind::kInternal, {part, "bucket"}, call);
+  };
+  refused("elements", [&] {
+    comm.reduce_scatter(view(a, 4 * n + 1), view(b, 4), Output::kOverwrite, "bucket");
+  });
+  refused("elements", [&] { comm.all_gather(view(a, 4), view(b, 4 * n + 1), "bucket"); });
+  refused("elements", [&] { comm.all_reduce(view(a, 4), view(b, 3), ReduceOp::kSum, "bucket"); });
+  refused("same", [&] { comm.all_gather(view(a, 4, DType::kI32), view(b, 4 * n), "bucket"); });
+  refused("cannot be reduced", [&] {
+    comm.all_reduce(view(a, 4, DType::kU16), view(b, 4, DType::kU16), ReduceOp::kSum, "bucket");
+  });
+  refused("in place", [&] { comm.all_to_all(view(a, 2 * n), view(a, 2 * n), "bucket"); });
+  refused("overlap", [&] {
+    comm.all_gather(TensorView(a.data() + 4 * comm.rank() + 1, DType::kF32, {4}), view(a, 4 * n),
+                    "bucket");
+  });
+  refused("root", [&] { comm.broadcast(view(a, 1), comm.world_size(), "bucket"); });
+  refused("memory", [&] { comm.broadcast(TensorView(nullptr, DType::kF32, {3}), 0, "bucket"); });
+  refused("strided", [&] {
+    comm.broadcast(TensorView(a.data(), DType::kF32, {2, 1}, 2), 0, "bucket");
+  });
+  refused("cuda:0", [&] {
+    const core::Device gpu{core::DeviceType::kCuda, 0};
+    comm.broadcast(TensorView(a.data(), DType::kF32, {2}, gpu), 0, "bucket");
+  });
+  comm.barrier("nothing was launched");
+}
+
+// ---- Misuse -----------------------------------------------------------------------------------
+
+constexpr int kCulprit = 1;
+
+// All ranks but the culprit do `usual`, the culprit `other`; all must fail, naming it.
+template <typename Usual, typename Other>
+void expect_disagreement(Communicator& comm, std::initializer_list<std::string> parts, Usual usual,
+                         Other other) {
+  comm.barrier("together");
+  const auto begin = std::chrono::steady_clock::now();
+  expect_error(core::ErrorKind::kCommunication, parts, [&] {
+    if (comm.rank() == kCulprit) {
+      other();
+    } else {
+      usual();
+    }
+    comm.barrier("nobody gets here");
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+  expect_error(core::ErrorKind::kCommunication, parts, [&] { comm.barrier("still failed"); });
+}
+
+struct Floats {
+  std::vector<float> a = std::vector<float>(4096, 1.0F);
+  std::vector<float> b = std::vector<float>(4096);
+  TensorView in(std::int64_t n, DType dtype = DType::kF32) { return {a.data(), dtype, {n}}; }
+  TensorView out(std::int64_t n, DType dtype = DType::kF32) { return {b.data(), dtype, {n}}; }
+};
+
+void different_operation(Communicator& comm) {
+  Floats f;
+  const std::int64_t n = comm.world_size();
+  expect_disagreement(
+      comm,
+      {"rank 1", "reduce_scatter #2 (block.7, 4 x fp32)", "all_gather #2 (block.7, 4 x fp32)"},
+      [&] { comm.reduce_scatter(f.in(4 * n), f.out(4), Output::kOverwrite, "block.7").wait(); },
+      [&] { comm.all_gather(f.in(4), f.out(4 * n), "block.7").wait(); });
+}
+
+void different_size(Communicator& comm) {
+  Floats f;
+  expect_disagreement(
+      comm, {"rank 1", "(block.7, 100 x fp32)", "(block.7, 101 x fp32)"},
+      [&] { comm.all_reduce(f.in(100), f.out(100), ReduceOp::kSum, "block.7").wait(); },
+      [&] { comm.all_reduce(f.in(101), f.out(101), ReduceOp::kSum, "block.7").wait(); });
+}
+
+void different_dtype(Communicator& comm) {
+  Floats f;
+  expect_disagreement(
+      comm, {"rank 1", "100 x fp32", "100 x i32"},
+      [&] { comm.broadcast(f.in(100), 0, "block.7").wait(); },
+      [&] { comm.broadcast(f.in(100, DType::kI32), 0, "block.7").wait(); });
+}
+
+void different_order(Communicator& comm) {
+  Floats f;
+  const auto reduce = [&](const char* label) {
+    comm.all_reduce(f.in(100), f.out(100), ReduceOp::kSum, label).wait();
+  };
+  expect_disagreement(
+      comm, {"rank 1", "block.7", "block.8"}, [&] { reduce("block.7"), reduce("block.8"); },
+      [&] { reduce("block.8"), reduce("block.7"); });
+}
+
+void missing_rank(Communicator& comm) {
+  comm.barrier("together");
+  expect_error(
+      core::ErrorKind::kCommunication,
+      {"rank 1", "has not entered reduce_scatter #2 (block.7)", " s; it last"}, [&] {
+        Floats f;
+        const std::int64_t n = comm.world_size();
+        if (comm.rank() != kCulprit) {
+          const Deadline soon = std::chrono::steady_clock::now() + std::chrono::milliseconds(200);
+          comm.reduce_scatter(f.in(4 * n), f.out(4), Output::kOverwrite, "block.7").wait(soon);
+          return;
+        }
+        while (true) {  // busy elsewhere, until the others' verdict comes in
+          comm.progress();
+          std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        }
+      });
+}
+
+void abort_is_spread(Communicator& comm) {
+  expect_error(core::ErrorKind::kData, {"rank 1", "failed: train.bin is truncated"}, [&] {
+    comm.barrier("together");
+    if (comm.rank() == kCulprit) comm.abort(core::ErrorKind::kData, "train.bin is truncated");
+    comm.barrier("nobody gets here");
+  });
+}
+
+}  // namespace
+
+const std::vector<ConformanceCase>& conformance_cases() {
+  static const std::vector<ConformanceCase> cases = {
+      {"ReduceScatter", reduce_scatter_case},
+      {"WideningReduceScatter", widening_case},
+      {"AllGather", all_gather_case},
+      {"AllReduce", all_reduce_case},
+      {"AllToAll", all_to_all_case},
+      {"Broadcast", broadcast_case},
+      {"Large", large_case},
+      {"Small", small_case},
+      {"RingOfSlots", ring_case},
+      {"BytesMoved", stats_case},
+      {"Allocate", allocate_case},
+      {"Arguments", arguments_case},
+  };
+  return cases;
+}
+
+const std::vector<ConformanceCase>& misuse_cases() {
+  static const std::vector<ConformanceCase> cases = {
+      {"DifferentOperation", different_operation},
+      {"DifferentSize", different_size},
+      {"DifferentDtype", different_dtype},
+      {"DifferentOrder", different_order},
+      {"MissingRank", missing_rank},
+      {"Abort", abort_is_spread},
+  };
+  return cases;
+}
+
+}  // namespace lockstep::comm::testing

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <functional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+
+namespace lockstep::comm::testing {
+
+// One property that every backend must have, at every world size. Every rank of a fresh group calls
+// `check`, which compares with a plain reference bit by bit and reports through gtest.
+struct ConformanceCase {
+  std::string name;
+  std::function<void(Communicator&)> check;
+};
+
+inline void PrintTo(const ConformanceCase& c, std::ostream* out) {  // gtest's name for it
+  *out << c.name;
+}
+
+const std::vector<ConformanceCase>& conformance_cases();
+
+// Ways of misusing a group of at least two ranks. Every rank calls `check` on a fresh group whose
+// timeout is short; each expects Error(kCommunication) that names the culprit.
+const std::vector<ConformanceCase>& misuse_cases();
+
+}  // namespace lockstep::comm::testing
