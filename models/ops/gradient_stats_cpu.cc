@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
+#include <type_traits>
 
 #include "models/ops/cpu/bodies.h"
 #include "models/ops/cpu/row_sums.h"
@@ -37,24 +39,35 @@ struct Bits<core::Float16> {
   static constexpr type kInfinity = 0x7c00U;
 };
 
-// Counts in lanes as wide as the elements; kTile is far below the greatest count of 16 bits. The
-// bits are copied out first, because loops over class types do not vectorise.
-template <typename T>
-NonFinite count_tile(const T* x, std::int64_t n) {
+// Counts in lanes as wide as the elements; kTile is far below the greatest count of 16 bits.
+// bits_at(i): the bits of element i.
+template <typename T, typename F>
+NonFinite count_bits(std::int64_t n, F bits_at) {
   using B = typename Bits<T>::type;
   constexpr B kMagnitude = static_cast<B>(~B{0}) >> 1;
-  std::array<B, kTile> bits;
-  std::memcpy(bits.data(), x, static_cast<std::size_t>(n) * sizeof(T));
-  const B* from = bits.data();
   B inf = 0;
   B nan = 0;
 #pragma omp simd reduction(+ : inf, nan)
   for (std::int64_t i = 0; i < n; ++i) {
-    const B magnitude = static_cast<B>(from[i] & kMagnitude);
+    const B magnitude = static_cast<B>(bits_at(i) & kMagnitude);
     inf = static_cast<B>(inf + (magnitude == Bits<T>::kInfinity ? B{1} : B{0}));
     nan = static_cast<B>(nan + (magnitude > Bits<T>::kInfinity ? B{1} : B{0}));
   }
   return {static_cast<std::int64_t>(inf), static_cast<std::int64_t>(nan)};
+}
+
+template <typename T>
+NonFinite count_tile(const T* x, std::int64_t n) {
+  using B = typename Bits<T>::type;
+  if constexpr (std::is_arithmetic_v<T>) {
+    return count_bits<T>(n, [=](std::int64_t i) { return std::bit_cast<B>(x[i]); });
+  } else {
+    // The bits are copied out first, because loops over class types do not vectorise.
+    std::array<B, kTile> copied;
+    std::memcpy(copied.data(), x, static_cast<std::size_t>(n) * sizeof(T));
+    const B* from = copied.data();
+    return count_bits<T>(n, [=](std::int64_t i) { return from[i]; });
+  }
 }
 
 template <typename T>
