@@ -8,13 +8,13 @@
 #include <vector>
 
 #include "models/ops/attention.h"
+#include "models/ops/cpu/attention_operands.h"
 #include "models/ops/cpu/block_product.h"
-#include "models/ops/cpu/row_io.h"
 #include "models/ops/cpu/row_sums.h"
 
-// What the forward and backward bodies of attention share: how scores are cut into blocks, and how
-// heads come into scratch memory. Scores are held transposed, [keys, queries]: a vector lane is a
-// query, so that the statistics of the softmax need no sum across lanes.
+// What the forward and backward bodies of attention share: how scores are cut into blocks, masked
+// and dropped, and who works in which scratch memory. Scores are held transposed, [keys, queries]:
+// a vector lane is a query, so that the statistics of the softmax need no sum across lanes.
 namespace lockstep::models::ops::cpu {
 
 inline constexpr std::int64_t kScoreBlock = 64;  // queries and keys of a block of scores
@@ -50,26 +50,6 @@ void for_each_score_block(const AttentionSpec& spec, std::int64_t key, std::int6
   }
 }
 
-// Rows [begin, begin + n) of one head times `factor` in the arithmetic type into `to`, zeros from
-// the width of the head to `padded_width` and in rows [n, padded_rows).
-template <typename T>
-void load_head(core::ConstTensorView heads, std::int64_t begin, std::int64_t n, std::int64_t head,
-               std::int64_t width, core::AccumulateT<T> factor, std::int64_t padded_rows,
-               std::int64_t padded_width, Block<core::AccumulateT<T>> to) {
-  using A = core::AccumulateT<T>;
-  for (std::int64_t r = 0; r < n; ++r) {
-    A* row = to.row(r);
-    load_row(heads.row<T>(begin + r) + head * width, row, width);
-    if (factor != A(1)) {
-      for (std::int64_t d = 0; d < width; ++d)
-        row[d] *= factor;
-    }
-    std::fill(row + width, row + padded_width, A(0));
-  }
-  for (std::int64_t r = n; r < padded_rows; ++r)
-    std::fill_n(to.row(r), padded_width, A(0));
-}
-
 // Sets the scores of pairs with key > query. scores: that of the block's first pair.
 template <typename A>
 void mask_scores(const ScoreBlock& block, A value, Block<A> scores) {
@@ -97,6 +77,25 @@ void multiply_block(Block<const A> factors, std::int64_t rows, std::int64_t lane
 template <typename A>
 void load_dropout_factors(const AttentionSpec& spec, std::int64_t sequence, std::int64_t head,
                           const ScoreBlock& block, Block<A> scratch, Block<A> factors);
+
+// Cuts scratch memory into arrays that begin on cache lines. Over no memory it only counts.
+class ScratchCarver {
+ public:
+  explicit ScratchCarver(std::byte* memory) : memory_(memory) {}
+
+  template <typename T>
+  Block<T> take(std::int64_t rows, std::int64_t cols) {
+    constexpr std::size_t kLine = 64;
+    const std::size_t begin = bytes_;
+    bytes_ += (static_cast<std::size_t>(rows * cols) * sizeof(T) + kLine - 1) / kLine * kLine;
+    return {memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + begin), cols};
+  }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* memory_;
+  std::size_t bytes_ = 0;
+};
 
 // Pieces of scratch memory, as many as there are threads. Which thread takes which does not matter:
 // a piece is always written before it is read.

@@ -72,4 +72,7 @@ template void transpose_block<float>(std::int64_t, std::int64_t, Block<const flo
 template void transpose_block<double>(std::int64_t, std::int64_t, Block<const double>,
                                       Block<double>);
 
+template void transpose_block<BFloat16Pair>(std::int64_t, std::int64_t, Block<const BFloat16Pair>,
+                                            Block<BFloat16Pair>);
+
 }  // namespace lockstep::models::ops::cpu
