@@ -60,10 +60,10 @@ std::int64_t tile_size(std::int64_t total, std::int64_t parts, std::int64_t unit
 
 }  // namespace
 
-// Chosen by measurement on the shapes of training (512 to 2048 tokens, widths 256 to 3072, a
-// vocabulary of 50257), on one thread: tiles of plain products run at 98 % or more of the speed of
-// oneDNN on the whole product. Transposed ones lose up to 12 % where the result is as small as
-// [1024, 256]; the whole would then be a single tile.
+// Chosen by measurement on one thread, on the shapes of training (512 and 2048 tokens, widths 256
+// to 3072): tiles of plain products run at 96 % or more of the speed of oneDNN on the whole
+// product. Transposed ones lose up to 16 % where the result is as small as [1024, 256]; the whole
+// would then be a single tile.
 MatmulTiles cut_matmul(std::int64_t m, std::int64_t n, std::int64_t k, bool transpose_a,
                        bool transpose_b, std::int64_t element_bytes) {
   Parts parts;
