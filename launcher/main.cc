@@ -2,6 +2,7 @@
 
 #include "launcher/command_line.h"
 #include "launcher/commands/config_command.h"
+#include "launcher/commands/data_command.h"
 #include "launcher/commands/version_command.h"
 
 int main(int argc, char** argv) {
@@ -10,6 +11,7 @@ int main(int argc, char** argv) {
   CLI::App& app = command_line.app();
   CommandContext& context = command_line.context();
   add_config_command(app, context);
+  add_data_command(app, context);
   add_version_command(app, context);
   return command_line.run();
 }
