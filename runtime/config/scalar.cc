@@ -19,9 +19,9 @@ std::string lower_case(std::string text) {
   return text;
 }
 
-// yaml-cpp marks quoted scalars with the tag "!".
+// yaml-cpp marks quoted scalars with the tag "!"; "!!str 3" says the same.
 bool is_quoted(const YAML::Node& node) {
-  return node.Tag() == "!";
+  return node.Tag() == "!" || node.Tag() == "tag:yaml.org,2002:str";
 }
 
 std::size_t count_digits(std::string_view text) {
