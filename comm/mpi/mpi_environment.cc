@@ -1,6 +1,8 @@
 #include "comm/mpi/mpi_environment.h"
 
 #include <mpi.h>
+#include <signal.h>
+#include <sys/prctl.h>
 
 #include <cstdlib>
 #include <string>
@@ -32,6 +34,8 @@ MpiEnvironment::MpiEnvironment() {
   int initialized = 0;
   check_mpi(MPI_Initialized(&initialized), "MPI_Initialized");
   if (initialized == 0) {
+    // A rank must not outlive its launcher. One that is gone already makes MPI_Init fail.
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     int provided = MPI_THREAD_SINGLE;
     check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
     owned_ = true;

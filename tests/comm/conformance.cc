@@ -27,7 +27,7 @@ using core::TensorView;
 enum class Memory { kPlain, kShared, kOffset, kMixed };
 constexpr Memory kMemories[] = {Memory::kPlain, Memory::kShared, Memory::kOffset, Memory::kMixed};
 
-constexpr std::size_t kSizes[] = {0, 1, 5, 64, 127, 1000};
+constexpr std::size_t kSizes[] = {0, 1, 5, 127, 1000};
 constexpr std::size_t kLarge = 300007;  // elements a rank; several staging chunks
 
 // n elements of T on this rank, in memory of the wanted kind. Collective when shared.
@@ -177,7 +177,8 @@ void check_broadcast(Communicator& comm, const Setting& s) {
   }
 }
 
-// check<T>(setting) for every dtype that can be reduced, memory kind and size.
+// check(T{}, setting) for every dtype that can be reduced, memory kind and size; the rarer memory
+// kinds with two dtypes.
 template <typename Check>
 void for_all(Check check, std::initializer_list<bool> in_place) {
   for (const Memory memory : kMemories) {
@@ -186,6 +187,7 @@ void for_all(Check check, std::initializer_list<bool> in_place) {
         const Setting s{memory, n, place};
         check(float{}, s);
         check(BFloat16{}, s);
+        if (memory != Memory::kPlain && memory != Memory::kShared) continue;
         check(Float16{}, s);
         check(double{}, s);
         check(std::int32_t{}, s);
@@ -246,7 +248,7 @@ void broadcast_case(Communicator& comm) {
 }
 
 void large_case(Communicator& comm) {
-  for (const Memory memory : kMemories) {
+  for (const Memory memory : {Memory::kPlain, Memory::kShared, Memory::kMixed}) {
     const Setting s{memory, kLarge};
     check_reduce_scatter<float, float>(comm, s);
     check_reduce_scatter<BFloat16, float>(comm, {memory, kLarge, false, Output::kAccumulate});
