@@ -183,12 +183,14 @@ class HeadBackward {
     std::fill_n(work_.delta, padded_length_, A(0));
     std::copy_n(tensors_.lse.row<A>(sequence_ * spec_.heads + head), spec_.length, work_.lse);
     for (std::int64_t r = 0; r < spec_.length; ++r) {
-      const auto head_row = [&](ConstTensorView heads, A* scratch) {
-        return row_values(heads.row<T>(first_row_ + r) + head * spec_.head_width, scratch,
-                          spec_.head_width);
+      const auto copy_row = [&](ConstTensorView heads, A* to) {
+        load_row(heads.row<T>(first_row_ + r) + head * spec_.head_width, to, spec_.head_width);
       };
-      const A* out = head_row(tensors_.out, work_.out_row);
-      const A* dout = head_row(tensors_.dout, work_.dout_row);
+      // Copied even in fp32: whole rows come from afar faster than a sum reads them.
+      copy_row(tensors_.out, work_.out_row);
+      copy_row(tensors_.dout, work_.dout_row);
+      const A* out = work_.out_row;
+      const A* dout = work_.dout_row;
       work_.delta[r] =
           sum_over<A>(spec_.head_width, [=](std::int64_t d) { return dout[d] * out[d]; });
     }
