@@ -1,12 +1,8 @@
 #include "launcher/training_run.h"
 
 #include <fmt/format.h>
-#include <sched.h>
-
-#include <cstdlib>
 #include <exception>
 #include <optional>
-#include <thread>
 
 #include "comm/make_communicator.h"
 #include "comm/mpi/mpi_environment.h"
@@ -51,20 +47,16 @@ void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
   const runtime::RunDirectory directory(config, resume, communicator, log);
   const std::string checkpoint = choose_checkpoint(config, resume, communicator, log);
   const int threads = threads_of_rank(config, communicator.world_size());
-  // Data, checkpoint and memory faults may be one rank's alone: all ranks must hear of them.
-  std::optional<runtime::Trainer> trainer;
-  runtime::check_data_files(config, communicator);
-  trainer.emplace(config, threads, communicator, memory, log);
+  runtime::Trainer trainer(config, threads, communicator, memory, log);
+  const std::string run_line = run_line_fields(config, communicator, threads);
   if (checkpoint.empty()) {
-    trainer->start();
-    directory.write_config(config);
+    trainer.start(run_line);
   } else {
-    trainer->resume(checkpoint);
-    directory.write_config(config);
+    trainer.resume(checkpoint, run_line);
   }
-  trainer->describe_run(run_line_fields(config, communicator, threads));
-  log.info("run", "{}", run_description(config, communicator, threads, trainer->table()));
-  trainer->run();
+  directory.write_config(config);
+  log.info("run", "{}", run_description(config, communicator, threads, trainer.table()));
+  trainer.run();
 }
 
 // Tells an error where it belongs and lets the peers know. Returns the exit code.
@@ -100,6 +92,10 @@ void leave_together(comm::Communicator& communicator) noexcept {
 }
 
 }  // namespace
+
+void check_training_request(const TrainRequest& request, int ranks) {
+  runtime::validate_for_world(runtime::load_config(request.config_file, request.overrides), ranks);
+}
 
 int run_training(const TrainRequest& request) {
   std::optional<comm::MpiEnvironment> environment;

@@ -86,6 +86,8 @@ class ModelState : public models::ParameterSource {
 // Brings whole parameters and optimizer states together for a checkpoint, a bucket at a time. Valid while nothing is updated.
 class StateCollector {
  public:
+  static constexpr int kMaster = -1;  // in place of the number of a state
+
   StateCollector(ModelState& state, comm::Communicator& communicator, core::MemoryTracker& memory);
 
   // Writes the parameter's fp32 master (state -1) or optimizer state, in canonical order, on every rank. Collective: all ranks call it

@@ -97,6 +97,13 @@ StepOutcome outcome_of(const Totals& totals) {
   return StepOutcome::kApplied;
 }
 
+int first_diverged_rank(std::span<const StepReport> reports) {
+  for (std::size_t r = 0; r < reports.size(); ++r) {
+    if (reports[r].nonfinite_losses > 0) return static_cast<int>(r);
+  }
+  return -1;
+}
+
 void name_culprit(std::span<const StepReport> reports, StepDecision& decision) {
   for (std::size_t r = 0; r < reports.size(); ++r) {
     if (!reports[r].own.found()) continue;
@@ -154,7 +161,12 @@ Desync find_desync(std::span<const StepReport> reports) {
     Desync desync = desync_in_field(field, reports);
     if (!desync.ranks.empty()) return desync;
   }
-  return {};
+  Desync contradicted;
+  for (std::size_t r = 0; r < reports.size(); ++r) {
+    if (reports[r].contradicted_bucket >= 0) contradicted.ranks.push_back(static_cast<int>(r));
+  }
+  if (!contradicted.ranks.empty()) contradicted.field = kParameterField;
+  return contradicted;
 }
 
 DecisionState initial_decision_state(const DecisionRules& rules) {
@@ -187,6 +199,7 @@ StepDecision decide(const DecisionRules& rules, const DecisionState& state,
   if (decision.applied() && rules.clip.mode == ClipMode::kGlobalNorm) {
     decision.coefficient = clip_coefficient(decision.grad_norm, rules.clip.threshold);
   }
+  decision.diverged_rank = first_diverged_rank(reports);
   if (decision.outcome == StepOutcome::kOverflow) name_culprit(reports, decision);
   decision.next = next_state(rules, state, decision.outcome);
   decision.stop = stop_reason(rules, decision, totals.requests);

@@ -33,10 +33,13 @@ DecisionState initial_decision_state(const DecisionRules& rules);
 enum class StepOutcome { kApplied, kOverflow, kDiverged, kNoTokens, kDesync };
 enum class StopReason { kNone, kDesync, kDiverged, kTooManySkips, kScaleExhausted, kRequested };
 
+// The field named when a rank found that parameters it owns changed in its memory.
+inline constexpr const char* kParameterField = "parameters";
+
 // Ranks that do not agree about the run.
 struct Desync {
   std::vector<int> ranks;  // the minority; every rank when there is no majority
-  std::string field;       // the first differing field of RunView
+  std::string field;       // the first differing field of RunView, or kParameterField
   std::string detail;      // values, for people
 };
 
@@ -55,6 +58,7 @@ struct StepDecision {
   // Of an overflow: the lowest rank whose own gradient was not finite, and what it found; rank -1: only a sum was.
   int overflow_rank = -1;
   NonFiniteReport culprit;
+  int diverged_rank = -1;  // the lowest rank with a loss that is not finite
   Desync desync;
 
   bool applied() const { return outcome == StepOutcome::kApplied; }

@@ -11,7 +11,7 @@ namespace lockstep::runtime {
 // the step is a pure function of the gathered reports (step_decision.h). Trivially copyable: it is the wire format.
 
 // The first non-finite gradient elements of a rank's own gradient, before any reduction: in its earliest such round, the
-// first such bucket in backward order, and in it the first such tensor in canonical order.
+// first such bucket in backward order, and in it the first such tensor, in backward order too.
 struct NonFiniteReport {
   std::int64_t inf = 0;  // elements in that tensor
   std::int64_t nan = 0;
@@ -49,7 +49,7 @@ struct StepReport {
   NonFiniteReport own;                   // before any reduction
   NonFiniteReport shard;                 // in the aggregated shard
   std::uint32_t requests = kRequestNone;
-  std::uint32_t padding = 0;
+  std::int32_t contradicted_bucket = -1;  // verified steps: a bucket whose own slice changed in this rank's memory
 };
 static_assert(std::is_trivially_copyable_v<StepReport>);
 

@@ -1,0 +1,67 @@
+#include "launcher/commands/audit_command.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "runtime/step/ledger.h"
+
+namespace lockstep::launcher {
+namespace {
+
+struct AuditOptions {
+  std::string first;
+  std::string second;
+  OutputFormat format = OutputFormat::kTable;
+};
+
+// A run's directory or its ledger.
+std::vector<runtime::LedgerLine> ledger_of(const std::string& path) {
+  return runtime::read_ledger(std::filesystem::is_directory(path) ? path + "/ledger.jsonl" : path);
+}
+
+// Exit code 0: no difference; 1: the runs differ (as diff and cmp do).
+int audit(const AuditOptions& options, std::ostream& out) {
+  const auto first = ledger_of(options.first);
+  const auto second = ledger_of(options.second);
+  const auto difference = runtime::first_difference(first, second);
+  const std::size_t common = std::min(first.size(), second.size());
+  if (options.format == OutputFormat::kJson) {
+    nlohmann::ordered_json json = {{"first_steps", first.size()},
+                                   {"second_steps", second.size()},
+                                   {"equal", !difference}};
+    if (difference) {
+      json["step"] = difference->step;
+      json["field"] = difference->field;
+      json["first"] = difference->first;
+      json["second"] = difference->second;
+    }
+    out << json.dump() << "\n";
+  } else if (difference) {
+    out << fmt::format("first difference at step {}: {}: {} against {}\n", difference->step,
+                       difference->field, difference->first, difference->second);
+  } else {
+    out << fmt::format("no difference in the {} steps that both have ({} and {})\n", common,
+                       first.size(), second.size());
+  }
+  return difference ? 1 : 0;
+}
+
+}  // namespace
+
+void add_audit_command(CLI::App& app, CommandContext& context) {
+  CLI::App* command = app.add_subcommand(
+      "audit", "find the first step and field in which two runs' decisions differ");
+  auto options = std::make_shared<AuditOptions>();
+  command->add_option("first", options->first, "a run's output directory, or its ledger.jsonl")
+      ->required()
+      ->option_text("RUN");
+  command->add_option("second", options->second, "another one")->required()->option_text("RUN");
+  add_output_option(*command, options->format);
+  set_action(*command, context, [options, &context] { return audit(*options, context.out); });
+}
+
+}  // namespace lockstep::launcher

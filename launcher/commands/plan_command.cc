@@ -1,0 +1,106 @@
+#include "launcher/commands/plan_command.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "launcher/run_description.h"
+#include "runtime/config/load_config.h"
+#include "runtime/memory_plan.h"
+
+namespace lockstep::launcher {
+namespace {
+
+struct PlanOptions {
+  std::string file;
+  std::vector<std::string> overrides;
+  int ranks = 1;
+  OutputFormat format = OutputFormat::kTable;
+};
+
+const char* name_of(runtime::GradSync sync) {
+  return sync == runtime::GradSync::kEveryRound ? "every_round" : "boundary";
+}
+
+nlohmann::ordered_json to_json(const runtime::MemoryPlan& plan) {
+  nlohmann::ordered_json regions;
+  for (const runtime::PlannedRegion& region : plan.regions) regions[region.name] = region.bytes;
+  return {{"ranks", plan.world_size},
+          {"zero_stage", plan.zero_stage},
+          {"grad_sync", name_of(plan.grad_sync)},
+          {"bytes_per_rank", plan.total()},
+          {"regions", regions},
+          {"gradient_bytes_sent_per_step", plan.bytes_reduced},
+          {"gather_bytes_sent_per_step", plan.bytes_gathered}};
+}
+
+// The same training under every stage and grad_sync, the one that the config asks for first.
+std::vector<runtime::MemoryPlan> all_plans(const runtime::Config& config, int ranks, int threads) {
+  std::vector<runtime::MemoryPlan> plans = {runtime::plan_memory(config, ranks, threads)};
+  for (int stage = 0; stage <= 2; ++stage) {
+    for (const auto sync : {runtime::GradSync::kEveryRound, runtime::GradSync::kBoundary}) {
+      if (config.run.reproducible == runtime::Reproducible::kRanks &&
+          sync == runtime::GradSync::kBoundary) {
+        continue;
+      }
+      runtime::Config other = config;
+      other.parallel.zero_stage = stage;
+      other.parallel.grad_sync = sync;
+      plans.push_back(runtime::plan_memory(other, ranks, threads));
+    }
+  }
+  return plans;
+}
+
+void print_comparison(const std::vector<runtime::MemoryPlan>& plans, std::ostream& out) {
+  out << fmt::format("\n{:<7}{:<14}{:>16}{:>26}{:>24}\n", "stage", "grad_sync", "MiB per rank",
+                     "gradient MiB sent a step", "gathered MiB sent a step");
+  const auto mebibytes = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; };
+  for (std::size_t i = 1; i < plans.size(); ++i) {
+    const runtime::MemoryPlan& plan = plans[i];
+    const bool asked =
+        plan.zero_stage == plans[0].zero_stage && plan.grad_sync == plans[0].grad_sync;
+    out << fmt::format("{:<7}{:<14}{:>16.2f}{:>26.2f}{:>24.2f}{}\n", plan.zero_stage,
+                       name_of(plan.grad_sync), mebibytes(plan.total()),
+                       mebibytes(plan.bytes_reduced), mebibytes(plan.bytes_gathered),
+                       asked ? "  <- this configuration" : "");
+  }
+}
+
+int plan(const PlanOptions& options, std::ostream& out) {
+  const runtime::Config config = runtime::load_config(options.file, options.overrides);
+  runtime::validate_for_world(config, options.ranks);
+  const int threads = threads_of_rank(config, options.ranks);
+  const std::vector<runtime::MemoryPlan> plans = all_plans(config, options.ranks, threads);
+  if (options.format == OutputFormat::kJson) {
+    nlohmann::ordered_json json = to_json(plans[0]);
+    for (std::size_t i = 1; i < plans.size(); ++i) json["alternatives"].push_back(to_json(plans[i]));
+    out << json.dump() << "\n";
+    return 0;
+  }
+  out << fmt::format("{} ranks, ZeRO stage {}, grad_sync {}\n\n", options.ranks,
+                     plans[0].zero_stage, name_of(plans[0].grad_sync));
+  out << runtime::to_table(plans[0], nullptr);
+  print_comparison(plans, out);
+  return 0;
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& app, CommandContext& context) {
+  CLI::App* command =
+      app.add_subcommand("plan", "predict the memory of a rank and the bytes that it sends");
+  auto options = std::make_shared<PlanOptions>();
+  command->add_option("config", options->file, "YAML or JSON file")->required()->option_text("CONFIG");
+  add_set_option(*command, options->overrides);
+  command->add_option("--ranks", options->ranks, "number of ranks")
+      ->check(CLI::Range(1, 1 << 20).description(""))
+      ->option_text("N")
+      ->capture_default_str();
+  add_output_option(*command, options->format);
+  set_action(*command, context, [options, &context] { return plan(*options, context.out); });
+}
+
+}  // namespace lockstep::launcher

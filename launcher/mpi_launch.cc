@@ -1,0 +1,97 @@
+#include "launcher/mpi_launch.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.h"
+
+namespace lockstep::launcher {
+
+namespace {
+
+constexpr int kLostRank = static_cast<int>(core::ErrorKind::kCommunication);
+constexpr int kCannotExecute = 127;
+
+// The handler can reach nothing but a global; it lives as long as one launch.
+std::atomic<pid_t> forward_to{0};
+
+void forward_signal(int signal) {
+  const pid_t child = forward_to.load();
+  if (child > 0) kill(child, signal);
+}
+
+// In the child: mpirun must not outlive the process that waits for it.
+[[noreturn]] void become(const std::vector<std::string>& command, pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != parent) _exit(kLostRank);
+  std::vector<char*> arguments;
+  for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
+  arguments.push_back(nullptr);
+  execvp(arguments[0], arguments.data());
+  _exit(kCannotExecute);
+}
+
+int wait_for(pid_t child) {
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) return kLostRank;
+  }
+  if (WIFSIGNALED(status)) return kLostRank;
+  const int code = WEXITSTATUS(status);
+  if (code == kCannotExecute) {
+    throw core::Error(core::ErrorKind::kConfig,
+                      "cannot start mpirun: install Open MPI (Debian: openmpi-bin), or leave out "
+                      "--ranks to train with one rank");
+  }
+  // mpirun gives 128 + signal for a rank that was killed, and codes of its own for what it lost.
+  return code > static_cast<int>(core::ErrorKind::kStopped) ? kLostRank : code;
+}
+
+}  // namespace
+
+std::vector<std::string> mpirun_command(int ranks, const std::string& program,
+                                        const std::vector<std::string>& arguments) {
+  // Copies between processes through CMA need ptrace rights that containers often lack, and Lockstep has its own shared memory.
+  std::vector<std::string> command = {"mpirun",    "--quiet",  "-np",
+                                      std::to_string(ranks), "--bind-to", "none",
+                                      "--mca",     "btl_vader_single_copy_mechanism", "none"};
+  const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+  if (ranks > cores) {
+    command.insert(command.end(), {"--oversubscribe", "--mca", "mpi_yield_when_idle", "1"});
+  }
+  if (geteuid() == 0) command.emplace_back("--allow-run-as-root");
+  command.push_back(program);
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return command;
+}
+
+int launch_ranks(int ranks, const std::vector<std::string>& arguments) {
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
+  const std::vector<std::string> command = mpirun_command(ranks, program, arguments);
+  const pid_t parent = getpid();
+  const pid_t child = fork();
+  if (child < 0) {
+    throw core::Error(core::ErrorKind::kInternal,
+                      fmt::format("cannot start a process: {}", std::strerror(errno)));
+  }
+  if (child == 0) become(command, parent);
+  forward_to = child;
+  struct sigaction forward {};
+  forward.sa_handler = forward_signal;
+  sigaction(SIGTERM, &forward, nullptr);
+  sigaction(SIGINT, &forward, nullptr);
+  const int code = wait_for(child);
+  forward_to = 0;
+  return code;
+}
+
+}  // namespace lockstep::launcher

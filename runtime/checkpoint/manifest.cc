@@ -1,0 +1,133 @@
+#include "runtime/checkpoint/manifest.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/mapped_file.h"
+
+namespace lockstep::runtime {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json decision_json(const DecisionState& d) {
+  return {{"loss_scale",
+           {{"scale", d.loss_scale.scale}, {"good", d.loss_scale.good}, {"left", d.loss_scale.left}}},
+          {"applied_steps", d.applied_steps},
+          {"skips_in_a_row", d.skips_in_a_row},
+          {"overflows_at_minimum_in_a_row", d.overflows_at_minimum_in_a_row}};
+}
+
+DecisionState parse_decision(const Json& json) {
+  DecisionState d;
+  const Json& scale = json.at("loss_scale");
+  d.loss_scale = {scale.at("scale").get<double>(), scale.at("good").get<std::int64_t>(),
+                  scale.at("left").get<std::int64_t>()};
+  d.applied_steps = json.at("applied_steps").get<std::int64_t>();
+  d.skips_in_a_row = json.at("skips_in_a_row").get<std::int64_t>();
+  d.overflows_at_minimum_in_a_row = json.at("overflows_at_minimum_in_a_row").get<std::int64_t>();
+  return d;
+}
+
+Json training_files_json(const std::vector<DataFingerprint>& files) {
+  Json list = Json::array();
+  for (const DataFingerprint& file : files) {
+    list.push_back(
+        {{"name", file.name}, {"bytes", file.bytes}, {"sampled_xxh3", core::to_hex(file.hash)}});
+  }
+  return list;
+}
+
+std::uint64_t parse_hash(const Json& json) { return core::parse_hex64(json.get<std::string>()); }
+
+std::string machine_type() {
+#if defined(__x86_64__)
+  return "x86_64";
+#elif defined(__aarch64__)
+  return "aarch64";
+#else
+  return "unknown";
+#endif
+}
+
+ParsedManifest parse_fields(const Json& json) {
+  ParsedManifest parsed;
+  CheckpointState& state = parsed.state;
+  state.step = json.at("step").get<std::int64_t>();
+  state.decision = parse_decision(json.at("decision"));
+  state.position = {json.at("metrics_bytes").get<std::uint64_t>(),
+                    json.at("ledger_bytes").get<std::uint64_t>(), parse_hash(json.at("chain_head"))};
+  state.config_fingerprint = parse_hash(json.at("config_fingerprint"));
+  state.world_size = json.at("world_size").get<int>();
+  state.seed = json.at("seed").get<std::uint64_t>();
+  state.data_position = json.at("data_position").get<std::int64_t>();
+  state.tokenizer = json.at("tokenizer").is_null() ? "" : json.at("tokenizer").dump();
+  for (const Json& file : json.at("training_files")) {
+    state.training_files.push_back({file.at("name").get<std::string>(),
+                                    file.at("bytes").get<std::uint64_t>(),
+                                    parse_hash(file.at("sampled_xxh3"))});
+  }
+  for (const Json& file : json.at("files")) {
+    parsed.files.push_back({file.at("name").get<std::string>(), file.at("bytes").get<std::uint64_t>(),
+                            parse_hash(file.at("xxh3"))});
+  }
+  return parsed;
+}
+
+}  // namespace
+
+std::string manifest_text(const CheckpointState& state, const std::vector<ManifestFile>& files) {
+  Json json;
+  json["version"] = kCheckpointVersion;
+  json["step"] = state.step;
+  json["world_size"] = state.world_size;
+  json["machine"] = machine_type();
+  json["config_fingerprint"] = core::to_hex(state.config_fingerprint);
+  json["seed"] = state.seed;
+  json["data_position"] = state.data_position;
+  json["decision"] = decision_json(state.decision);
+  json["chain_head"] = core::to_hex(state.position.chain_head);
+  json["metrics_bytes"] = state.position.metrics_bytes;
+  json["ledger_bytes"] = state.position.ledger_bytes;
+  json["tokenizer"] = state.tokenizer.empty() ? Json(nullptr) : Json::parse(state.tokenizer);
+  json["training_files"] = training_files_json(state.training_files);
+  json["files"] = Json::array();
+  for (const ManifestFile& file : files) {
+    json["files"].push_back(
+        {{"name", file.name}, {"bytes", file.bytes}, {"xxh3", core::to_hex(file.hash)}});
+  }
+  return json.dump(2) + "\n";
+}
+
+ParsedManifest parse_manifest(const std::string& text, const std::string& path) {
+  const auto fail = [&](const std::string& what) {
+    throw core::Error(core::ErrorKind::kData,
+                      fmt::format("{}: {}; use another checkpoint", path, what));
+  };
+  const Json json = Json::parse(text, nullptr, false);
+  if (json.is_discarded() || !json.is_object()) fail("expected a JSON object, found something else");
+  if (!json.contains("version") || !json["version"].is_number_integer()) {
+    fail("expected an integer field 'version'");
+  }
+  if (json["version"] != kCheckpointVersion) {
+    fail(fmt::format("expected version {}, found {}: it was written by another version of Lockstep",
+                     kCheckpointVersion, json["version"].dump()));
+  }
+  try {
+    return parse_fields(json);
+  } catch (const nlohmann::json::exception& failure) {
+    fail(fmt::format("not a whole manifest: {}", failure.what()));
+  }
+  return {};
+}
+
+ManifestFile describe_file(const std::string& directory, const std::string& name) {
+  const core::MappedFile file(directory + "/" + name);
+  return {name, file.size(), core::hash64(file.data(), file.size())};
+}
+
+}  // namespace lockstep::runtime

@@ -1,0 +1,161 @@
+#include "runtime/metrics/run_recorder.h"
+
+#include <fmt/format.h>
+
+#include "runtime/config/dump_config.h"
+
+namespace lockstep::runtime {
+
+namespace {
+
+// "block.7.attention.qkv.weight" in bucket "block.7" -> "block 7 attention.qkv".
+std::string spoken_name(const std::string& bucket, std::string tensor) {
+  if (tensor.starts_with(bucket + ".")) tensor = tensor.substr(bucket.size() + 1);
+  if (tensor.ends_with(".weight")) tensor.resize(tensor.size() - 7);
+  std::string place = bucket;
+  if (const std::size_t dot = place.find('.'); dot != std::string::npos) place[dot] = ' ';
+  return place + " " + tensor;
+}
+
+}  // namespace
+
+const char* name_of(StepOutcome outcome) {
+  switch (outcome) {
+    case StepOutcome::kApplied:
+      return "applied";
+    case StepOutcome::kOverflow:
+      return "overflow";
+    case StepOutcome::kDiverged:
+      return "diverged";
+    case StepOutcome::kNoTokens:
+      return "no_tokens";
+    case StepOutcome::kDesync:
+      return "desync";
+  }
+  return "?";
+}
+
+RunRecorder::RunRecorder(const Config& config, const models::ParameterTable& table,
+                         const BucketLayout& layout, int rank, core::Logger& log)
+    : config_(config),
+      table_(table),
+      layout_(layout),
+      rank_(rank),
+      log_(log),
+      fingerprint_(fingerprint(config)),
+      progress_(rank == 0, config.train.steps) {}
+
+void RunRecorder::open(const RecordPosition& position) {
+  ledger_.set_head(position.chain_head);
+  if (rank_ != 0) return;
+  metrics_ = std::make_unique<MetricsWriter>(config_.run.output + "/metrics.jsonl",
+                                             position.metrics_bytes);
+  ledger_.open(config_.run.output + "/ledger.jsonl", position.ledger_bytes);
+}
+
+void RunRecorder::step(const StepRecord& record) {
+  append_to_ledger(record);
+  if (rank_ != 0) return;
+  write_metrics(record);
+  log_step(record);
+}
+
+void RunRecorder::append_to_ledger(const StepRecord& record) {
+  const StepDecision& d = record.decision;
+  LedgerRecord entry;
+  entry.step = record.view.step;
+  entry.data_position = record.view.data_position;
+  entry.outcome = name_of(d.outcome);
+  entry.applied_steps = d.next.applied_steps;
+  entry.tokens = d.counted;
+  entry.loss = d.loss;
+  entry.grad_norm = d.grad_norm;
+  entry.coefficient = record.coefficient;
+  entry.learning_rate = record.view.learning_rate;
+  entry.loss_scale = record.view.loss_scale;
+  entry.next_loss_scale = d.next.loss_scale.scale;
+  entry.config_fingerprint = fingerprint_;
+  entry.ranks = config_.run.reproducible == Reproducible::kRanks ? 0 : layout_.world_size();
+  entry.parameter_hashes = record.parameter_hashes;
+  ledger_.append(entry);
+}
+
+void RunRecorder::write_metrics(const StepRecord& record) {
+  const bool last = record.view.step == config_.train.steps;
+  const StepDecision& d = record.decision;
+  const bool notable = !d.applied() || last;
+  if (!notable && record.view.step % config_.metrics.every_steps != 0) return;
+  StepMetrics m;
+  m.step = record.view.step;
+  m.applied = d.applied();
+  m.applied_steps = d.next.applied_steps;
+  m.loss = d.loss;
+  m.grad_norm = d.grad_norm;
+  if (d.applied()) m.clip_coefficient = record.coefficient;
+  m.learning_rate = record.view.learning_rate;
+  m.loss_scale = record.view.loss_scale;
+  m.overflow = d.outcome == StepOutcome::kOverflow;
+  m.diverged = d.outcome == StepOutcome::kDiverged;
+  m.tokens = d.counted;
+  m.step_seconds = record.seconds;
+  if (d.overflow_rank >= 0) m.overflow_rank = d.overflow_rank;
+  if (d.culprit.found()) {
+    m.overflow_bucket = layout_[d.culprit.bucket].spec.name;
+    m.overflow_tensor = table_[d.culprit.parameter].name;
+  }
+  metrics_->step(m);
+}
+
+std::string RunRecorder::describe_overflow(const StepDecision& d, double scale_before) const {
+  std::string text = "overflow: ";
+  text += d.overflow_rank >= 0 ? fmt::format("rank {}", d.overflow_rank)
+                               : "the sum over ranks (each rank's own gradient is finite)";
+  if (d.culprit.found()) {
+    text += ", " + spoken_name(layout_[d.culprit.bucket].spec.name,
+                               table_[d.culprit.parameter].name);
+    if (d.culprit.inf > 0) text += fmt::format(", {} inf", d.culprit.inf);
+    if (d.culprit.nan > 0) text += fmt::format(", {} nan", d.culprit.nan);
+  }
+  return text + fmt::format(", scale {} -> {}", scale_before, d.next.loss_scale.scale);
+}
+
+void RunRecorder::log_step(const StepRecord& record) {
+  const StepDecision& d = record.decision;
+  if (d.outcome == StepOutcome::kOverflow) {
+    progress_.clear();
+    log_.warning("step", "step {} skipped: {}", record.view.step,
+                 describe_overflow(d, record.view.loss_scale));
+  } else if (!d.applied()) {
+    progress_.clear();
+    log_.warning("step", "step {} not applied: {}", record.view.step, name_of(d.outcome));
+  }
+  const double rate = record.seconds > 0 ? static_cast<double>(d.counted) / record.seconds : 0.0;
+  const std::string text =
+      fmt::format("loss {:.4f} norm {:.3f} lr {:.2e} {:.0f} tok/s", d.loss, d.grad_norm,
+                  record.view.learning_rate, rate);
+  progress_.update(record.view.step, record.seconds, text);
+  const std::int64_t stride = std::max<std::int64_t>(1, config_.train.steps / 50);
+  const bool due = record.view.step % stride == 0 || record.view.step == 1 ||
+                   record.view.step == config_.train.steps;
+  if (!progress_.active() && due) {
+    log_.info("step", "step {}/{} {}", record.view.step, config_.train.steps, text);
+  }
+}
+
+void RunRecorder::validation(std::int64_t step, double loss) {
+  if (rank_ != 0) return;
+  metrics_->validation(step, loss);
+  progress_.clear();
+  log_.info("validation", "step {} validation loss {:.4f}", step, loss);
+}
+
+void RunRecorder::event(const std::string& name, const std::string& fields) {
+  if (rank_ == 0) metrics_->event(name, fields);
+}
+
+RecordPosition RunRecorder::sync() {
+  if (rank_ != 0) return {0, 0, ledger_.head()};
+  return {metrics_->sync(), ledger_.sync(), ledger_.head()};
+}
+
+}  // namespace lockstep::runtime

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/log.h"
+#include "models/parameter_table.h"
+#include "runtime/config/config.h"
+#include "runtime/metrics/metrics_writer.h"
+#include "runtime/metrics/progress_bar.h"
+#include "runtime/sharding/bucket_layout.h"
+#include "runtime/step/ledger.h"
+#include "runtime/step/step_decision.h"
+
+namespace lockstep::runtime {
+
+// One finished step, as it is told to people, to metrics.jsonl and to the ledger.
+struct StepRecord {
+  RunView view;                 // before the step
+  StepDecision decision;
+  double coefficient = 1.0;     // as applied; the smallest one for tensor_norm
+  double seconds = 0.0;         // wall time of the step
+  std::optional<std::vector<std::uint64_t>> parameter_hashes;  // on verified steps
+};
+
+// Lengths of the run's files up to some step: what a checkpoint remembers and a resume cuts back to.
+struct RecordPosition {
+  std::uint64_t metrics_bytes = 0;
+  std::uint64_t ledger_bytes = 0;
+  std::uint64_t chain_head = 0;
+};
+
+// Tells what happened: the log, the progress bar, metrics.jsonl and the ledger. Every rank keeps the ledger's chain; only rank 0 writes.
+class RunRecorder {
+ public:
+  RunRecorder(const Config& config, const models::ParameterTable& table, const BucketLayout& layout,
+              int rank, core::Logger& log);
+
+  // Opens the run's files (rank 0), cut to `position` when the run is resumed.
+  void open(const RecordPosition& position);
+
+  void step(const StepRecord& record);
+  void validation(std::int64_t step, double loss);
+  void event(const std::string& name, const std::string& fields);  // any other metrics line
+
+  std::uint64_t chain_head() const { return ledger_.head(); }
+  RecordPosition sync();  // everything so far is on disk when it returns
+
+  // "overflow: rank 2, block 7 attention.qkv, 311 inf, scale 65536 -> 32768"
+  std::string describe_overflow(const StepDecision& decision, double scale_before) const;
+
+ private:
+  void append_to_ledger(const StepRecord& record);
+  void write_metrics(const StepRecord& record);
+  void log_step(const StepRecord& record);
+
+  const Config& config_;
+  const models::ParameterTable& table_;
+  const BucketLayout& layout_;
+  int rank_;
+  core::Logger& log_;
+  std::uint64_t fingerprint_;
+  Ledger ledger_;
+  std::unique_ptr<MetricsWriter> metrics_;  // rank 0
+  ProgressBar progress_;
+};
+
+const char* name_of(StepOutcome outcome);  // "applied", "overflow", "diverged", "no_tokens", "desync"
+
+}  // namespace lockstep::runtime

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <string>
+
+#include "comm/communicator.h"
+#include "core/log.h"
+#include "runtime/config/config.h"
+
+namespace lockstep::runtime {
+
+enum class ResumeMode { kNever, kAuto, kPath };
+
+// What a start is to do with an OUTPUT directory.
+struct ResumeChoice {
+  ResumeMode mode = ResumeMode::kNever;
+  std::string path;  // kPath: a checkpoint directory
+};
+
+// Holds OUTPUT for one attempt: every rank a shared lock on OUTPUT/lock, given back when the
+// process ends, however it ends.
+//
+// The start takes the lock exclusively first (rank 0), waiting up to 30 s for an earlier attempt to
+// be gone, then writes its host, pid and a token that all ranks must read: an OUTPUT that is not
+// shared between hosts is Error(kConfig), like a lock that stays taken.
+class RunDirectory {
+ public:
+  // Makes the directories, takes the lock, and refuses (Error(kConfig), naming the ways out) an
+  // OUTPUT that already holds a run when mode is kNever. Opens this rank's log file. Collective.
+  RunDirectory(const Config& config, const ResumeChoice& resume, comm::Communicator& communicator,
+               core::Logger& log);
+  ~RunDirectory();
+  RunDirectory(const RunDirectory&) = delete;
+  RunDirectory& operator=(const RunDirectory&) = delete;
+
+  // Rank 0 writes OUTPUT/config.yaml, the resolved configuration, by rename.
+  void write_config(const Config& config) const;
+
+ private:
+  void lock_exclusively(core::Logger& log);
+  void share_lock(const std::string& token);
+  std::string identity() const;
+
+  std::string output_;
+  int lock_ = -1;
+  bool writes_ = false;
+};
+
+}  // namespace lockstep::runtime

@@ -1,0 +1,261 @@
+#include "runtime/trainer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/check.h"
+#include "runtime/agree.h"
+#include "runtime/config/dump_config.h"
+#include "runtime/data/open_dataset.h"
+#include "runtime/optimizer/lr_schedule.h"
+#include "runtime/validation.h"
+
+namespace lockstep::runtime {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+}  // namespace
+
+Trainer::Trainer(const Config& config, int threads, comm::Communicator& communicator,
+                 core::MemoryTracker& memory, core::Logger& log)
+    : config_(config),
+      communicator_(communicator),
+      memory_(memory),
+      log_(log),
+      table_(config.model),
+      layout_(bucket_layout(config, table_, communicator.world_size())),
+      plan_(gradient_plan(config, communicator.world_size())),
+      rules_(decision_rules(config)),
+      fingerprint_(fingerprint(config)),
+      context_(threads, memory),
+      faults_(config.fault, communicator.rank(), log),
+      state_(std::make_unique<ModelState>(
+          table_, layout_, config.precision.compute, config.parallel.zero_stage,
+          models::ops::state_tensors(config.optimizer.name, config.optimizer.momentum),
+          communicator, memory)),
+      gradients_(std::make_unique<GradientBuckets>(table_, layout_, plan_, communicator, context_,
+                                                   faults_, memory)),
+      model_(std::make_unique<models::Transformer>(config.model, table_, config.precision.compute,
+                                                   config.batch.micro, config.run.seed, context_,
+                                                   memory)),
+      guard_(layout_, *state_, communicator.rank()),
+      recorder_(config, table_, layout_, communicator.rank(), log) {
+  open_data();
+  progress_.decision = initial_decision_state(rules_);
+  inputs_.resize(static_cast<std::size_t>(config.batch.micro * config.model.context));
+  targets_.resize(inputs_.size());
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::open_data() {
+  agree(communicator_, "data", [&] {
+    train_data_ = open_training_data(config_);
+    validation_data_ = open_validation_data(config_);
+  });
+}
+
+StepDecision Trainer::step() {
+  const Clock::time_point begin = Clock::now();
+  StepRecord record;
+  record.view = view_of_run();
+
+  faults_.slow_down(record.view.step);
+  flip_bit_if_asked();
+  accumulate_gradients();
+  const StepReport report = form_report();
+  record.view = report.view;
+  const std::vector<StepReport> reports = communicator_.all_gather_small(report, "step_report");
+  record.decision = decide(rules_, progress_.decision, reports);
+  refuse_desync(record.decision);
+  if (verifies(record.view.step)) {
+    record.parameter_hashes = guard_.bucket_hashes();
+    guard_.clear();
+  }
+  if (record.decision.applied()) record.coefficient = apply(record.decision);
+
+  record.seconds = seconds_since(begin);
+  recorder_.step(record);
+  progress_.step += 1;
+  progress_.decision = record.decision.next;
+  return record.decision;
+}
+
+RunView Trainer::view_of_run() const {
+  RunView view;
+  view.step = progress_.step + 1;
+  view.data_position = progress_.step * config_.batch.global;
+  view.applied_steps = progress_.decision.applied_steps;
+  view.learning_rate = learning_rate_at(config_.schedule, config_.optimizer.learning_rate,
+                                        progress_.decision.applied_steps + 1);
+  view.loss_scale = progress_.decision.loss_scale.scale;
+  view.config_fingerprint = fingerprint_;
+  view.chain_head = recorder_.chain_head();
+  return view;
+}
+
+void Trainer::accumulate_gradients() {
+  optimised_loss_ = {};
+  counted_ = 0;
+  nonfinite_losses_ = 0;
+  gradients_->begin_step(progress_.step + 1);
+  models::LossOptions loss;
+  loss.label_smoothing = config_.loss.label_smoothing;
+  loss.z_loss = config_.loss.z_loss;
+  loss.gradient_weight =
+      static_cast<float>(progress_.decision.loss_scale.scale / rules_.tokens_per_step);
+  for (std::int64_t round = 0; round < plan_.rounds; ++round) {
+    const models::MicroBatch batch = load_micro_batch(round);
+    const models::LossSums sums = model_->forward(batch, loss, *state_);
+    optimised_loss_.add(sums.optimised);
+    counted_ += sums.counted;
+    if (!std::isfinite(sums.optimised)) nonfinite_losses_ += 1;
+    gradients_->begin_round(round);
+    model_->backward(*state_, *gradients_);
+  }
+  gradients_->finish_step();
+}
+
+models::MicroBatch Trainer::load_micro_batch(std::int64_t round) {
+  const std::int64_t index = round * communicator_.world_size() + communicator_.rank();
+  models::MicroBatch batch;
+  batch.sequences = config_.batch.micro;
+  batch.length = config_.model.context;
+  batch.step = progress_.step;
+  batch.first_sequence = index * config_.batch.micro;
+  train_data_->fill_micro_batch(batch.step, batch.first_sequence, batch.sequences, inputs_,
+                                targets_);
+  batch.inputs = inputs_;
+  batch.targets = targets_;
+  if (round + 1 == plan_.rounds) batch.poison_block = faults_.poisoned_block(progress_.step + 1);
+  return batch;
+}
+
+StepReport Trainer::form_report() {
+  StepReport report;
+  report.view = view_of_run();
+  if (config_.parallel.verify_every > 0) guard_.used(report.view.step);
+  if (verifies(report.view.step)) {
+    report.view.parameter_digest = guard_.digest();
+    report.contradicted_bucket = guard_.contradicted_bucket();
+  }
+  squared_sums_ = squared_sums(table_, layout_, *gradients_, communicator_.rank(),
+                               config_.clip.mode == ClipMode::kTensorNorm, context_);
+  report.sum_of_squares = squared_sums_.total;
+  if (!std::isfinite(report.sum_of_squares.value())) {
+    report.shard = find_nonfinite_shard(layout_, *gradients_, communicator_.rank(), context_);
+  }
+  report.optimised_loss = optimised_loss_;
+  report.counted = counted_;
+  report.nonfinite_losses = nonfinite_losses_;
+  report.own = gradients_->own_nonfinite();
+  return report;
+}
+
+bool Trainer::checkpoint_due(std::int64_t step) const {
+  const std::int64_t every = config_.checkpoint.every_steps;
+  return step == config_.train.steps || (every > 0 && step % every == 0);
+}
+
+// Nothing is saved that has not been compared since the last comparison.
+bool Trainer::verifies(std::int64_t step) const {
+  const std::int64_t every = config_.parallel.verify_every;
+  return every > 0 && (step % every == 0 || checkpoint_due(step));
+}
+
+void Trainer::refuse_desync(const StepDecision& decision) {
+  if (decision.stop != StopReason::kDesync) return;
+  std::vector<int> ranks = decision.desync.ranks;
+  std::string detail = decision.desync.detail;
+  if (decision.desync.field == kParameterField || decision.desync.field == "parameter_digest") {
+    const ParameterGuard::Verdict verdict = guard_.localise(communicator_);
+    ranks = verdict.ranks;
+    detail = verdict.detail;
+  }
+  const std::string message = fmt::format(
+      "step {}: rank{} {} disagree{} with the run in {}: {}; nothing was saved; the last "
+      "checkpoint "
+      "is whole: resume from it, without the host of that rank if this happens again",
+      progress_.step + 1, ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "),
+      ranks.size() == 1 ? "s" : "", decision.desync.field, detail);
+  throw AgreedError(core::ErrorKind::kCommunication, message);
+}
+
+models::ops::UpdateRule Trainer::update_rule() const {
+  models::ops::UpdateRule rule;
+  rule.kind = config_.optimizer.name;
+  rule.t = progress_.decision.applied_steps + 1;
+  rule.learning_rate = learning_rate_at(config_.schedule, config_.optimizer.learning_rate, rule.t);
+  rule.beta1 = config_.optimizer.betas[0];
+  rule.beta2 = config_.optimizer.betas[1];
+  rule.eps = config_.optimizer.eps;
+  rule.weight_decay = config_.optimizer.weight_decay;
+  rule.momentum = config_.optimizer.momentum;
+  rule.alpha = config_.optimizer.alpha;
+  return rule;
+}
+
+double Trainer::apply(const StepDecision& decision) {
+  double coefficient = decision.coefficient;
+  const UpdateFactors factors = update_factors(decision, coefficient);
+  update_shards(table_, *state_, *gradients_, update_rule(), factors, context_);
+  if (config_.parallel.verify_every > 0) guard_.published();
+  return coefficient;
+}
+
+UpdateFactors Trainer::update_factors(const StepDecision& decision, double& coefficient) {
+  UpdateFactors factors;
+  factors.factor = decision.unscale * decision.coefficient;
+  if (config_.clip.mode == ClipMode::kValue) factors.clamp = config_.clip.threshold;
+  if (config_.clip.mode == ClipMode::kTensorNorm) {
+    factors.by_parameter = tensor_coefficients(decision.unscale);
+    coefficient = *std::min_element(factors.by_parameter.begin(), factors.by_parameter.end());
+    for (double& factor : factors.by_parameter)
+      factor *= decision.unscale;
+  }
+  return factors;
+}
+
+std::vector<double> Trainer::tensor_coefficients(double unscale) {
+  std::vector<models::ops::ExactSum>& sums = squared_sums_.by_parameter;
+  const std::size_t bytes = sums.size() * sizeof(models::ops::ExactSum);
+  const std::string packed(reinterpret_cast<const char*>(sums.data()), bytes);
+  std::vector<models::ops::ExactSum> totals(sums.size());
+  for (const std::string& part : communicator_.all_gather_bytes(packed, "tensor_norms")) {
+    for (std::size_t i = 0; i < totals.size(); ++i) {
+      models::ops::ExactSum sum;
+      std::memcpy(&sum, part.data() + i * sizeof(sum), sizeof(sum));
+      totals[i].merge(sum);
+    }
+  }
+  std::vector<double> coefficients;
+  for (const models::ops::ExactSum& total : totals) {
+    coefficients.push_back(
+        clip_coefficient(std::sqrt(total.value()) * unscale, config_.clip.threshold));
+  }
+  return coefficients;
+}
+
+void Trainer::flip_bit_if_asked() {
+  const int block = faults_.flipped_block(progress_.step + 1);
+  if (block < 0) return;
+  state_->finish_gather();
+  flip_bit(state_->bucket_parameters(layout_.bucket_of_block(block)));
+  log_.warning("fault", "drill: a bit of the parameters of block {} flipped at step {}", block,
+               progress_.step + 1);
+}
+
+double Trainer::validate() {
+  return validation_loss(config_, *validation_data_, *model_, *state_, communicator_);
+}
+
+}  // namespace lockstep::runtime

@@ -1,0 +1,122 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/log.h"
+#include "core/memory.h"
+#include "models/ops/op_context.h"
+#include "models/parameter_table.h"
+#include "models/transformer.h"
+#include "runtime/config/config.h"
+#include "runtime/data/token_dataset.h"
+#include "runtime/health/fault_injector.h"
+#include "runtime/health/parameter_guard.h"
+#include "runtime/metrics/run_recorder.h"
+#include "runtime/optimizer/sharded_update.h"
+#include "runtime/sharding/bucket_layout.h"
+#include "runtime/sharding/gradient_buckets.h"
+#include "runtime/sharding/model_state.h"
+#include "runtime/step/gradient_norm.h"
+#include "runtime/step/step_decision.h"
+
+namespace lockstep::runtime {
+
+// What one run has reached: everything but weights and optimizer state that a checkpoint must hold
+// to continue it.
+struct RunProgress {
+  std::int64_t step = 0;  // attempts done; the data position is step * batch.global
+  DecisionState decision;
+};
+
+// How the trainer of a config is built, the same for the run and for `lockstep plan`.
+GradientPlan gradient_plan(const Config& config, int world_size);
+DecisionRules decision_rules(const Config& config);
+BucketLayout bucket_layout(const Config& config, const models::ParameterTable& table,
+                           int world_size);
+
+// Trains one run on one rank of a communicator, in lockstep with the others (docs/architecture.md,
+// "One step").
+class Trainer {
+ public:
+  // Everything that a rank needs is allocated here. All ranks construct together.
+  Trainer(const Config& config, int threads, comm::Communicator& communicator,
+          core::MemoryTracker& memory, core::Logger& log);
+  ~Trainer();
+
+  // Either of these before run(): fresh weights (or model.init_from), or a checkpoint directory. `run_line`: the members of the first line of
+  // metrics.jsonl. Throw AgreedError when any rank cannot read what it needs.
+  void start(const std::string& run_line);
+  void resume(const std::string& checkpoint, const std::string& run_line);
+
+  // Trains until train.steps attempts are done or a decision stops the run; then throws the Error
+  // that all ranks agreed on.
+  void run();
+
+  // One attempt. Advances progress(). Throws on desync, before anything is changed.
+  StepDecision step();
+
+  // Mean plain cross-entropy over the validation batches (train.validate_batches), the same on
+  // every rank.
+  double validate();
+
+  void save_checkpoint();
+
+  const RunProgress& progress() const { return progress_; }
+  ModelState& state() { return *state_; }
+  const models::ParameterTable& table() const { return table_; }
+
+ private:
+  void open_data();
+  void set_initial_weights();
+  void accumulate_gradients();
+  models::MicroBatch load_micro_batch(std::int64_t round);
+  StepReport form_report();
+  bool verifies(std::int64_t step) const;
+  RunView view_of_run() const;
+  void refuse_desync(const StepDecision& decision);
+  double apply(const StepDecision& decision);
+  UpdateFactors update_factors(const StepDecision& decision, double& coefficient);
+  std::vector<double> tensor_coefficients(double unscale);
+  models::ops::UpdateRule update_rule() const;
+  void flip_bit_if_asked();
+  void stop_if_decided(const StepDecision& decision) const;
+  std::string culprit_text(const StepDecision& decision) const;
+  bool checkpoint_due(std::int64_t step) const;
+  void report_memory() const;
+
+  const Config& config_;
+  comm::Communicator& communicator_;
+  core::MemoryTracker& memory_;
+  core::Logger& log_;
+
+  models::ParameterTable table_;
+  BucketLayout layout_;
+  GradientPlan plan_;
+  DecisionRules rules_;
+  std::uint64_t fingerprint_;
+  models::ops::OpContext context_;
+  FaultInjector faults_;
+  std::unique_ptr<ModelState> state_;
+  std::unique_ptr<GradientBuckets> gradients_;
+  std::unique_ptr<models::Transformer> model_;
+  ParameterGuard guard_;
+  std::unique_ptr<TokenDataset> train_data_;
+  std::unique_ptr<TokenDataset> validation_data_;
+  RunRecorder recorder_;
+
+  RunProgress progress_;
+  std::vector<std::int32_t> inputs_;      // [micro * context]
+  std::vector<std::int32_t> targets_;     // [micro * context]
+  models::ops::ExactSum optimised_loss_;  // of this rank's micro-batches in this step
+  std::int64_t counted_ = 0;
+  std::int64_t nonfinite_losses_ = 0;
+  SquaredSums squared_sums_;  // of this step's gradient shard
+};
+
+}  // namespace lockstep::runtime

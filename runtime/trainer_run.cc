@@ -1,0 +1,124 @@
+#include <fmt/format.h>
+
+#include <vector>
+
+#include "runtime/agree.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/model_file.h"
+#include "runtime/checkpoint/resume_check.h"
+#include "runtime/memory_plan.h"
+#include "runtime/trainer.h"
+
+namespace lockstep::runtime {
+
+void Trainer::set_initial_weights() {
+  if (!config_.init_from.empty()) {
+    read_model_file(config_.init_from, config_.model, table_, *state_);
+    return;
+  }
+  std::vector<float> values;
+  for (models::ParameterId id = 0; id < table_.size(); ++id) {
+    values.resize(static_cast<std::size_t>(table_[id].elements()));
+    models::initialize(table_[id], config_.run.seed, values.data());
+    state_->set_parameter(id, values.data());
+  }
+}
+
+void Trainer::start(const std::string& run_line) {
+  agree(communicator_, "initial weights", [&] {
+    set_initial_weights();
+    recorder_.open({});
+    recorder_.event("run", run_line);
+  });
+  guard_.published();
+}
+
+void Trainer::resume(const std::string& checkpoint, const std::string& run_line) {
+  std::vector<ConfigDifference> changes;
+  agree(communicator_, "resume", [&] {
+    const CheckpointManifest manifest = read_manifest(checkpoint);
+    changes = check_resumable(manifest, config_, train_data_->fingerprints());
+    load_checkpoint(manifest, table_, config_, *state_);
+    progress_.step = manifest.state.step;
+    progress_.decision = manifest.state.decision;
+    // In another OUTPUT the files of the run begin anew; in its own they go on where the checkpoint was taken.
+    const bool same_output = belongs_to(manifest, config_.run.output);
+    recorder_.open(same_output ? manifest.state.position : RecordPosition{});
+    if (!same_output) recorder_.event("run", run_line);
+    recorder_.event("resume", resume_fields(manifest, changes));
+  });
+  guard_.published();
+  log_.info("resume", "continuing after step {} from {}", progress_.step, checkpoint);
+  for (const ConfigDifference& change : changes) {
+    log_.info("resume", "changed: {}: {} -> {}", change.key, change.before, change.after);
+  }
+}
+
+void Trainer::run() {
+  while (progress_.step < config_.train.steps) {
+    const StepDecision decision = step();
+    stop_if_decided(decision);
+    const std::int64_t every = config_.train.validate_every;
+    const bool last = progress_.step == config_.train.steps;
+    if (validation_data_ && every > 0 && (progress_.step % every == 0 || last)) {
+      recorder_.validation(progress_.step, validate());
+    }
+    if (checkpoint_due(progress_.step) || decision.checkpoint) save_checkpoint();
+  }
+  report_memory();
+}
+
+std::string Trainer::culprit_text(const StepDecision& decision) const {
+  return recorder_.describe_overflow(decision, progress_.decision.loss_scale.scale);
+}
+
+void Trainer::stop_if_decided(const StepDecision& decision) const {
+  const auto fail = [&](const std::string& text) {
+    throw AgreedError(core::ErrorKind::kDiverged, fmt::format("step {}: {}", progress_.step, text));
+  };
+  switch (decision.stop) {
+    case StopReason::kNone:
+    case StopReason::kDesync:  // refuse_desync() threw
+    case StopReason::kRequested:
+      return;
+    case StopReason::kDiverged:
+      return fail(
+          fmt::format("the loss is not finite on rank {}; lower optimizer.learning_rate, lengthen "
+                      "schedule.warmup_steps, or resume from an earlier checkpoint",
+                      decision.diverged_rank));
+    case StopReason::kTooManySkips:
+      return fail(fmt::format(
+          "{} steps in a row were skipped (precision.loss_scale.max_consecutive_skips); {}",
+          decision.next.skips_in_a_row, culprit_text(decision)));
+    case StopReason::kScaleExhausted:
+      return fail(
+          fmt::format("{} overflows in a row at the minimum loss scale {} "
+                      "(precision.loss_scale.overflow_patience); {}",
+                      decision.next.overflows_at_minimum_in_a_row,
+                      config_.precision.loss_scale.minimum, culprit_text(decision)));
+  }
+}
+
+void Trainer::report_memory() const {
+  const MemoryPlan plan = plan_memory(config_, communicator_.world_size(), context_.threads());
+  log_.info("memory", "planned and actual:\n{}", to_table(plan, &memory_));
+}
+
+void Trainer::save_checkpoint() {
+  CheckpointState state;
+  state.step = progress_.step;
+  state.decision = progress_.decision;
+  state.position = recorder_.sync();
+  state.config_fingerprint = fingerprint_;
+  state.world_size = communicator_.world_size();
+  state.seed = config_.run.seed;
+  state.data_position = progress_.step * config_.batch.global;
+  state.training_files = train_data_->fingerprints();
+  state.tokenizer = train_data_->files().front().tokenizer();
+  state_->finish_gather();
+  runtime::save_checkpoint(config_, table_, *state_, state, communicator_, memory_, log_);
+  recorder_.event("checkpoint", fmt::format(R"("step":{},"directory":"{}")", progress_.step,
+                                            checkpoint_name(progress_.step)));
+}
+
+}  // namespace lockstep::runtime
