@@ -5,6 +5,7 @@
 #include <sys/prctl.h>
 
 #include <cstdlib>
+#include <exception>
 #include <string>
 
 #include "comm/mpi/mpi_check.h"
@@ -58,7 +59,8 @@ MpiEnvironment::MpiEnvironment() {
 }
 
 MpiEnvironment::~MpiEnvironment() {
-  if (owned_ && !failed_) MPI_Finalize();
+  const bool unwinding = std::uncaught_exceptions() > 0;
+  if (owned_ && !failed_ && !unwinding) MPI_Finalize();
 }
 
 }  // namespace lockstep::comm

@@ -13,7 +13,7 @@ bool started_by_mpi_launcher();
 class MpiEnvironment {
  public:
   MpiEnvironment();
-  // Finalises MPI, unless mark_failed was called.
+  // Finalises MPI, unless mark_failed was called or an exception is on its way.
   ~MpiEnvironment();
   MpiEnvironment(const MpiEnvironment&) = delete;
   MpiEnvironment& operator=(const MpiEnvironment&) = delete;
