@@ -30,8 +30,9 @@ double validation_loss(const Config& config, const TokenDataset& data, models::T
   std::vector<std::int32_t> targets(inputs.size());
   ValidationSums mine;
   const std::int64_t total = micro_batches(config, data);
+  const std::int64_t per_step = config.batch.global / micro;
   for (std::int64_t j = communicator.rank(); j < total; j += communicator.world_size()) {
-    data.fill_micro_batch(0, j * micro, micro, inputs, targets);
+    data.fill_micro_batch(j / per_step, j % per_step * micro, micro, inputs, targets);
     models::MicroBatch batch;
     batch.sequences = micro;
     batch.length = config.model.context;
