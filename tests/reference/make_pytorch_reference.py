@@ -22,9 +22,9 @@ STEPS, GLOBAL, MICRO, CONTEXT, VOCAB = 50, 8, 2, 16, 61
 LEARNING_RATE, MINIMUM, WARMUP, BETAS, EPS, DECAY = 4e-3, 4e-4, 7, (0.9, 0.95), 1e-8, 0.1
 
 CASES = {
-    "gpt_pre": dict(family="gpt", norm_position="pre", smoothing=0.1, threshold=0.5),
-    "gpt_post": dict(family="gpt", norm_position="post", smoothing=0.0, threshold=0.3),
-    "llama": dict(family="llama", norm_position="pre", smoothing=0.05, threshold=0.4),
+    "gpt_pre": dict(family="gpt", norm_position="pre", smoothing=0.1, threshold=1.0),
+    "gpt_post": dict(family="gpt", norm_position="post", smoothing=0.0, threshold=0.8),
+    "llama": dict(family="llama", norm_position="pre", smoothing=0.05, threshold=1.0),
 }
 LAYERS, HEADS, WIDTH = 2, 4, 32
 KV_HEADS, LLAMA_FFN = 2, 64
