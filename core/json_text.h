@@ -4,7 +4,8 @@
 
 namespace lockstep::core {
 
-// A double as JSON text: the shortest decimal form that reads back to the same bits; null when not finite.
+// A double as JSON text: the shortest decimal form that reads back to the same bits; null when not
+// finite.
 std::string json_number(double value);
 
 // A string as a quoted and escaped JSON text (bytes that are not UTF-8 are replaced).

@@ -2,6 +2,7 @@
 
 #include "launcher/command_line.h"
 #include "launcher/commands/audit_command.h"
+#include "launcher/commands/bench_command.h"
 #include "launcher/commands/config_command.h"
 #include "launcher/commands/data_command.h"
 #include "launcher/commands/plan_command.h"
@@ -14,6 +15,7 @@ int main(int argc, char** argv) {
   CLI::App& app = command_line.app();
   CommandContext& context = command_line.context();
   add_audit_command(app, context);
+  add_bench_command(app, context);
   add_config_command(app, context);
   add_data_command(app, context);
   add_plan_command(app, context);

@@ -34,7 +34,8 @@ void forward_signal(int signal) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) _exit(kLostRank);
   std::vector<char*> arguments;
-  for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
+  for (const std::string& word : command)
+    arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   execvp(arguments[0], arguments.data());
   _exit(kCannotExecute);
@@ -60,10 +61,12 @@ int wait_for(pid_t child) {
 
 std::vector<std::string> mpirun_command(int ranks, const std::string& program,
                                         const std::vector<std::string>& arguments) {
-  // Copies between processes through CMA need ptrace rights that containers often lack, and Lockstep has its own shared memory.
-  std::vector<std::string> command = {"mpirun",    "--quiet",  "-np",
-                                      std::to_string(ranks), "--bind-to", "none",
-                                      "--mca",     "btl_vader_single_copy_mechanism", "none"};
+  // Copies between processes through CMA need ptrace rights that containers often lack, and
+  // Lockstep has its own shared memory.
+  std::vector<std::string> command = {
+      "mpirun",    "--quiet", "-np",   std::to_string(ranks),
+      "--bind-to", "none",    "--mca", "btl_vader_single_copy_mechanism",
+      "none"};
   const long cores = sysconf(_SC_NPROCESSORS_ONLN);
   if (ranks > cores) {
     command.insert(command.end(), {"--oversubscribe", "--mca", "mpi_yield_when_idle", "1"});

@@ -70,7 +70,8 @@ int threads_of_rank(const runtime::Config& config, int world_size) {
 std::string run_description(const runtime::Config& config, const comm::Communicator& communicator,
                             int threads, const models::ParameterTable& table) {
   return fmt::format(
-      "{}: {:.2f} M parameters in {}, {} rank{} ({}) x {} thread{} on cpu, ZeRO stage {}, batch {} = "
+      "{}: {:.2f} M parameters in {}, {} rank{} ({}) x {} thread{} on cpu, ZeRO stage {}, batch {} "
+      "= "
       "{} rank{} x micro {} x {} round{}, {} steps",
       config.run.name, static_cast<double>(table.total_elements()) / 1e6,
       core::name_of(config.precision.compute), communicator.world_size(),
@@ -104,8 +105,7 @@ std::string run_line_fields(const runtime::Config& config, comm::Communicator& c
       json_string(build.version), json_string(config.run.name), json_string(build.compiler),
       json_string(build.flags), list(build.instruction_sets), libraries,
       list(communicator.all_gather_bytes(host_name(), "hosts")), communicator.world_size(), threads,
-      json_string(std::string(communicator.backend())),
-      core::to_hex(runtime::fingerprint(config)));
+      json_string(std::string(communicator.backend())), core::to_hex(runtime::fingerprint(config)));
 }
 
 }  // namespace lockstep::launcher

@@ -15,8 +15,9 @@ struct TrainRequest {
 // Throws the Error(kConfig) that `ranks` ranks would all find in the configuration.
 void check_training_request(const TrainRequest& request, int ranks);
 
-// Trains as this process's rank: one of those that an MPI launcher started, or the only one. Returns the exit code; errors that all ranks
-// agree on are told by rank 0 alone, others by the rank they happened on, which then ends the whole job.
+// Trains as this process's rank: one of those that an MPI launcher started, or the only one.
+// Returns the exit code; errors that all ranks agree on are told by rank 0 alone, others by the
+// rank they happened on, which then ends the whole job.
 int run_training(const TrainRequest& request);
 
 }  // namespace lockstep::launcher

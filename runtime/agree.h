@@ -7,7 +7,8 @@
 
 namespace lockstep::runtime {
 
-// An Error that every rank throws with the same words, at the same place: it needs to be told only once, and every rank can leave in order.
+// An Error that every rank throws with the same words, at the same place: it needs to be told only
+// once, and every rank can leave in order.
 class AgreedError : public core::Error {
  public:
   using core::Error::Error;

@@ -49,8 +49,9 @@ class Trainer {
           core::MemoryTracker& memory, core::Logger& log);
   ~Trainer();
 
-  // Either of these before run(): fresh weights (or model.init_from), or a checkpoint directory. `run_line`: the members of the first line of
-  // metrics.jsonl. Throw AgreedError when any rank cannot read what it needs.
+  // Either of these before run(): fresh weights (or model.init_from), or a checkpoint directory.
+  // `run_line`: the members of the first line of metrics.jsonl. Throw AgreedError when any rank
+  // cannot read what it needs.
   void start(const std::string& run_line);
   void resume(const std::string& checkpoint, const std::string& run_line);
 

@@ -41,7 +41,8 @@ void Trainer::resume(const std::string& checkpoint, const std::string& run_line)
     load_checkpoint(manifest, table_, config_, *state_);
     progress_.step = manifest.state.step;
     progress_.decision = manifest.state.decision;
-    // In another OUTPUT the files of the run begin anew; in its own they go on where the checkpoint was taken.
+    // In another OUTPUT the files of the run begin anew; in its own they go on where the checkpoint
+    // was taken.
     const bool same_output = belongs_to(manifest, config_.run.output);
     recorder_.open(same_output ? manifest.state.position : RecordPosition{});
     if (!same_output) recorder_.event("run", run_line);

@@ -30,9 +30,8 @@ int audit(const AuditOptions& options, std::ostream& out) {
   const auto difference = runtime::first_difference(first, second);
   const std::size_t common = std::min(first.size(), second.size());
   if (options.format == OutputFormat::kJson) {
-    nlohmann::ordered_json json = {{"first_steps", first.size()},
-                                   {"second_steps", second.size()},
-                                   {"equal", !difference}};
+    nlohmann::ordered_json json = {
+        {"first_steps", first.size()}, {"second_steps", second.size()}, {"equal", !difference}};
     if (difference) {
       json["step"] = difference->step;
       json["field"] = difference->field;

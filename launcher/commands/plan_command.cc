@@ -26,7 +26,8 @@ const char* name_of(runtime::GradSync sync) {
 
 nlohmann::ordered_json to_json(const runtime::MemoryPlan& plan) {
   nlohmann::ordered_json regions;
-  for (const runtime::PlannedRegion& region : plan.regions) regions[region.name] = region.bytes;
+  for (const runtime::PlannedRegion& region : plan.regions)
+    regions[region.name] = region.bytes;
   return {{"ranks", plan.world_size},
           {"zero_stage", plan.zero_stage},
           {"grad_sync", name_of(plan.grad_sync)},
@@ -76,7 +77,8 @@ int plan(const PlanOptions& options, std::ostream& out) {
   const std::vector<runtime::MemoryPlan> plans = all_plans(config, options.ranks, threads);
   if (options.format == OutputFormat::kJson) {
     nlohmann::ordered_json json = to_json(plans[0]);
-    for (std::size_t i = 1; i < plans.size(); ++i) json["alternatives"].push_back(to_json(plans[i]));
+    for (std::size_t i = 1; i < plans.size(); ++i)
+      json["alternatives"].push_back(to_json(plans[i]));
     out << json.dump() << "\n";
     return 0;
   }
@@ -93,7 +95,9 @@ void add_plan_command(CLI::App& app, CommandContext& context) {
   CLI::App* command =
       app.add_subcommand("plan", "predict the memory of a rank and the bytes that it sends");
   auto options = std::make_shared<PlanOptions>();
-  command->add_option("config", options->file, "YAML or JSON file")->required()->option_text("CONFIG");
+  command->add_option("config", options->file, "YAML or JSON file")
+      ->required()
+      ->option_text("CONFIG");
   add_set_option(*command, options->overrides);
   command->add_option("--ranks", options->ranks, "number of ranks")
       ->check(CLI::Range(1, 1 << 20).description(""))

@@ -29,9 +29,10 @@ std::vector<std::string> rank_arguments(const TrainRequest& request) {
 int train(const TrainOptions& options) {
   if (options.ranks == 0) return run_training(options.request);
   if (comm::started_by_mpi_launcher()) {
-    throw core::Error(core::ErrorKind::kConfig,
-                      "--ranks starts mpirun itself: leave it out under mpirun or srun, which already "
-                      "say how many ranks there are");
+    throw core::Error(
+        core::ErrorKind::kConfig,
+        "--ranks starts mpirun itself: leave it out under mpirun or srun, which already "
+        "say how many ranks there are");
   }
   if (options.ranks == 1) return run_training(options.request);
   // Wrong configurations are told once, before any rank is started.

@@ -17,36 +17,39 @@
 
 // A checkpoint is a directory OUTPUT/checkpoints/step-00000100 (version 1):
 //   model.safetensors      fp32 master weights, Hugging Face names and layouts where they exist
-//   optimizer.safetensors  fp32 optimizer state, "<state>.<canonical parameter name>", canonical layout
-//   config.yaml            the resolved configuration
-//   manifest.json          written last: sizes and XXH3-64 of the files above, and CheckpointState
-// It is written as step-00000100.tmp-ATTEMPT, every file fsynced, then renamed; so a directory of the final name is whole, unless
-// something altered it afterwards, which the hashes show. Tensors are stored whole, so any number of ranks can read them.
+//   optimizer.safetensors  fp32 optimizer state, "<state>.<canonical parameter name>", canonical
+//   layout config.yaml            the resolved configuration manifest.json          written last:
+//   sizes and XXH3-64 of the files above, and CheckpointState
+// It is written as step-00000100.tmp-ATTEMPT, every file fsynced, then renamed; so a directory of
+// the final name is whole, unless something altered it afterwards, which the hashes show. Tensors
+// are stored whole, so any number of ranks can read them.
 namespace lockstep::runtime {
 
 // Everything but tensors that continues a run.
 struct CheckpointState {
   std::int64_t step = 0;  // attempts done
   DecisionState decision;
-  RecordPosition position;                         // metrics.jsonl and ledger.jsonl up to this step
+  RecordPosition position;  // metrics.jsonl and ledger.jsonl up to this step
   std::uint64_t config_fingerprint = 0;
-  int world_size = 0;                              // that wrote it
+  int world_size = 0;  // that wrote it
   std::uint64_t seed = 0;
-  std::int64_t data_position = 0;                  // sequences dealt
+  std::int64_t data_position = 0;  // sequences dealt
   std::vector<DataFingerprint> training_files;
-  std::string tokenizer;                           // JSON text, empty when the data names none
+  std::string tokenizer;  // JSON text, empty when the data names none
 };
 
 // The directory's name for a step: "step-00000100".
 std::string checkpoint_name(std::int64_t step);
 
-// Writes OUTPUT/checkpoints/<name>, replaces OUTPUT/checkpoints/latest and removes what exceeds checkpoint.keep. Collective; rank 0 writes. A
-// failure on rank 0 is thrown on every rank: Error(kData) with what the system said.
+// Writes OUTPUT/checkpoints/<name>, replaces OUTPUT/checkpoints/latest and removes what exceeds
+// checkpoint.keep. Collective; rank 0 writes. A failure on rank 0 is thrown on every rank:
+// Error(kData) with what the system said.
 void save_checkpoint(const Config& config, const models::ParameterTable& table, ModelState& model,
                      const CheckpointState& state, comm::Communicator& communicator,
                      core::MemoryTracker& memory, core::Logger& log);
 
-// What a checkpoint says about itself. Throws Error(kData) when it is no whole checkpoint of a version that is known.
+// What a checkpoint says about itself. Throws Error(kData) when it is no whole checkpoint of a
+// version that is known.
 struct CheckpointManifest {
   std::string directory;
   CheckpointState state;
@@ -54,17 +57,21 @@ struct CheckpointManifest {
 };
 CheckpointManifest read_manifest(const std::string& directory);
 
-// Reads and verifies the manifest, every file against its size and hash, then loads weights and (with_optimizer) optimizer state.
+// Reads and verifies the manifest, every file against its size and hash, then loads weights and
+// (with_optimizer) optimizer state.
 void load_checkpoint(const CheckpointManifest& manifest, const models::ParameterTable& table,
                      const Config& config, ModelState& model);
 
-// Checks every file of a checkpoint against its manifest. Throws Error(kData) naming the file that is missing, torn or altered.
+// Checks every file of a checkpoint against its manifest. Throws Error(kData) naming the file that
+// is missing, torn or altered.
 void verify_checkpoint(const CheckpointManifest& manifest);
 
 // Whether a checkpoint lies in OUTPUT/checkpoints.
 bool belongs_to(const CheckpointManifest& manifest, const std::string& output);
 
-// The whole and verified checkpoint of the greatest step in OUTPUT/checkpoints, if any; those passed over are logged with the reason.
-std::optional<CheckpointManifest> newest_whole_checkpoint(const std::string& output, core::Logger& log);
+// The whole and verified checkpoint of the greatest step in OUTPUT/checkpoints, if any; those
+// passed over are logged with the reason.
+std::optional<CheckpointManifest> newest_whole_checkpoint(const std::string& output,
+                                                          core::Logger& log);
 
 }  // namespace lockstep::runtime

@@ -31,10 +31,11 @@ ParsedManifest parse(const std::string& directory) {
 CheckpointManifest read_manifest(const std::string& directory) {
   std::error_code ignored;
   if (!fs::is_directory(directory, ignored)) {
-    throw core::Error(core::ErrorKind::kData,
-                      fmt::format("{}: expected a checkpoint directory, as in "
-                                  "OUTPUT/checkpoints/step-00000100, found {}",
-                                  directory, fs::exists(directory, ignored) ? "a file" : "nothing"));
+    throw core::Error(
+        core::ErrorKind::kData,
+        fmt::format("{}: expected a checkpoint directory, as in "
+                    "OUTPUT/checkpoints/step-00000100, found {}",
+                    directory, fs::exists(directory, ignored) ? "a file" : "nothing"));
   }
   return {directory, parse(directory).state, text_of(directory + "/" + kConfigFile)};
 }

@@ -15,11 +15,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 Json decision_json(const DecisionState& d) {
-  return {{"loss_scale",
-           {{"scale", d.loss_scale.scale}, {"good", d.loss_scale.good}, {"left", d.loss_scale.left}}},
-          {"applied_steps", d.applied_steps},
-          {"skips_in_a_row", d.skips_in_a_row},
-          {"overflows_at_minimum_in_a_row", d.overflows_at_minimum_in_a_row}};
+  return {
+      {"loss_scale",
+       {{"scale", d.loss_scale.scale}, {"good", d.loss_scale.good}, {"left", d.loss_scale.left}}},
+      {"applied_steps", d.applied_steps},
+      {"skips_in_a_row", d.skips_in_a_row},
+      {"overflows_at_minimum_in_a_row", d.overflows_at_minimum_in_a_row}};
 }
 
 DecisionState parse_decision(const Json& json) {
@@ -42,7 +43,9 @@ Json training_files_json(const std::vector<DataFingerprint>& files) {
   return list;
 }
 
-std::uint64_t parse_hash(const Json& json) { return core::parse_hex64(json.get<std::string>()); }
+std::uint64_t parse_hash(const Json& json) {
+  return core::parse_hex64(json.get<std::string>());
+}
 
 std::string machine_type() {
 #if defined(__x86_64__)
@@ -60,7 +63,8 @@ ParsedManifest parse_fields(const Json& json) {
   state.step = json.at("step").get<std::int64_t>();
   state.decision = parse_decision(json.at("decision"));
   state.position = {json.at("metrics_bytes").get<std::uint64_t>(),
-                    json.at("ledger_bytes").get<std::uint64_t>(), parse_hash(json.at("chain_head"))};
+                    json.at("ledger_bytes").get<std::uint64_t>(),
+                    parse_hash(json.at("chain_head"))};
   state.config_fingerprint = parse_hash(json.at("config_fingerprint"));
   state.world_size = json.at("world_size").get<int>();
   state.seed = json.at("seed").get<std::uint64_t>();
@@ -72,8 +76,8 @@ ParsedManifest parse_fields(const Json& json) {
                                     parse_hash(file.at("sampled_xxh3"))});
   }
   for (const Json& file : json.at("files")) {
-    parsed.files.push_back({file.at("name").get<std::string>(), file.at("bytes").get<std::uint64_t>(),
-                            parse_hash(file.at("xxh3"))});
+    parsed.files.push_back({file.at("name").get<std::string>(),
+                            file.at("bytes").get<std::uint64_t>(), parse_hash(file.at("xxh3"))});
   }
   return parsed;
 }
@@ -109,7 +113,8 @@ ParsedManifest parse_manifest(const std::string& text, const std::string& path) 
                       fmt::format("{}: {}; use another checkpoint", path, what));
   };
   const Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded() || !json.is_object()) fail("expected a JSON object, found something else");
+  if (json.is_discarded() || !json.is_object())
+    fail("expected a JSON object, found something else");
   if (!json.contains("version") || !json["version"].is_number_integer()) {
     fail("expected an integer field 'version'");
   }

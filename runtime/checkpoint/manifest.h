@@ -28,7 +28,8 @@ struct ParsedManifest {
   CheckpointState state;
   std::vector<ManifestFile> files;
 };
-// Throws Error(kData) naming `path` and the field that is missing, of a wrong type or of an unknown version.
+// Throws Error(kData) naming `path` and the field that is missing, of a wrong type or of an unknown
+// version.
 ParsedManifest parse_manifest(const std::string& text, const std::string& path);
 
 // Size and hash of a file. Throws Error(kData) when it cannot be read.

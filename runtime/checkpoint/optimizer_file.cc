@@ -17,7 +17,8 @@ std::string tensor_name(int state, const models::ParameterSpec& spec) {
 
 std::vector<std::int64_t> dimensions(const models::ParameterSpec& spec) {
   std::vector<std::int64_t> dims;
-  for (int i = 0; i < spec.shape.rank(); ++i) dims.push_back(spec.shape[i]);
+  for (int i = 0; i < spec.shape.rank(); ++i)
+    dims.push_back(spec.shape[i]);
   return dims;
 }
 

@@ -23,12 +23,13 @@ void check_data(const CheckpointManifest& manifest, const std::vector<DataFinger
   }
   for (std::size_t i = 0; i < files.size(); ++i) {
     if (before[i].same_contents(files[i])) continue;
-    refuse(manifest,
-           fmt::format("data file {} has changed: expected {} bytes and hash {}, found {} bytes and "
-                       "hash {} ({}); give the original data, or start a new run with "
-                       "model.init_from",
-                       before[i].name, before[i].bytes, before[i].hash, files[i].bytes,
-                       files[i].hash, files[i].name));
+    refuse(
+        manifest,
+        fmt::format("data file {} has changed: expected {} bytes and hash {}, found {} bytes and "
+                    "hash {} ({}); give the original data, or start a new run with "
+                    "model.init_from",
+                    before[i].name, before[i].bytes, before[i].hash, files[i].bytes, files[i].hash,
+                    files[i].name));
   }
 }
 
@@ -37,8 +38,7 @@ void check_data(const CheckpointManifest& manifest, const std::vector<DataFinger
 std::vector<ConfigDifference> check_resumable(const CheckpointManifest& manifest,
                                               const Config& config,
                                               const std::vector<DataFingerprint>& training_files) {
-  const Config before =
-      parse_config(manifest.config_yaml, manifest.directory + "/config.yaml");
+  const Config before = parse_config(manifest.config_yaml, manifest.directory + "/config.yaml");
   std::vector<ConfigDifference> changes;
   for (ConfigDifference& change : diff_configs(before, config)) {
     if (change.key.starts_with("model.") && change.key != "model.init_from") {

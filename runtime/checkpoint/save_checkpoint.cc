@@ -29,10 +29,11 @@ void check_space(const std::string& directory, const models::ParameterTable& tab
   std::error_code failure;
   const fs::space_info space = fs::space(directory, failure);
   if (failure || space.available >= need) return;
-  throw core::Error(core::ErrorKind::kData,
-                    fmt::format("no room for a checkpoint in {}: expected at least {} MiB free, found "
-                                "{} MiB; free some space, lower checkpoint.keep, or change run.output",
-                                directory, need >> 20, space.available >> 20));
+  throw core::Error(
+      core::ErrorKind::kData,
+      fmt::format("no room for a checkpoint in {}: expected at least {} MiB free, found "
+                  "{} MiB; free some space, lower checkpoint.keep, or change run.output",
+                  directory, need >> 20, space.available >> 20));
 }
 
 void remove_leftovers(const std::string& checkpoints) {
@@ -62,7 +63,8 @@ void publish(const std::string& temporary, const std::string& checkpoints, const
   replace_file(checkpoints + "/latest", name + "\n");
 }
 
-// Removes the oldest until `keep` are left; those of later steps belong to a past that was left behind and go first.
+// Removes the oldest until `keep` are left; those of later steps belong to a past that was left
+// behind and go first.
 void retain(const std::string& checkpoints, std::int64_t keep, const std::string& newest) {
   std::vector<std::string> names;
   for (const fs::directory_entry& entry : fs::directory_iterator(checkpoints)) {
@@ -84,7 +86,9 @@ void retain(const std::string& checkpoints, std::int64_t keep, const std::string
 
 }  // namespace
 
-std::string checkpoint_name(std::int64_t step) { return fmt::format("{}{:08}", kPrefix, step); }
+std::string checkpoint_name(std::int64_t step) {
+  return fmt::format("{}{:08}", kPrefix, step);
+}
 
 void save_checkpoint(const Config& config, const models::ParameterTable& table, ModelState& model,
                      const CheckpointState& state, comm::Communicator& communicator,
@@ -103,14 +107,14 @@ void save_checkpoint(const Config& config, const models::ParameterTable& table, 
   const auto path_of = [&](const char* file) {
     return writes ? temporary + "/" + file : std::string();
   };
-  const WrittenFile weights =
-      write_model_file(path_of(kModelFile), config.model, table, collector);
+  const WrittenFile weights = write_model_file(path_of(kModelFile), config.model, table, collector);
   const WrittenFile states = write_optimizer_file(path_of(kOptimizerFile), table, model, collector);
   agree(communicator, "checkpoint", [&] {
     if (!writes) return;
-    publish(temporary, checkpoints, name, state,
-            {{kModelFile, weights.bytes, weights.hash}, {kOptimizerFile, states.bytes, states.hash}},
-            config);
+    publish(
+        temporary, checkpoints, name, state,
+        {{kModelFile, weights.bytes, weights.hash}, {kOptimizerFile, states.bytes, states.hash}},
+        config);
     retain(checkpoints, config.checkpoint.keep, name);
     log.info("checkpoint", "saved {}/{}", checkpoints, name);
   });

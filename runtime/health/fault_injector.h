@@ -9,7 +9,8 @@
 
 namespace lockstep::runtime {
 
-// The drills of the `fault:` section, for one rank. Each fires whenever its step (attempt, from 1) is computed.
+// The drills of the `fault:` section, for one rank. Each fires whenever its step (attempt, from 1)
+// is computed.
 class FaultInjector {
  public:
   FaultInjector(std::vector<FaultConfig> faults, int rank, core::Logger& log);
@@ -17,8 +18,9 @@ class FaultInjector {
   // kNan: the block whose forward output gets a NaN in this step; -1 when none.
   int poisoned_block(std::int64_t step) const;
 
-  // kOverflow: puts +inf into one element of the block's own gradient (any floating dtype). To be called once, in the last
-  // round, before the reduction; does nothing unless a fault names this step and block.
+  // kOverflow: puts +inf into one element of the block's own gradient (any floating dtype). To be
+  // called once, in the last round, before the reduction; does nothing unless a fault names this
+  // step and block.
   void overflow_gradient(std::int64_t step, int block, core::TensorView gradient) const;
 
   // kBitflip: the block in whose parameters a bit is to be flipped before this step; -1 when none.
@@ -36,7 +38,8 @@ class FaultInjector {
   core::Logger& log_;
 };
 
-// Flips a low mantissa bit of the first element: a different value, yet too small a change to show in the loss.
+// Flips a low mantissa bit of the first element: a different value, yet too small a change to show
+// in the loss.
 void flip_bit(core::TensorView values);
 
 }  // namespace lockstep::runtime

@@ -19,14 +19,15 @@ struct Testimony {
   std::int64_t contradicted_bucket = -1;
 };
 
-// The ranks that hold another value than the clear majority; empty when all agree, all of them when nobody has a majority.
+// The ranks that hold another value than the clear majority; empty when all agree, all of them when
+// nobody has a majority.
 std::vector<int> minority(const std::vector<std::uint64_t>& values) {
   std::map<std::uint64_t, int> count;
-  for (const std::uint64_t value : values) ++count[value];
+  for (const std::uint64_t value : values)
+    ++count[value];
   if (count.size() == 1) return {};
-  const auto majority = std::max_element(count.begin(), count.end(), [](const auto& a, const auto& b) {
-    return a.second < b.second;
-  });
+  const auto majority = std::max_element(
+      count.begin(), count.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   const bool clear = 2 * static_cast<std::size_t>(majority->second) > values.size();
   std::vector<int> ranks;
   for (std::size_t r = 0; r < values.size(); ++r) {
@@ -67,8 +68,9 @@ void ParameterGuard::used(std::int64_t step) {
     for (int owner = 0; owner < layout_.world_size(); ++owner) {
       hashes.slices.push_back(hash_range(b, owner * shard, (owner + 1) * shard));
     }
-    const std::uint64_t own = hashes.slices[hashes.slices.size() -
-                                            static_cast<std::size_t>(layout_.world_size() - rank_)];
+    const std::uint64_t own =
+        hashes
+            .slices[hashes.slices.size() - static_cast<std::size_t>(layout_.world_size() - rank_)];
     if (contradicted_step_ == 0 && own != published_[static_cast<std::size_t>(b)]) {
       contradicted_step_ = step;
       contradicted_bucket_ = b;
@@ -107,10 +109,10 @@ ParameterGuard::Verdict ParameterGuard::localise(comm::Communicator& communicato
     if (testimonies[r].contradicted_step == 0) continue;
     const int bucket = static_cast<int>(testimonies[r].contradicted_bucket);
     verdict.ranks.push_back(static_cast<int>(r));
-    verdict.detail += fmt::format(
-        "{}rank {}: parameters of {} that it owns changed in its memory at step {}",
-        verdict.detail.empty() ? "" : "; ", r, layout_[bucket].spec.name,
-        testimonies[r].contradicted_step);
+    verdict.detail +=
+        fmt::format("{}rank {}: parameters of {} that it owns changed in its memory at step {}",
+                    verdict.detail.empty() ? "" : "; ", r, layout_[bucket].spec.name,
+                    testimonies[r].contradicted_step);
   }
   if (!verdict.ranks.empty()) return verdict;
 
@@ -127,8 +129,10 @@ ParameterGuard::Verdict ParameterGuard::localise(comm::Communicator& communicato
       if (wrong.empty()) continue;
       const auto owner = i % static_cast<std::size_t>(layout_.world_size());
       if (wrong.size() == values.size()) {
-        // No majority. The owner's slice is what it published (or it would have said so): it decides.
-        std::erase_if(wrong, [&](int r) { return values[static_cast<std::size_t>(r)] == values[owner]; });
+        // No majority. The owner's slice is what it published (or it would have said so): it
+        // decides.
+        std::erase_if(wrong,
+                      [&](int r) { return values[static_cast<std::size_t>(r)] == values[owner]; });
       }
       const auto bucket = static_cast<int>(i / static_cast<std::size_t>(layout_.world_size()));
       verdict.ranks = wrong;

@@ -10,35 +10,43 @@
 
 namespace lockstep::runtime {
 
-// Watches that all ranks compute with the same parameters, and that nobody's memory changes under him.
+// Watches that all ranks compute with the same parameters, and that nobody's memory changes under
+// him.
 //
-// Every step each rank hashes (XXH3-64, compute type, without padding) each owner's slice of each bucket as it was used in this step,
-// and keeps the hashes until the next verification, so that a flipped bit is found even when a later all-gather has mended it. The
-// owner of a slice also knows the hash of what it published, right after it was written; if what it uses later differs, its own memory
-// changed. On steps that verify, the digest of all kept hashes travels with the step report.
+// Every step each rank hashes (XXH3-64, compute type, without padding) each owner's slice of each
+// bucket as it was used in this step, and keeps the hashes until the next verification, so that a
+// flipped bit is found even when a later all-gather has mended it. The owner of a slice also knows
+// the hash of what it published, right after it was written; if what it uses later differs, its own
+// memory changed. On steps that verify, the digest of all kept hashes travels with the step report.
 class ParameterGuard {
  public:
   ParameterGuard(const BucketLayout& layout, ModelState& state, int rank);
 
-  // To be called when parameters have been set or updated: remembers this rank's own slices as published.
+  // To be called when parameters have been set or updated: remembers this rank's own slices as
+  // published.
   void published();
 
   // To be called once a step, while the parameters of that step are still in place.
   void used(std::int64_t step);
 
-  // Digest of everything since the last clear(); equal on all ranks that used the same parameters. Never 0.
+  // Digest of everything since the last clear(); equal on all ranks that used the same parameters.
+  // Never 0.
   std::uint64_t digest() const;
-  // The first step and bucket in which this rank's own slice was not what it had published; step 0: none.
+  // The first step and bucket in which this rank's own slice was not what it had published; step 0:
+  // none.
   std::int64_t contradicted_step() const { return contradicted_step_; }
   int contradicted_bucket() const { return contradicted_bucket_; }
   void clear();
 
-  // XXH3-64 per bucket over the compute-type parameters in canonical order, without padding: for the ledger.
+  // XXH3-64 per bucket over the compute-type parameters in canonical order, without padding: for
+  // the ledger.
   std::vector<std::uint64_t> bucket_hashes() const;
 
-  // Who is wrong, and where it began. Collective; to be called by all ranks when digests differ or a rank contradicts itself.
+  // Who is wrong, and where it began. Collective; to be called by all ranks when digests differ or
+  // a rank contradicts itself.
   struct Verdict {
-    std::vector<int> ranks;  // the minority; without one, the rank that contradicts what it published or the one that differs from the owner
+    std::vector<int> ranks;  // the minority; without one, the rank that contradicts what it
+                             // published or the one that differs from the owner
     std::string detail;
   };
   Verdict localise(comm::Communicator& communicator) const;

@@ -6,7 +6,8 @@
 
 namespace lockstep::runtime {
 
-// A text file that only grows, line by line: metrics.jsonl and ledger.jsonl. Errors are Error(kData) naming the file.
+// A text file that only grows, line by line: metrics.jsonl and ledger.jsonl. Errors are
+// Error(kData) naming the file.
 class AppendFile {
  public:
   AppendFile() = default;

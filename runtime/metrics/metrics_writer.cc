@@ -28,16 +28,16 @@ MetricsWriter::MetricsWriter(const std::string& path, std::uint64_t keep_bytes) 
 
 void MetricsWriter::step(const StepMetrics& m) {
   const double rate = m.step_seconds > 0.0 ? static_cast<double>(m.tokens) / m.step_seconds : 0.0;
-  event("step",
-        fmt::format(
-            R"("step":{},"applied":{},"applied_steps":{},"loss":{},"grad_norm":{},)"
-            R"("clip_coefficient":{},"learning_rate":{},"loss_scale":{},"overflow":{},)"
-            R"("diverged":{},"tokens":{},"tokens_per_second":{},"step_seconds":{}{})",
-            m.step, m.applied, m.applied_steps, json_number(m.loss), json_number(m.grad_norm),
-            m.clip_coefficient ? json_number(*m.clip_coefficient) : "null",
-            json_number(m.learning_rate), json_number(m.loss_scale), m.overflow, m.diverged,
-            m.tokens, json_number(rate), json_number(m.step_seconds),
-            m.overflow ? overflow_fields(m) : ""));
+  event(
+      "step",
+      fmt::format(R"("step":{},"applied":{},"applied_steps":{},"loss":{},"grad_norm":{},)"
+                  R"("clip_coefficient":{},"learning_rate":{},"loss_scale":{},"overflow":{},)"
+                  R"("diverged":{},"tokens":{},"tokens_per_second":{},"step_seconds":{}{})",
+                  m.step, m.applied, m.applied_steps, json_number(m.loss), json_number(m.grad_norm),
+                  m.clip_coefficient ? json_number(*m.clip_coefficient) : "null",
+                  json_number(m.learning_rate), json_number(m.loss_scale), m.overflow, m.diverged,
+                  m.tokens, json_number(rate), json_number(m.step_seconds),
+                  m.overflow ? overflow_fields(m) : ""));
 }
 
 void MetricsWriter::validation(std::int64_t step, double loss) {
@@ -45,8 +45,8 @@ void MetricsWriter::validation(std::int64_t step, double loss) {
 }
 
 void MetricsWriter::event(const std::string& name, const std::string& fields) {
-  file_.write(fmt::format("{{\"event\":{}{}{}}}\n", json_string(name), fields.empty() ? "" : ",",
-                          fields));
+  file_.write(
+      fmt::format("{{\"event\":{}{}{}}}\n", json_string(name), fields.empty() ? "" : ",", fields));
 }
 
 }  // namespace lockstep::runtime

@@ -18,7 +18,9 @@ constexpr double kSmoothing = 0.1;
 ProgressBar::ProgressBar(bool enabled, std::int64_t total)
     : active_(enabled && isatty(STDERR_FILENO) == 1), total_(total) {}
 
-ProgressBar::~ProgressBar() { clear(); }
+ProgressBar::~ProgressBar() {
+  clear();
+}
 
 std::string ProgressBar::clock_text(double seconds) {
   const auto whole = static_cast<std::int64_t>(seconds);
@@ -31,12 +33,14 @@ void ProgressBar::update(std::int64_t done, double seconds, const std::string& t
   smoothed_seconds_ = smoothed_seconds_ == 0.0
                           ? seconds
                           : smoothed_seconds_ + kSmoothing * (seconds - smoothed_seconds_);
-  const std::int64_t filled = total_ == 0 ? 0 : std::min<std::int64_t>(kBarWidth, kBarWidth * done / total_);
+  const std::int64_t filled =
+      total_ == 0 ? 0 : std::min<std::int64_t>(kBarWidth, kBarWidth * done / total_);
   std::string bar(static_cast<std::size_t>(filled), '#');
   bar.resize(kBarWidth, '.');
   const double left = smoothed_seconds_ * static_cast<double>(total_ - done);
-  std::fprintf(stderr, "\r\033[K%s",
-               fmt::format("[{}] {}/{} {} ETA {}", bar, done, total_, text, clock_text(left)).c_str());
+  std::fprintf(
+      stderr, "\r\033[K%s",
+      fmt::format("[{}] {}/{} {} ETA {}", bar, done, total_, text, clock_text(left)).c_str());
   std::fflush(stderr);
   drawn_ = true;
 }

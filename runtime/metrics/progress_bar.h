@@ -5,7 +5,8 @@
 
 namespace lockstep::runtime {
 
-// Progress of a run on stderr: one line that is redrawn on a terminal, nothing otherwise (the caller then logs plain lines).
+// Progress of a run on stderr: one line that is redrawn on a terminal, nothing otherwise (the
+// caller then logs plain lines).
 class ProgressBar {
  public:
   // enabled: this rank may draw; drawn only if stderr is a terminal. total: steps of the whole run.
@@ -16,7 +17,8 @@ class ProgressBar {
 
   bool active() const { return active_; }
 
-  // Redraws with this text after `done` of `total` steps, `seconds` being the wall time of the last one.
+  // Redraws with this text after `done` of `total` steps, `seconds` being the wall time of the last
+  // one.
   void update(std::int64_t done, double seconds, const std::string& text);
   void clear();  // takes the line away, before something else is printed
 

@@ -111,8 +111,8 @@ std::string RunRecorder::describe_overflow(const StepDecision& d, double scale_b
   text += d.overflow_rank >= 0 ? fmt::format("rank {}", d.overflow_rank)
                                : "the sum over ranks (each rank's own gradient is finite)";
   if (d.culprit.found()) {
-    text += ", " + spoken_name(layout_[d.culprit.bucket].spec.name,
-                               table_[d.culprit.parameter].name);
+    text +=
+        ", " + spoken_name(layout_[d.culprit.bucket].spec.name, table_[d.culprit.parameter].name);
     if (d.culprit.inf > 0) text += fmt::format(", {} inf", d.culprit.inf);
     if (d.culprit.nan > 0) text += fmt::format(", {} nan", d.culprit.nan);
   }
@@ -130,9 +130,8 @@ void RunRecorder::log_step(const StepRecord& record) {
     log_.warning("step", "step {} not applied: {}", record.view.step, name_of(d.outcome));
   }
   const double rate = record.seconds > 0 ? static_cast<double>(d.counted) / record.seconds : 0.0;
-  const std::string text =
-      fmt::format("loss {:.4f} norm {:.3f} lr {:.2e} {:.0f} tok/s", d.loss, d.grad_norm,
-                  record.view.learning_rate, rate);
+  const std::string text = fmt::format("loss {:.4f} norm {:.3f} lr {:.2e} {:.0f} tok/s", d.loss,
+                                       d.grad_norm, record.view.learning_rate, rate);
   progress_.update(record.view.step, record.seconds, text);
   const std::int64_t stride = std::max<std::int64_t>(1, config_.train.steps / 50);
   const bool due = record.view.step % stride == 0 || record.view.step == 1 ||

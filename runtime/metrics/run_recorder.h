@@ -19,21 +19,23 @@ namespace lockstep::runtime {
 
 // One finished step, as it is told to people, to metrics.jsonl and to the ledger.
 struct StepRecord {
-  RunView view;                 // before the step
+  RunView view;  // before the step
   StepDecision decision;
-  double coefficient = 1.0;     // as applied; the smallest one for tensor_norm
-  double seconds = 0.0;         // wall time of the step
+  double coefficient = 1.0;  // as applied; the smallest one for tensor_norm
+  double seconds = 0.0;      // wall time of the step
   std::optional<std::vector<std::uint64_t>> parameter_hashes;  // on verified steps
 };
 
-// Lengths of the run's files up to some step: what a checkpoint remembers and a resume cuts back to.
+// Lengths of the run's files up to some step: what a checkpoint remembers and a resume cuts back
+// to.
 struct RecordPosition {
   std::uint64_t metrics_bytes = 0;
   std::uint64_t ledger_bytes = 0;
   std::uint64_t chain_head = 0;
 };
 
-// Tells what happened: the log, the progress bar, metrics.jsonl and the ledger. Every rank keeps the ledger's chain; only rank 0 writes.
+// Tells what happened: the log, the progress bar, metrics.jsonl and the ledger. Every rank keeps
+// the ledger's chain; only rank 0 writes.
 class RunRecorder {
  public:
   RunRecorder(const Config& config, const models::ParameterTable& table, const BucketLayout& layout,
@@ -68,6 +70,7 @@ class RunRecorder {
   ProgressBar progress_;
 };
 
-const char* name_of(StepOutcome outcome);  // "applied", "overflow", "diverged", "no_tokens", "desync"
+const char* name_of(
+    StepOutcome outcome);  // "applied", "overflow", "diverged", "no_tokens", "desync"
 
 }  // namespace lockstep::runtime

@@ -44,8 +44,8 @@ double learning_rate_at(const ScheduleConfig& schedule, double peak, std::int64_
     case ScheduleKind::kStep:
       return peak * std::pow(schedule.gamma, static_cast<double>((t - w - 1) / schedule.step_size));
     case ScheduleKind::kInverseSqrt:
-      return peak * std::sqrt(static_cast<double>(std::max<std::int64_t>(w, 1)) /
-                              static_cast<double>(t));
+      return peak *
+             std::sqrt(static_cast<double>(std::max<std::int64_t>(w, 1)) / static_cast<double>(t));
     case ScheduleKind::kWsd:
       return warmup_stable_decay(schedule, peak, t);
   }

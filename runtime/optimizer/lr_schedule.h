@@ -6,8 +6,9 @@
 
 namespace lockstep::runtime {
 
-// The learning rate of applied step t (1-based): a closed form without hidden state, so that a resumed run and a skipped
-// step need no special care. Formulas in docs/numerics.md, "Learning rate".
+// The learning rate of applied step t (1-based): a closed form without hidden state, so that a
+// resumed run and a skipped step need no special care. Formulas in docs/numerics.md, "Learning
+// rate".
 double learning_rate_at(const ScheduleConfig& schedule, double peak, std::int64_t t);
 
 }  // namespace lockstep::runtime

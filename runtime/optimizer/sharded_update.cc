@@ -11,7 +11,8 @@ void update_shards(const models::ParameterTable& table, ModelState& state,
     const std::int64_t begin = state.owned_begin(b);
     for (const OwnedRun& run : state.owned_runs(b)) {
       const auto id = static_cast<std::size_t>(run.segment.parameter);
-      const double factor = factors.by_parameter.empty() ? factors.factor : factors.by_parameter[id];
+      const double factor =
+          factors.by_parameter.empty() ? factors.factor : factors.by_parameter[id];
       const core::ConstTensorView values(gradient.data<float>() + run.segment.bucket_begin - begin,
                                          gradient.dtype(), core::Shape{run.segment.count});
       const auto state_at = [&](std::size_t i) {

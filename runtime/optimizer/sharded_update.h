@@ -11,14 +11,15 @@ namespace lockstep::runtime {
 
 // What turns the aggregated gradient into the one that the optimizer sees.
 struct UpdateFactors {
-  double factor = 1.0;                  // clip coefficient * D / (n * loss scale)
-  std::vector<double> by_parameter;     // tensor_norm: a factor for each parameter instead; else empty
-  double clamp = 0.0;                   // value: clamp to +-clamp after the factor; 0: none
+  double factor = 1.0;               // clip coefficient * D / (n * loss scale)
+  std::vector<double> by_parameter;  // tensor_norm: a factor for each parameter instead; else empty
+  double clamp = 0.0;                // value: clamp to +-clamp after the factor; 0: none
 };
 
-// Updates what this rank owns of every bucket and starts the all-gather of the new parameters. Padding is never touched.
-void update_shards(const models::ParameterTable& table, ModelState& state, const GradientBuckets& gradients,
-                   const models::ops::UpdateRule& rule, const UpdateFactors& factors,
-                   models::ops::OpContext& context);
+// Updates what this rank owns of every bucket and starts the all-gather of the new parameters.
+// Padding is never touched.
+void update_shards(const models::ParameterTable& table, ModelState& state,
+                   const GradientBuckets& gradients, const models::ops::UpdateRule& rule,
+                   const UpdateFactors& factors, models::ops::OpContext& context);
 
 }  // namespace lockstep::runtime

@@ -9,13 +9,17 @@ namespace lockstep::runtime {
 
 namespace {
 
-std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
+std::int64_t round_up(std::int64_t n, std::int64_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
 
 std::int64_t rows_of(const models::ParameterSpec& spec) {
   return spec.shape.rank() >= 2 ? spec.shape[0] : 1;
 }
 
-std::int64_t cols_of(const models::ParameterSpec& spec) { return spec.elements() / rows_of(spec); }
+std::int64_t cols_of(const models::ParameterSpec& spec) {
+  return spec.elements() / rows_of(spec);
+}
 
 std::int64_t piece_elements(const models::ParameterTable& table,
                             const models::ParameterPiece& piece) {
@@ -48,7 +52,8 @@ void BucketLayout::add_group(models::GroupIndex group, bool tied, std::int64_t l
       pending.push_back({id, 0, rows});
       continue;
     }
-    // Each split piece but the last is a multiple of 64 * world_size elements, so that no padding falls inside a tensor.
+    // Each split piece but the last is a multiple of 64 * world_size elements, so that no padding
+    // falls inside a tensor.
     const std::int64_t unit = kAlignment * world_size_;
     const std::int64_t step = std::max(unit, limit_elements / cols_of(spec) / unit * unit);
     if (!pending.empty()) buckets.push_back(std::exchange(pending, {}));

@@ -19,38 +19,44 @@ struct Segment {
 
 struct BucketPlacement {
   models::BucketSpec spec;
-  std::vector<std::int64_t> piece_offsets;  // of each piece from the start of the bucket, multiples of kAlignment
-  std::int64_t content = 0;                 // elements up to the end of the last aligned piece
-  std::int64_t padded = 0;                  // a multiple of kAlignment * world_size, >= content
-  std::int64_t flat_offset = 0;             // of the bucket in the flat space
-  bool holds_tied_table = false;            // its gradient is whole only at the end of backward
+  std::vector<std::int64_t>
+      piece_offsets;         // of each piece from the start of the bucket, multiples of kAlignment
+  std::int64_t content = 0;  // elements up to the end of the last aligned piece
+  std::int64_t padded = 0;   // a multiple of kAlignment * world_size, >= content
+  std::int64_t flat_offset = 0;   // of the bucket in the flat space
+  bool holds_tied_table = false;  // its gradient is whole only at the end of backward
 };
 
-// One flat parameter space (docs/architecture.md): tensors in canonical order, grouped in buckets (embeddings, each block,
-// head), each tensor aligned to 64 elements, each bucket padded so that every rank owns an equal slice of it, on 64-element
-// blocks. Blocks are neither merged nor split; embeddings and an untied head larger than the limit are split by rows, a
-// tied table never. Pure arithmetic, the same on every rank; rank r owns elements [r * shard, (r+1) * shard) of each bucket.
+// One flat parameter space (docs/architecture.md): tensors in canonical order, grouped in buckets
+// (embeddings, each block, head), each tensor aligned to 64 elements, each bucket padded so that
+// every rank owns an equal slice of it, on 64-element blocks. Blocks are neither merged nor split;
+// embeddings and an untied head larger than the limit are split by rows, a tied table never. Pure
+// arithmetic, the same on every rank; rank r owns elements [r * shard, (r+1) * shard) of each
+// bucket.
 class BucketLayout {
  public:
   static constexpr std::int64_t kAlignment = 64;
 
   // bucket_bytes: limit for splitting, counted in element_bytes per element.
-  BucketLayout(const models::ParameterTable& table, bool tied, int world_size, std::int64_t bucket_bytes,
-               std::int64_t element_bytes);
+  BucketLayout(const models::ParameterTable& table, bool tied, int world_size,
+               std::int64_t bucket_bytes, std::int64_t element_bytes);
 
   int world_size() const { return world_size_; }
   int size() const { return static_cast<int>(buckets_.size()); }
-  const BucketPlacement& operator[](int bucket) const { return buckets_[static_cast<std::size_t>(bucket)]; }
+  const BucketPlacement& operator[](int bucket) const {
+    return buckets_[static_cast<std::size_t>(bucket)];
+  }
   const std::vector<models::BucketSpec>& specs() const { return specs_; }
 
   std::int64_t shard_elements(int bucket) const { return (*this)[bucket].padded / world_size_; }
-  std::int64_t shard_offset(int bucket) const;   // of this bucket's shard in a buffer holding one rank's shards
-  std::int64_t flat_elements() const { return flat_elements_; }    // padded, all buckets
+  std::int64_t shard_offset(
+      int bucket) const;  // of this bucket's shard in a buffer holding one rank's shards
+  std::int64_t flat_elements() const { return flat_elements_; }  // padded, all buckets
   std::int64_t shard_total() const { return flat_elements_ / world_size_; }
-  std::int64_t parameter_offset(models::ParameterId id) const;    // in the flat space
-  int first_bucket(models::ParameterId id) const;                 // buckets that hold the parameter:
-  int last_bucket(models::ParameterId id) const;                  // [first, last]
-  int bucket_of_block(int block) const;                           // of models' block.<block>
+  std::int64_t parameter_offset(models::ParameterId id) const;  // in the flat space
+  int first_bucket(models::ParameterId id) const;               // buckets that hold the parameter:
+  int last_bucket(models::ParameterId id) const;                // [first, last]
+  int bucket_of_block(int block) const;                         // of models' block.<block>
 
   // The greatest padded size among buckets, not counting one that holds a tied table.
   std::int64_t largest_ring_bucket() const;

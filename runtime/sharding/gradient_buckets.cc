@@ -18,7 +18,8 @@ bool travels_from_slots(const GradientPlan& plan) {
   return !plan.boundary() || plan.wire != kSumType;
 }
 
-// Whether leaves need memory of their own: they are not written in place into what travels or accumulates.
+// Whether leaves need memory of their own: they are not written in place into what travels or
+// accumulates.
 bool needs_leaf_slots(const GradientPlan& plan) {
   if (plan.boundary()) return plan.rounds > 1 || plan.compute != kSumType;
   return plan.compute != plan.wire;
@@ -106,9 +107,8 @@ GradientBuckets::Slot& GradientBuckets::slot_for(int bucket) {
 }
 
 void GradientBuckets::advance(Slot& slot, BucketState from, BucketState to) const {
-  LOCKSTEP_CHECK(slot.state == from, "bucket {} is in state {}, expected {} before {}",
-                 slot.bucket, static_cast<int>(slot.state), static_cast<int>(from),
-                 static_cast<int>(to));
+  LOCKSTEP_CHECK(slot.state == from, "bucket {} is in state {}, expected {} before {}", slot.bucket,
+                 static_cast<int>(slot.state), static_cast<int>(from), static_cast<int>(to));
   slot.state = to;
 }
 
@@ -226,8 +226,8 @@ void GradientBuckets::find_nonfinite(const Slot& slot) {
   for (auto segment = segments.rbegin(); segment != segments.rend(); ++segment) {
     const auto* data = static_cast<const std::byte*>(values.raw()) +
                        bytes_of(segment->bucket_begin, plan_.compute);
-    const models::ops::NonFinite found = models::ops::count_nonfinite(
-        context_, {data, plan_.compute, core::Shape{segment->count}});
+    const models::ops::NonFinite found =
+        models::ops::count_nonfinite(context_, {data, plan_.compute, core::Shape{segment->count}});
     if (found.total() == 0) continue;
     own_nonfinite_ = {found.inf, found.nan, slot.bucket, segment->parameter};
     return;
@@ -291,17 +291,20 @@ void GradientBuckets::reduce_full(Slot& slot) {
 
 void GradientBuckets::finish_step() {
   submit_zeros_down_to(-1);
-  for (Slot& slot : slots_) release(slot);
+  for (Slot& slot : slots_)
+    release(slot);
   if (plan_.zero_stage != 0) return;
   std::vector<comm::Work> gathers;
   for (int b = layout_.size() - 1; b >= 0; --b) {
-    gathers.push_back(
-        communicator_.all_gather(accumulator(b), full(b), layout_[b].spec.name));
+    gathers.push_back(communicator_.all_gather(accumulator(b), full(b), layout_[b].spec.name));
   }
-  for (comm::Work& work : gathers) work.wait();
+  for (comm::Work& work : gathers)
+    work.wait();
 }
 
-core::ConstTensorView GradientBuckets::shard(int bucket) const { return accumulator(bucket); }
+core::ConstTensorView GradientBuckets::shard(int bucket) const {
+  return accumulator(bucket);
+}
 
 core::ConstTensorView GradientBuckets::updated(int bucket) const {
   return plan_.zero_stage == 0 ? full(bucket) : accumulator(bucket);

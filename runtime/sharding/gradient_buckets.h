@@ -23,9 +23,7 @@ struct GradientPlan {
   std::int64_t rounds = 1;  // accumulation rounds of a step
 
   bool boundary() const { return grad_sync == GradSync::kBoundary; }
-  bool keeps_full_gradient() const {
-    return zero_stage == 0 || boundary();
-  }
+  bool keeps_full_gradient() const { return zero_stage == 0 || boundary(); }
 };
 
 // The life of a bucket's memory in one round of accumulation. Asserted at every change.
@@ -39,12 +37,16 @@ enum class BucketState : std::uint8_t {
 
 // Takes the gradients of backward, bucket by bucket, and reduces them to the owner of each shard.
 //
-//   every_round: each micro-batch's bucket (a leaf) is reduced at once: the owner adds the leaves in fp32, in rank order, round
-//                after round, hence from left to right by global micro-batch index. Leaves live in a ring of slots (and a slot of its
-//                own for a tied embedding), so that no full gradient exists (stages 1 and 2).
-//   boundary:    each rank adds its leaves to a full fp32 gradient, which is reduced once, in the last round.
+//   every_round: each micro-batch's bucket (a leaf) is reduced at once: the owner adds the leaves
+//   in fp32, in rank order, round
+//                after round, hence from left to right by global micro-batch index. Leaves live in
+//                a ring of slots (and a slot of its own for a tied embedding), so that no full
+//                gradient exists (stages 1 and 2).
+//   boundary:    each rank adds its leaves to a full fp32 gradient, which is reduced once, in the
+//   last round.
 //
-// All ranks launch the same buckets in the same order: the reverse of the layout. A bucket that backward did not write counts as zero.
+// All ranks launch the same buckets in the same order: the reverse of the layout. A bucket that
+// backward did not write counts as zero.
 class GradientBuckets : public models::GradientSink {
  public:
   GradientBuckets(const models::ParameterTable& table, const BucketLayout& layout,
@@ -55,7 +57,8 @@ class GradientBuckets : public models::GradientSink {
   // A step is: begin_step; for each round begin_round, then backward; finish_step.
   void begin_step(std::int64_t step);
   void begin_round(std::int64_t round);
-  void finish_step();  // waits until the aggregated shard is complete; stage 0: until every rank has the whole sum
+  void finish_step();  // waits until the aggregated shard is complete; stage 0: until every rank
+                       // has the whole sum
 
   // models::GradientSink
   const std::vector<models::BucketSpec>& buckets() const override { return layout_.specs(); }
@@ -63,15 +66,16 @@ class GradientBuckets : public models::GradientSink {
   core::TensorView gradient(int bucket, int piece) override;
   void finish(int bucket) override;
 
-  // After finish_step: the aggregated gradient, fp32, of this rank's shard of a bucket [shard], and of all elements that this rank
-  // updates (stage 0: the whole bucket [padded]).
+  // After finish_step: the aggregated gradient, fp32, of this rank's shard of a bucket [shard], and
+  // of all elements that this rank updates (stage 0: the whole bucket [padded]).
   core::ConstTensorView shard(int bucket) const;
   core::ConstTensorView updated(int bucket) const;
 
   // The first non-finite elements of this rank's own gradient in this step, before any reduction.
   const NonFiniteReport& own_nonfinite() const { return own_nonfinite_; }
 
-  // What the constructor allocates, in bytes: the full gradient or shard, and the memory of buckets on their way.
+  // What the constructor allocates, in bytes: the full gradient or shard, and the memory of buckets
+  // on their way.
   static std::size_t gradient_bytes(const BucketLayout& layout, const GradientPlan& plan);
   static std::size_t bucket_bytes(const BucketLayout& layout, const GradientPlan& plan);
 
@@ -111,14 +115,15 @@ class GradientBuckets : public models::GradientSink {
   const FaultInjector& faults_;
 
   comm::SharedBuffer wire_;  // slots in the wire type, when buckets travel from slots
-  core::Buffer leaf_;        // slots in the compute type, when leaves are not written where they travel from
+  core::Buffer
+      leaf_;  // slots in the compute type, when leaves are not written where they travel from
   comm::SharedBuffer full_;  // fp32 [flat]: stage 0 and boundary
   core::Buffer shard_;       // fp32 [shard total]: otherwise
   std::vector<Slot> slots_;  // the ring, then one for a tied embedding
   std::size_t ring_size_ = 0;
   std::size_t next_slot_ = 0;
-  Slot* open_ = nullptr;           // between begin and finish
-  std::vector<char> written_;      // pieces of the open bucket
+  Slot* open_ = nullptr;       // between begin and finish
+  std::vector<char> written_;  // pieces of the open bucket
   NonFiniteReport own_nonfinite_;
   std::int64_t step_ = 0;
   std::int64_t round_ = 0;

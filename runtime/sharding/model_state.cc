@@ -29,7 +29,8 @@ ModelState::ModelState(const models::ParameterTable& table, const BucketLayout& 
     states_.emplace_back(memory, "optimizer", owned_bytes);
   }
   gathers_.resize(static_cast<std::size_t>(layout.size()));
-  for (int b = 0; b < layout.size(); ++b) runs_.push_back(make_runs(b));
+  for (int b = 0; b < layout.size(); ++b)
+    runs_.push_back(make_runs(b));
 }
 
 std::size_t ModelState::parameter_bytes(const BucketLayout& layout, core::DType compute) {
@@ -98,8 +99,8 @@ std::vector<OwnedRun> ModelState::make_runs(int bucket) {
     if (!master_.empty()) {
       const auto offset =
           static_cast<std::size_t>(layout_[bucket].flat_offset + segment.bucket_begin);
-      run.parameter = parameters_.view(compute_, core::Shape{segment.count},
-                                       offset * core::size_of(compute_));
+      run.parameter =
+          parameters_.view(compute_, core::Shape{segment.count}, offset * core::size_of(compute_));
     }
     runs.push_back(std::move(run));
   }
@@ -136,15 +137,16 @@ void ModelState::gather() {
     const core::TensorView whole = bucket_parameters(b);
     const std::int64_t shard = layout_.shard_elements(b);
     const std::int64_t begin = communicator_.rank() * shard;
-    const auto* own =
-        static_cast<const std::byte*>(whole.raw()) + static_cast<std::size_t>(begin) * core::size_of(compute_);
-    gathers_[static_cast<std::size_t>(b)] = communicator_.all_gather(
-        {own, compute_, core::Shape{shard}}, whole, layout_[b].spec.name);
+    const auto* own = static_cast<const std::byte*>(whole.raw()) +
+                      static_cast<std::size_t>(begin) * core::size_of(compute_);
+    gathers_[static_cast<std::size_t>(b)] =
+        communicator_.all_gather({own, compute_, core::Shape{shard}}, whole, layout_[b].spec.name);
   }
 }
 
 void ModelState::finish_gather() {
-  for (comm::Work& work : gathers_) work.wait();
+  for (comm::Work& work : gathers_)
+    work.wait();
 }
 
 core::ConstTensorView ModelState::owned_values(int bucket, int state) {

@@ -17,24 +17,28 @@ struct OwnedRun {
   Segment segment;
   core::TensorView master;               // fp32 [count]
   std::vector<core::TensorView> states;  // fp32 [count] each
-  core::TensorView parameter;            // compute type [count]; empty when the master is the parameter (fp32)
+  core::TensorView
+      parameter;  // compute type [count]; empty when the master is the parameter (fp32)
 };
 
 // Parameters, master weights and optimizer state of one rank, sharded by ZeRO stage:
-//   parameters  whole, in the compute type, on every rank (flat, padded, readable by the ranks of the node)
-//   master      fp32; of the elements this rank updates. With fp32 compute it *is* that part of the parameters
-//   states      fp32; of the elements this rank updates
-// In stage 0 every rank updates all elements; in stages 1 and 2 its own shard of every bucket, and gather() brings the others'.
+//   parameters  whole, in the compute type, on every rank (flat, padded, readable by the ranks of
+//   the node) master      fp32; of the elements this rank updates. With fp32 compute it *is* that
+//   part of the parameters states      fp32; of the elements this rank updates
+// In stage 0 every rank updates all elements; in stages 1 and 2 its own shard of every bucket, and
+// gather() brings the others'.
 class ModelState : public models::ParameterSource {
  public:
   ModelState(const models::ParameterTable& table, const BucketLayout& layout, core::DType compute,
              int zero_stage, int state_tensors, comm::Communicator& communicator,
              core::MemoryTracker& memory);
 
-  // models::ParameterSource: waits for the all-gather of the parameter's buckets if one is in flight.
+  // models::ParameterSource: waits for the all-gather of the parameter's buckets if one is in
+  // flight.
   core::ConstTensorView parameter(models::ParameterId id) override;
 
-  // Sets a parameter from canonical fp32 values (all of them, on every rank): compute copy, and master where owned.
+  // Sets a parameter from canonical fp32 values (all of them, on every rank): compute copy, and
+  // master where owned.
   void set_parameter(models::ParameterId id, const float* values);
   // Sets the owned part of optimizer state `state` of a parameter from canonical fp32 values.
   void set_state(int state, models::ParameterId id, const float* values);
@@ -45,7 +49,8 @@ class ModelState : public models::ParameterSource {
   }
   std::int64_t owned_begin(int bucket) const;  // first element of bucket that this rank updates
 
-  // Stages 1 and 2: starts bringing the updated parameters of every bucket from their owners, in forward order; parameter() waits.
+  // Stages 1 and 2: starts bringing the updated parameters of every bucket from their owners, in
+  // forward order; parameter() waits.
   void gather();
   void finish_gather();  // waits for all
 
@@ -55,13 +60,14 @@ class ModelState : public models::ParameterSource {
   const BucketLayout& layout() const { return layout_; }
   core::TensorView bucket_parameters(int bucket) const;  // compute type [padded]
 
-  // fp32 values of the elements of bucket that this rank updates, padding included: the master (state -1) or a state.
+  // fp32 values of the elements of bucket that this rank updates, padding included: the master
+  // (state -1) or a state.
   core::ConstTensorView owned_values(int bucket, int state);
 
   // Bytes that the constructor allocates, by region: what `lockstep plan` prints.
   static std::size_t parameter_bytes(const BucketLayout& layout, core::DType compute);
-  static std::size_t optimizer_bytes(const BucketLayout& layout, core::DType compute, int zero_stage,
-                                     int state_tensors);
+  static std::size_t optimizer_bytes(const BucketLayout& layout, core::DType compute,
+                                     int zero_stage, int state_tensors);
 
  private:
   std::vector<OwnedRun> make_runs(int bucket);
@@ -79,19 +85,21 @@ class ModelState : public models::ParameterSource {
   comm::SharedBuffer parameters_;
   core::Buffer master_;  // empty with fp32 compute
   std::vector<core::Buffer> states_;
-  std::vector<comm::Work> gathers_;         // by bucket, in flight
+  std::vector<comm::Work> gathers_;          // by bucket, in flight
   std::vector<std::vector<OwnedRun>> runs_;  // by bucket
 };
 
-// Brings whole parameters and optimizer states together for a checkpoint, a bucket at a time. Valid while nothing is updated.
+// Brings whole parameters and optimizer states together for a checkpoint, a bucket at a time. Valid
+// while nothing is updated.
 class StateCollector {
  public:
   static constexpr int kMaster = -1;  // in place of the number of a state
 
   StateCollector(ModelState& state, comm::Communicator& communicator, core::MemoryTracker& memory);
 
-  // Writes the parameter's fp32 master (state -1) or optimizer state, in canonical order, on every rank. Collective: all ranks call it
-  // for the same parameters in the same order (cheapest in canonical order, one state after the other).
+  // Writes the parameter's fp32 master (state -1) or optimizer state, in canonical order, on every
+  // rank. Collective: all ranks call it for the same parameters in the same order (cheapest in
+  // canonical order, one state after the other).
   void collect(models::ParameterId id, int state, float* out);
 
  private:

@@ -27,8 +27,8 @@ SquaredSums squared_sums(const models::ParameterTable& table, const BucketLayout
       const std::int64_t count =
           (segment.count + models::ops::kNormBlock - 1) / models::ops::kNormBlock;
       blocks.resize(static_cast<std::size_t>(count));
-      models::ops::block_sums_of_squares(
-          context, segment_values(layout, shard, b, rank, segment), blocks.data());
+      models::ops::block_sums_of_squares(context, segment_values(layout, shard, b, rank, segment),
+                                         blocks.data());
       sums.total.add_all(blocks);
       if (by_parameter) {
         sums.by_parameter[static_cast<std::size_t>(segment.parameter)].add_all(blocks);
@@ -44,8 +44,8 @@ NonFiniteReport find_nonfinite_shard(const BucketLayout& layout, const GradientB
     const core::ConstTensorView shard = gradients.shard(b);
     const std::vector<Segment> segments = layout.owned_segments(b, rank);
     for (auto segment = segments.rbegin(); segment != segments.rend(); ++segment) {
-      const models::ops::NonFinite found = models::ops::count_nonfinite(
-          context, segment_values(layout, shard, b, rank, *segment));
+      const models::ops::NonFinite found =
+          models::ops::count_nonfinite(context, segment_values(layout, shard, b, rank, *segment));
       if (found.total() > 0) return {found.inf, found.nan, b, segment->parameter};
     }
   }

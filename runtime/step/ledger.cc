@@ -102,8 +102,7 @@ std::optional<LedgerDifference> first_difference(const std::vector<LedgerLine>& 
       const auto name = k < a.size() ? a[k].first : b[k].first;
       const std::string absent = "absent";
       const std::string left = k < a.size() ? a[k].second : absent;
-      const std::string right =
-          k >= b.size() ? absent : b[k].first == name ? b[k].second : absent;
+      const std::string right = k >= b.size() ? absent : b[k].first == name ? b[k].second : absent;
       if (left != right) return LedgerDifference{first[i].step, name, left, right};
     }
   }

@@ -9,13 +9,13 @@
 
 namespace lockstep::runtime {
 
-// One record a step: what was decided and from what. Every field here is hashed, and none depends on time or on the
-// attempt; the world size (`ranks`) is hashed except under run.reproducible: ranks, where records of different world sizes must
-// be equal.
+// One record a step: what was decided and from what. Every field here is hashed, and none depends
+// on time or on the attempt; the world size (`ranks`) is hashed except under run.reproducible:
+// ranks, where records of different world sizes must be equal.
 struct LedgerRecord {
   std::int64_t step = 0;  // attempt, 1-based
   std::int64_t data_position = 0;
-  std::string outcome;  // "applied", "overflow", "diverged", "no_tokens"
+  std::string outcome;             // "applied", "overflow", "diverged", "no_tokens"
   std::int64_t applied_steps = 0;  // after this step
   std::int64_t tokens = 0;
   double loss = 0.0;
@@ -25,18 +25,20 @@ struct LedgerRecord {
   double loss_scale = 0.0;       // used in this step
   double next_loss_scale = 0.0;  // for the next one
   std::uint64_t config_fingerprint = 0;
-  int ranks = 0;  // 0: left out of the record
+  int ranks = 0;                                               // 0: left out of the record
   std::optional<std::vector<std::uint64_t>> parameter_hashes;  // one per bucket, on verified steps
 };
 
-// Appends records to OUTPUT/ledger.jsonl (version 1), each holding the hash of itself and of all before it:
+// Appends records to OUTPUT/ledger.jsonl (version 1), each holding the hash of itself and of all
+// before it:
 //   hash_k = XXH3-64(canonical text of record k, seed = hash_(k-1)),  hash_0 = 0.
-// The canonical text is the line without its last key, "hash": keys in the order above, doubles in the shortest decimal form that
-// reads back to the same bits (null when not finite), 64-bit hashes as 16 hex digits.
-// Every rank keeps the chain; only rank 0 opens a file.
+// The canonical text is the line without its last key, "hash": keys in the order above, doubles in
+// the shortest decimal form that reads back to the same bits (null when not finite), 64-bit hashes
+// as 16 hex digits. Every rank keeps the chain; only rank 0 opens a file.
 class Ledger {
  public:
-  // Appends to `path`, cut to `keep_bytes` first (0 for a new run). Throws Error(kData) when that cannot be done.
+  // Appends to `path`, cut to `keep_bytes` first (0 for a new run). Throws Error(kData) when that
+  // cannot be done.
   void open(const std::string& path, std::uint64_t keep_bytes) { file_.open(path, keep_bytes); }
 
   std::uint64_t head() const { return head_; }
@@ -57,7 +59,8 @@ struct LedgerLine {
   std::uint64_t hash = 0;
 };
 
-// Reads and verifies a ledger: a broken chain, or an unreadable line other than a torn last one, is Error(kData) naming the line.
+// Reads and verifies a ledger: a broken chain, or an unreadable line other than a torn last one, is
+// Error(kData) naming the line.
 std::vector<LedgerLine> read_ledger(const std::string& path);
 
 // Where two ledgers first differ; nothing when one is a prefix of the other or they are equal.

@@ -19,8 +19,9 @@ inline constexpr double kMaximumLossScale = 16777216.0;  // 2^24: the scale is n
 
 LossScaleState initial_loss_scale(const LossScaleConfig& rules);
 
-// The state after a step that overflowed, or that was applied. Pure; in modes static and none nothing changes. A step
-// that was neither (diverged, or without tokens) leaves the state alone: call neither.
+// The state after a step that overflowed, or that was applied. Pure; in modes static and none
+// nothing changes. A step that was neither (diverged, or without tokens) leaves the state alone:
+// call neither.
 LossScaleState after_overflow(const LossScaleConfig& rules, LossScaleState state);
 LossScaleState after_applied(const LossScaleConfig& rules, LossScaleState state);
 

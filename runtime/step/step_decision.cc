@@ -20,7 +20,8 @@ struct ViewField {
   std::string (*text)(const RunView&);
 };
 
-// In the order in which a difference is most telling: the chain head differs whenever anything earlier did.
+// In the order in which a difference is most telling: the chain head differs whenever anything
+// earlier did.
 const ViewField kViewFields[] = {
     {"step", [](const RunView& v) { return static_cast<std::uint64_t>(v.step); },
      [](const RunView& v) { return std::to_string(v.step); }},
@@ -62,8 +63,8 @@ Desync desync_in_field(const ViewField& field, std::span<const StepReport> repor
   }
   if (clear) {
     const auto& witness = reports[static_cast<std::size_t>(majority->second.front())].view;
-    desync.detail += fmt::format(", the other {} have {}", majority->second.size(),
-                                 field.text(witness));
+    desync.detail +=
+        fmt::format(", the other {} have {}", majority->second.size(), field.text(witness));
   }
   return desync;
 }
@@ -194,8 +195,8 @@ StepDecision decide(const DecisionRules& rules, const DecisionState& state,
                                               : 0.0;
   decision.unscale =
       totals.counted > 0 ? rules.tokens_per_step / (n * state.loss_scale.scale) : 0.0;
-  decision.grad_norm = totals.counted > 0 ? std::sqrt(totals.sum_of_squares.value()) * decision.unscale
-                                          : 0.0;
+  decision.grad_norm =
+      totals.counted > 0 ? std::sqrt(totals.sum_of_squares.value()) * decision.unscale : 0.0;
   if (decision.applied() && rules.clip.mode == ClipMode::kGlobalNorm) {
     decision.coefficient = clip_coefficient(decision.grad_norm, rules.clip.threshold);
   }

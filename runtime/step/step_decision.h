@@ -11,7 +11,8 @@
 
 namespace lockstep::runtime {
 
-// What decide() knows besides the reports: the rules of the run, and what earlier decisions left behind.
+// What decide() knows besides the reports: the rules of the run, and what earlier decisions left
+// behind.
 struct DecisionRules {
   ClipConfig clip;
   LossScaleConfig loss_scale;
@@ -22,7 +23,7 @@ struct DecisionRules {
 struct DecisionState {
   LossScaleState loss_scale;
   std::int64_t applied_steps = 0;
-  std::int64_t skips_in_a_row = 0;                // from whatever cause
+  std::int64_t skips_in_a_row = 0;                 // from whatever cause
   std::int64_t overflows_at_minimum_in_a_row = 0;  // dynamic scaling, steps that ran at the minimum
 
   bool operator==(const DecisionState&) const = default;
@@ -48,14 +49,17 @@ struct StepDecision {
   StopReason stop = StopReason::kNone;
   bool checkpoint = false;  // asked for by some rank
 
-  double loss = 0.0;       // sum over the counted tokens of the global batch / their number; NaN when not finite
+  double loss =
+      0.0;  // sum over the counted tokens of the global batch / their number; NaN when not finite
   std::int64_t counted = 0;  // target tokens of all ranks
-  double grad_norm = 0.0;  // of the aggregated, unscaled gradient, before clipping; never masked
-  double unscale = 0.0;    // D / (n * loss scale): turns the aggregated gradient into the mean gradient
+  double grad_norm = 0.0;    // of the aggregated, unscaled gradient, before clipping; never masked
+  double unscale =
+      0.0;  // D / (n * loss scale): turns the aggregated gradient into the mean gradient
   double coefficient = 1.0;  // global_norm: the clip coefficient; 1 otherwise
-  DecisionState next;      // the state for the next step
+  DecisionState next;        // the state for the next step
 
-  // Of an overflow: the lowest rank whose own gradient was not finite, and what it found; rank -1: only a sum was.
+  // Of an overflow: the lowest rank whose own gradient was not finite, and what it found; rank -1:
+  // only a sum was.
   int overflow_rank = -1;
   NonFiniteReport culprit;
   int diverged_rank = -1;  // the lowest rank with a loss that is not finite
@@ -64,7 +68,8 @@ struct StepDecision {
   bool applied() const { return outcome == StepOutcome::kApplied; }
 };
 
-// The step decision: a pure function, the same on every rank (docs/architecture.md, "One step"). reports[r] is rank r's.
+// The step decision: a pure function, the same on every rank (docs/architecture.md, "One step").
+// reports[r] is rank r's.
 StepDecision decide(const DecisionRules& rules, const DecisionState& state,
                     std::span<const StepReport> reports);
 

@@ -7,11 +7,13 @@
 
 namespace lockstep::runtime {
 
-// What one rank found out alone in one step. Gathered once a step from all ranks; everything that is decided about
-// the step is a pure function of the gathered reports (step_decision.h). Trivially copyable: it is the wire format.
+// What one rank found out alone in one step. Gathered once a step from all ranks; everything that
+// is decided about the step is a pure function of the gathered reports (step_decision.h). Trivially
+// copyable: it is the wire format.
 
-// The first non-finite gradient elements of a rank's own gradient, before any reduction: in its earliest such round, the
-// first such bucket in backward order, and in it the first such tensor, in backward order too.
+// The first non-finite gradient elements of a rank's own gradient, before any reduction: in its
+// earliest such round, the first such bucket in backward order, and in it the first such tensor, in
+// backward order too.
 struct NonFiniteReport {
   std::int64_t inf = 0;  // elements in that tensor
   std::int64_t nan = 0;
@@ -21,7 +23,8 @@ struct NonFiniteReport {
   bool found() const { return bucket >= 0; }
 };
 
-// A rank's view of the run before the step: all ranks must hold the same. The chain head covers every earlier decision.
+// A rank's view of the run before the step: all ranks must hold the same. The chain head covers
+// every earlier decision.
 struct RunView {
   std::int64_t step = 0;           // attempt, 1-based
   std::int64_t data_position = 0;  // sequences dealt before this step
@@ -29,8 +32,9 @@ struct RunView {
   double learning_rate = 0.0;
   double loss_scale = 1.0;
   std::uint64_t config_fingerprint = 0;
-  std::uint64_t chain_head = 0;       // of the ledger
-  std::uint64_t parameter_digest = 0;  // on steps that verify: over all parameter hashes since the last one; else 0
+  std::uint64_t chain_head = 0;  // of the ledger
+  std::uint64_t parameter_digest =
+      0;  // on steps that verify: over all parameter hashes since the last one; else 0
 };
 
 // Requests that a person or a machine made of one rank; they become everybody's by the decision.
@@ -49,7 +53,8 @@ struct StepReport {
   NonFiniteReport own;                   // before any reduction
   NonFiniteReport shard;                 // in the aggregated shard
   std::uint32_t requests = kRequestNone;
-  std::int32_t contradicted_bucket = -1;  // verified steps: a bucket whose own slice changed in this rank's memory
+  std::int32_t contradicted_bucket =
+      -1;  // verified steps: a bucket whose own slice changed in this rank's memory
 };
 static_assert(std::is_trivially_copyable_v<StepReport>);
 
