@@ -9,7 +9,7 @@
 namespace lockstep::comm {
 
 // Owning, move-only, zero-filled memory of one rank that the ranks of its node can read directly,
-// made by Communicator::allocate (where the contract stands). Aligned to 4096 bytes.
+// made by Communicator::allocate (where the contract stands). Aligned to 64 bytes.
 class SharedBuffer {
  public:
   // What a backend keeps alive for a buffer; its destructor gives the memory back.

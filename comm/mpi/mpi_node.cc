@@ -37,14 +37,14 @@ namespace {
 
 class SegmentStorage : public SharedBuffer::Storage {
  public:
-  SegmentStorage(std::shared_ptr<MpiNode::Segments> segments, std::uint64_t number,
-                 core::MemoryTracker& tracker, std::string region)
-      : Storage(segments->by_number.at(number)->own(), segments->by_number.at(number)->bytes()),
+  SegmentStorage(std::shared_ptr<MpiNode::Segments> segments, std::uint64_t number, void* data,
+                 std::size_t bytes, core::MemoryTracker& tracker, std::string region)
+      : Storage(data, bytes),
         segments_(std::move(segments)),
         number_(number),
         tracker_(tracker),
         region_(std::move(region)) {
-    tracker_.add(region_, bytes());
+    tracker_.add(region_, this->bytes());
   }
   ~SegmentStorage() override {
     segments_->by_number.erase(number_);
@@ -149,9 +149,11 @@ SharedBuffer MpiNode::allocate(std::size_t bytes, const std::string& region,
     return node;
   };
   const std::uint64_t number = segments_->next++;
-  segments_->by_number[number] =
+  const auto segment =
       std::make_shared<NodeSegment>(kind_, bytes, NodeSegment::PeerAccess::kRead, rank_, exchange);
-  return SharedBuffer(std::make_unique<SegmentStorage>(segments_, number, tracker, region));
+  segments_->by_number[number] = segment;
+  return SharedBuffer(
+      std::make_unique<SegmentStorage>(segments_, number, segment->own(), bytes, tracker, region));
 }
 
 std::optional<int> MpiNode::find_dead_peer() {
