@@ -9,6 +9,7 @@
 #include "models/embedding.h"
 #include "models/head.h"
 #include "models/ops/cross_entropy.h"
+#include "models/ops/gradient_stats.h"
 #include "models/ops/rope.h"
 #include "models/pass.h"
 
@@ -152,6 +153,21 @@ void Transformer::backward(ParameterSource& parameters, GradientSink& gradients)
     bucket.finish();
   }
   parts_->embedding.backward(pass, parts_->table, gradients, dstream);
+}
+
+int Transformer::first_nonfinite_layer() {
+  LOCKSTEP_CHECK(parts_->pending.has_value(), "asked without a forward before it");
+  const ActivationPlan& plan = parts_->activations.plan();
+  const std::int64_t rows = parts_->pending->sequences * parts_->pending->length;
+  const auto is_finite = [&](const Slot& stream) {
+    const core::TensorView x = parts_->activations.view(stream, {rows, parts_->config.width});
+    return ops::count_nonfinite(parts_->ops, x).total() == 0;
+  };
+  const auto layers = static_cast<int>(plan.blocks.size());
+  for (int i = 0; i < layers; ++i) {
+    if (!is_finite(plan.blocks[static_cast<std::size_t>(i)].input)) return i - 1;
+  }
+  return is_finite(plan.head.input) ? layers : layers - 1;
 }
 
 LossSums Transformer::evaluate(const MicroBatch& batch, ParameterSource& parameters) {

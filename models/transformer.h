@@ -37,6 +37,12 @@ class Transformer {
   // forward(), because it works in place; the parameters must be those of the forward.
   void backward(ParameterSource& parameters, GradientSink& gradients);
 
+  // Where the last forward() first left the finite numbers, for the message of a diverged step; to
+  // be asked before its backward: kNonFiniteEmbeddings, the block whose output holds the first inf
+  // or NaN, or `layers` when only the head's result does.
+  int first_nonfinite_layer();
+  static constexpr int kNonFiniteEmbeddings = -1;
+
   // Forward without dropout; optimised equals cross_entropy. Like logits(), it uses the memory of
   // forward(): a backward that was still due is no longer possible.
   LossSums evaluate(const MicroBatch& batch, ParameterSource& parameters);

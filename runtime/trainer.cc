@@ -107,6 +107,7 @@ void Trainer::accumulate_gradients() {
   optimised_loss_ = {};
   counted_ = 0;
   nonfinite_losses_ = 0;
+  nonfinite_layer_ = 0;
   gradients_->begin_step(progress_.step + 1);
   models::LossOptions loss;
   loss.label_smoothing = config_.loss.label_smoothing;
@@ -118,7 +119,10 @@ void Trainer::accumulate_gradients() {
     const models::LossSums sums = model_->forward(batch, loss, *state_);
     optimised_loss_.add(sums.optimised);
     counted_ += sums.counted;
-    if (!std::isfinite(sums.optimised)) nonfinite_losses_ += 1;
+    if (!std::isfinite(sums.optimised)) {
+      if (nonfinite_losses_ == 0) nonfinite_layer_ = model_->first_nonfinite_layer();
+      nonfinite_losses_ += 1;
+    }
     gradients_->begin_round(round);
     model_->backward(*state_, *gradients_);
   }
@@ -157,6 +161,7 @@ StepReport Trainer::form_report() {
   report.optimised_loss = optimised_loss_;
   report.counted = counted_;
   report.nonfinite_losses = nonfinite_losses_;
+  report.nonfinite_layer = nonfinite_layer_;
   report.own = gradients_->own_nonfinite();
   return report;
 }

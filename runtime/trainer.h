@@ -88,6 +88,7 @@ class Trainer {
   void flip_bit_if_asked();
   void stop_if_decided(const StepDecision& decision) const;
   std::string culprit_text(const StepDecision& decision) const;
+  std::string diverged_text(const StepDecision& decision) const;
   bool checkpoint_due(std::int64_t step) const;
   void report_memory() const;
 
@@ -117,6 +118,7 @@ class Trainer {
   models::ops::ExactSum optimised_loss_;  // of this rank's micro-batches in this step
   std::int64_t counted_ = 0;
   std::int64_t nonfinite_losses_ = 0;
+  int nonfinite_layer_ = 0;
   SquaredSums squared_sums_;  // of this step's gradient shard
 };
 

@@ -73,6 +73,19 @@ std::string Trainer::culprit_text(const StepDecision& decision) const {
   return recorder_.describe_overflow(decision, progress_.decision.loss_scale.scale);
 }
 
+std::string Trainer::diverged_text(const StepDecision& decision) const {
+  const int layer = decision.diverged_layer;
+  const std::string place = layer == models::Transformer::kNonFiniteEmbeddings ? "the embeddings"
+                            : layer == config_.model.layers
+                                ? "the head (the outputs of all blocks are finite)"
+                                : fmt::format("the output of block {}", layer);
+  return fmt::format(
+      "the loss is not finite on rank {}: the first inf or NaN is in {}; lower "
+      "optimizer.learning_rate, lengthen schedule.warmup_steps, or resume from an earlier "
+      "checkpoint",
+      decision.diverged_rank, place);
+}
+
 void Trainer::stop_if_decided(const StepDecision& decision) const {
   const auto fail = [&](const std::string& text) {
     throw AgreedError(core::ErrorKind::kDiverged, fmt::format("step {}: {}", progress_.step, text));
@@ -83,10 +96,7 @@ void Trainer::stop_if_decided(const StepDecision& decision) const {
     case StopReason::kRequested:
       return;
     case StopReason::kDiverged:
-      return fail(
-          fmt::format("the loss is not finite on rank {}; lower optimizer.learning_rate, lengthen "
-                      "schedule.warmup_steps, or resume from an earlier checkpoint",
-                      decision.diverged_rank));
+      return fail(diverged_text(decision));
     case StopReason::kTooManySkips:
       return fail(fmt::format(
           "{} steps in a row were skipped (precision.loss_scale.max_consecutive_skips); {}",

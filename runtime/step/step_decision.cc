@@ -201,6 +201,10 @@ StepDecision decide(const DecisionRules& rules, const DecisionState& state,
     decision.coefficient = clip_coefficient(decision.grad_norm, rules.clip.threshold);
   }
   decision.diverged_rank = first_diverged_rank(reports);
+  if (decision.diverged_rank >= 0) {
+    const auto rank = static_cast<std::size_t>(decision.diverged_rank);
+    decision.diverged_layer = static_cast<int>(reports[rank].nonfinite_layer);
+  }
   if (decision.outcome == StepOutcome::kOverflow) name_culprit(reports, decision);
   decision.next = next_state(rules, state, decision.outcome);
   decision.stop = stop_reason(rules, decision, totals.requests);

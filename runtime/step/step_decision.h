@@ -63,6 +63,8 @@ struct StepDecision {
   int overflow_rank = -1;
   NonFiniteReport culprit;
   int diverged_rank = -1;  // the lowest rank with a loss that is not finite
+  int diverged_layer =
+      0;  // of that rank's first such micro-batch: Transformer::first_nonfinite_layer()
   Desync desync;
 
   bool applied() const { return outcome == StepOutcome::kApplied; }

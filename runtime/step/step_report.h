@@ -50,8 +50,9 @@ struct StepReport {
   models::ops::ExactSum optimised_loss;  // one addend a micro-batch, unscaled
   std::int64_t counted = 0;              // target tokens
   std::int64_t nonfinite_losses = 0;     // micro-batches of this rank
-  NonFiniteReport own;                   // before any reduction
-  NonFiniteReport shard;                 // in the aggregated shard
+  std::int64_t nonfinite_layer = 0;  // of the first of them: Transformer::first_nonfinite_layer()
+  NonFiniteReport own;               // before any reduction
+  NonFiniteReport shard;             // in the aggregated shard
   std::uint32_t requests = kRequestNone;
   std::int32_t contradicted_bucket =
       -1;  // verified steps: a bucket whose own slice changed in this rank's memory
