@@ -154,6 +154,7 @@ std::uint64_t ExchangeCommunicator::enqueue(Operation operation) {
   operation.cut(world_size());
   operation.first_ticket = tickets_;
   tickets_ += operation.chunks;
+  operation.last_ticket = tickets_;
   const std::uint64_t index = operation.index;
   queue_.push_back(std::move(operation));
   advance();

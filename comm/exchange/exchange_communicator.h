@@ -73,6 +73,7 @@ class ExchangeCommunicator final : public Communicator {
   void post(Operation& operation);
   void stage_chunk(const Operation& operation, std::uint64_t chunk);
   bool peers_entered(Operation& operation);
+  bool all_in_place(const Operation& operation) const;
   void check_records(const Operation& operation);
   bool read_chunk(Operation& operation, std::uint64_t chunk);
   const std::byte* find_source(const Operation& operation, int source, std::uint64_t chunk);

@@ -130,6 +130,7 @@ bool ExchangeCommunicator::read_ready() {
       own_slot().read.store(op.first_ticket + op.read_chunks, std::memory_order_release);
       moved = true;
     }
+    own_slot().read.store(op.last_ticket, std::memory_order_release);
     finish_read(op);
     moved = true;
   }
@@ -155,6 +156,15 @@ bool ExchangeCommunicator::peers_entered(Operation& op) {
   }
   check_records(op);
   op.checked = true;
+  if (all_in_place(op)) op.read_whole();
+  return true;
+}
+
+bool ExchangeCommunicator::all_in_place(const Operation& op) const {
+  for (int r = 0; r < world_size(); ++r) {
+    if (group_.node_rank[static_cast<std::size_t>(r)] < 0) return false;
+    if (record_of(r, op.index)->source == Source::kStaged) return false;
+  }
   return true;
 }
 

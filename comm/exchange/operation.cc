@@ -67,4 +67,9 @@ void Operation::cut(int world_size) {
   if (pattern == Pattern::kNothing) chunks = 0;
 }
 
+void Operation::read_whole() {
+  chunk_elements = std::max<std::size_t>(slice, 1);
+  chunks = std::min<std::uint64_t>(chunks, 1);
+}
+
 }  // namespace lockstep::comm

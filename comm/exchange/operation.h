@@ -35,6 +35,7 @@ struct Operation {
   // Filled when the operation is queued.
   std::uint64_t index = 0;
   std::uint64_t first_ticket = 0;
+  std::uint64_t last_ticket = 0;  // one past the tickets of this operation
   std::uint64_t chunks = 0;
   std::size_t chunk_elements = 1;
   bool posted = false;
@@ -57,6 +58,8 @@ struct Operation {
 
   // Cuts the operation into chunks that fit a staging slot; the same on all ranks.
   void cut(int world_size);
+  // Forgets the cut, once nothing of the operation goes through staging or messages.
+  void read_whole();
 };
 
 }  // namespace lockstep::comm
