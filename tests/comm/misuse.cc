@@ -1,0 +1,120 @@
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <thread>
+
+#include "tests/comm/conformance.h"
+#include "tests/comm/expect_error.h"
+
+namespace lockstep::comm::testing {
+
+namespace {
+
+using core::DType;
+using core::TensorView;
+
+constexpr int kCulprit = 1;
+
+// All ranks but the culprit do `usual`, the culprit `other`; all must fail, naming it.
+template <typename Usual, typename Other>
+void expect_disagreement(Communicator& comm, std::initializer_list<std::string> parts, Usual usual,
+                         Other other) {
+  comm.barrier("together");
+  const auto begin = std::chrono::steady_clock::now();
+  expect_error(core::ErrorKind::kCommunication, parts, [&] {
+    if (comm.rank() == kCulprit) {
+      other();
+    } else {
+      usual();
+    }
+    comm.barrier("nobody gets here");
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+  expect_error(core::ErrorKind::kCommunication, parts, [&] { comm.barrier("still failed"); });
+}
+
+struct Floats {
+  std::vector<float> a = std::vector<float>(4096, 1.0F);
+  std::vector<float> b = std::vector<float>(4096);
+  TensorView in(std::int64_t n, DType dtype = DType::kF32) { return {a.data(), dtype, {n}}; }
+  TensorView out(std::int64_t n, DType dtype = DType::kF32) { return {b.data(), dtype, {n}}; }
+};
+
+void different_operation(Communicator& comm) {
+  Floats f;
+  const std::int64_t n = comm.world_size();
+  expect_disagreement(
+      comm,
+      {"rank 1", "reduce_scatter #2 (block.7, 4 x fp32)", "all_gather #2 (block.7, 4 x fp32)"},
+      [&] { comm.reduce_scatter(f.in(4 * n), f.out(4), Output::kOverwrite, "block.7").wait(); },
+      [&] { comm.all_gather(f.in(4), f.out(4 * n), "block.7").wait(); });
+}
+
+void different_size(Communicator& comm) {
+  Floats f;
+  expect_disagreement(
+      comm, {"rank 1", "(block.7, 100 x fp32)", "(block.7, 101 x fp32)"},
+      [&] { comm.all_reduce(f.in(100), f.out(100), ReduceOp::kSum, "block.7").wait(); },
+      [&] { comm.all_reduce(f.in(101), f.out(101), ReduceOp::kSum, "block.7").wait(); });
+}
+
+void different_dtype(Communicator& comm) {
+  Floats f;
+  expect_disagreement(
+      comm, {"rank 1", "100 x fp32", "100 x i32"},
+      [&] { comm.broadcast(f.in(100), 0, "block.7").wait(); },
+      [&] { comm.broadcast(f.in(100, DType::kI32), 0, "block.7").wait(); });
+}
+
+void different_order(Communicator& comm) {
+  Floats f;
+  const auto reduce = [&](const char* label) {
+    comm.all_reduce(f.in(100), f.out(100), ReduceOp::kSum, label).wait();
+  };
+  expect_disagreement(
+      comm, {"rank 1", "block.7", "block.8"}, [&] { reduce("block.7"), reduce("block.8"); },
+      [&] { reduce("block.8"), reduce("block.7"); });
+}
+
+void missing_rank(Communicator& comm) {
+  comm.barrier("together");
+  expect_error(
+      core::ErrorKind::kCommunication,
+      {"rank 1", "has not entered reduce_scatter #2 (block.7)", " s; it last"}, [&] {
+        Floats f;
+        const std::int64_t n = comm.world_size();
+        if (comm.rank() != kCulprit) {
+          const Deadline soon = std::chrono::steady_clock::now() + std::chrono::milliseconds(200);
+          comm.reduce_scatter(f.in(4 * n), f.out(4), Output::kOverwrite, "block.7").wait(soon);
+          return;
+        }
+        while (true) {  // busy elsewhere, until the others' verdict comes in
+          comm.progress();
+          std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        }
+      });
+}
+
+void abort_is_spread(Communicator& comm) {
+  expect_error(core::ErrorKind::kData, {"rank 1", "failed: train.bin is truncated"}, [&] {
+    comm.barrier("together");
+    if (comm.rank() == kCulprit) comm.abort(core::ErrorKind::kData, "train.bin is truncated");
+    comm.barrier("nobody gets here");
+  });
+}
+
+}  // namespace
+
+const std::vector<ConformanceCase>& misuse_cases() {
+  static const std::vector<ConformanceCase> cases = {
+      {"DifferentOperation", different_operation},
+      {"DifferentSize", different_size},
+      {"DifferentDtype", different_dtype},
+      {"DifferentOrder", different_order},
+      {"MissingRank", missing_rank},
+      {"Abort", abort_is_spread},
+  };
+  return cases;
+}
+
+}  // namespace lockstep::comm::testing
