@@ -45,12 +45,18 @@ std::string canonical_text(const LedgerRecord& r) {
   throw core::Error(core::ErrorKind::kData, fmt::format("ledger {}: {}", path, what));
 }
 
+bool is_hash(const nlohmann::ordered_json& json, const char* key) {
+  if (!json.contains(key) || !json[key].is_string()) return false;
+  const std::string text = json[key].get<std::string>();
+  return text.size() == 16 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
 LedgerLine parse_line(const std::string& path, std::size_t number, const std::string& line,
                       std::uint64_t previous) {
   const auto json = nlohmann::ordered_json::parse(line, nullptr, false);
   const std::size_t hash_at = line.rfind(kHashKey);
   if (json.is_discarded() || !json.is_object() || hash_at == std::string::npos ||
-      !json.contains("step") || !json.contains("hash")) {
+      !json.contains("step") || !json["step"].is_number_integer() || !is_hash(json, "hash")) {
     fail(path, fmt::format("line {} is not a ledger record", number));
   }
   LedgerLine parsed;
