@@ -6,6 +6,7 @@
 #include "launcher/commands/config_command.h"
 #include "launcher/commands/data_command.h"
 #include "launcher/commands/plan_command.h"
+#include "launcher/commands/sample_command.h"
 #include "launcher/commands/train_command.h"
 #include "launcher/commands/version_command.h"
 
@@ -19,6 +20,7 @@ int main(int argc, char** argv) {
   add_config_command(app, context);
   add_data_command(app, context);
   add_plan_command(app, context);
+  add_sample_command(app, context);
   add_train_command(app, context);
   add_version_command(app, context);
   return command_line.run();

@@ -1,0 +1,139 @@
+#include "launcher/commands/sample_command.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <ostream>
+
+#include "core/error.h"
+#include "launcher/run_description.h"
+#include "launcher/utf8_stream.h"
+#include "runtime/sampling.h"
+
+namespace lockstep::launcher {
+namespace {
+
+struct SampleArguments {
+  std::string checkpoint;
+  std::string prompt;
+  std::vector<std::int32_t> prompt_ids;
+  bool by_ids = false;
+  runtime::SampleOptions options;
+};
+
+void tell_what_is_seen(std::size_t prompt, std::int64_t context, std::ostream& err) {
+  if (prompt <= static_cast<std::size_t>(context)) return;
+  err << fmt::format(
+      "lockstep: the prompt has {} tokens; the model sees the last {}, its context\n", prompt,
+      context);
+}
+
+void print_text(const SampleArguments& arguments, runtime::Sampler& sampler,
+                CommandContext& context) {
+  const runtime::Tokenizer* tokenizer = sampler.tokenizer();
+  if (tokenizer == nullptr) {
+    throw core::Error(core::ErrorKind::kData,
+                      fmt::format("{}: expected a tokenizer in manifest.json, found none: the run "
+                                  "was trained on bare token ids; give --prompt-ids instead of "
+                                  "--prompt, or train on a directory made by `lockstep data "
+                                  "prepare`",
+                                  arguments.checkpoint));
+  }
+  const std::vector<std::int32_t> prompt = tokenizer->encode(arguments.prompt);
+  tell_what_is_seen(prompt.size(), sampler.context(), context.err);
+  Utf8Stream text;
+  bool begun = false;  // what is refused leaves nothing on stdout
+  const auto print = [&](std::int32_t id) {
+    if (!begun) context.out << text.push(arguments.prompt);
+    begun = true;
+    context.out << text.push(tokenizer->decode({&id, 1})) << std::flush;
+    return static_cast<bool>(context.out);
+  };
+  sampler.generate(prompt, arguments.options, print);
+  context.out << text.finish() << "\n";
+}
+
+void print_ids(const SampleArguments& arguments, runtime::Sampler& sampler,
+               CommandContext& context) {
+  tell_what_is_seen(arguments.prompt_ids.size(), sampler.context(), context.err);
+  bool begun = false;
+  const auto print = [&](std::int32_t id) {
+    if (!begun) context.out << fmt::format("{}", fmt::join(arguments.prompt_ids, ","));
+    begun = true;
+    context.out << "," << id << std::flush;
+    return static_cast<bool>(context.out);
+  };
+  sampler.generate(arguments.prompt_ids, arguments.options, print);
+  context.out << "\n";
+}
+
+int sample(const SampleArguments& arguments, CommandContext& context) {
+  core::Logger log(0, 1, core::LogLevel::kWarning);
+  core::MemoryTracker memory;
+  const runtime::CheckpointManifest manifest = runtime::find_checkpoint(arguments.checkpoint, log);
+  const runtime::Config config = runtime::checkpoint_config(manifest);
+  runtime::Sampler sampler(manifest, config, threads_of_rank(config, 1), memory);
+  if (arguments.by_ids) {
+    print_ids(arguments, sampler, context);
+  } else {
+    print_text(arguments, sampler, context);
+  }
+  return 0;
+}
+
+// A range alone would let NaN through.
+std::string is_temperature(const std::string& text) {
+  double value = -1.0;
+  if (CLI::detail::lexical_cast(text, value) && value >= 0.0 && std::isfinite(value)) return "";
+  return "expected a number from 0 up, found " + text;
+}
+
+void add_choices(CLI::App& command, runtime::SampleOptions& options) {
+  command.add_option("--tokens", options.tokens, "how many tokens to add (default 256)")
+      ->check(CLI::Range(std::int64_t{1}, std::numeric_limits<std::int64_t>::max()).description(""))
+      ->option_text("N");
+  command
+      .add_option("--temperature", options.temperature,
+                  "below 1 the likely tokens become likelier; 0: always the most likely one "
+                  "(default 1)")
+      ->check(is_temperature)
+      ->option_text("T");
+  command
+      .add_option("--top-k", options.top_k,
+                  "choose among the K most likely tokens; 0: among all (default)")
+      ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()).description(""))
+      ->option_text("K");
+  command.add_option("--seed", options.seed, "same seed, same text (default 1337)")
+      ->option_text("S");
+}
+
+}  // namespace
+
+void add_sample_command(CLI::App& app, CommandContext& context) {
+  CLI::App* command = app.add_subcommand("sample", "continue a text with a trained model");
+  auto arguments = std::make_shared<SampleArguments>();
+  command
+      ->add_option("--checkpoint", arguments->checkpoint,
+                   "a checkpoint directory, or the output of a run: its newest whole checkpoint")
+      ->required()
+      ->option_text("PATH");
+  auto* prompt = command->add_option_group("prompt", "what to continue");
+  prompt->add_option("--prompt", arguments->prompt, "text; printed in front of what is added")
+      ->option_text("TEXT");
+  const CLI::Option* ids = prompt
+                               ->add_option("--prompt-ids", arguments->prompt_ids,
+                                            "token ids, as in 1,2,3; then ids are printed")
+                               ->delimiter(',')
+                               ->option_text("IDS");
+  prompt->require_option(1);
+  add_choices(*command, arguments->options);
+  set_action(*command, context, [arguments, ids, &context] {
+    arguments->by_ids = ids->count() > 0;
+    return sample(*arguments, context);
+  });
+}
+
+}  // namespace lockstep::launcher
