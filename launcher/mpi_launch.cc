@@ -1,5 +1,6 @@
 #include "launcher/mpi_launch.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -21,18 +22,25 @@ namespace {
 constexpr int kLostRank = static_cast<int>(core::ErrorKind::kCommunication);
 constexpr int kCannotExecute = 127;
 
-// The handler can reach nothing but a global; it lives as long as one launch.
+// The handler can reach nothing but globals; they hold numbers, as long as one launch.
 std::atomic<pid_t> forward_to{0};
+std::atomic<bool> asked_to_stop{false};
 
-void forward_signal(int signal) {
+// mpirun kills its ranks about a second after a SIGTERM, which is no time for a checkpoint, but
+// passes SIGUSR1 on: the first request goes that way, a second one ends the job at once.
+void forward_signal(int) {
   const pid_t child = forward_to.load();
-  if (child > 0) kill(child, signal);
+  if (child > 0) kill(child, asked_to_stop.exchange(true) ? SIGTERM : SIGUSR1);
 }
 
-// In the child: mpirun must not outlive the process that waits for it.
+// In the child. Ctrl-C must reach only the process that forwards it, hence the group of its own;
+// and mpirun must not outlive that process.
 [[noreturn]] void become(const std::vector<std::string>& command, pid_t parent) {
+  setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) _exit(kLostRank);
+  const int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (nothing >= 0) dup2(nothing, STDIN_FILENO);
   std::vector<char*> arguments;
   for (const std::string& word : command)
     arguments.push_back(const_cast<char*>(word.c_str()));
@@ -87,6 +95,7 @@ int launch_ranks(int ranks, const std::vector<std::string>& arguments) {
                       fmt::format("cannot start a process: {}", std::strerror(errno)));
   }
   if (child == 0) become(command, parent);
+  asked_to_stop = false;
   forward_to = child;
   struct sigaction forward {};
   forward.sa_handler = forward_signal;

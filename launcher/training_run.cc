@@ -8,7 +8,9 @@
 #include "comm/mpi/mpi_environment.h"
 #include "core/log.h"
 #include "core/memory.h"
+#include "launcher/exit_record.h"
 #include "launcher/run_description.h"
+#include "launcher/stop_request.h"
 #include "runtime/agree.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/config/load_config.h"
@@ -43,11 +45,14 @@ std::string choose_checkpoint(const runtime::Config& config, const runtime::Resu
 }
 
 void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
-           comm::Communicator& communicator, core::MemoryTracker& memory, core::Logger& log) {
-  const runtime::RunDirectory directory(config, resume, communicator, log);
+           const runtime::RunDirectory& directory, comm::Communicator& communicator,
+           const StopRequest& stop, core::Logger& log, ExitRecord& record) {
   const std::string checkpoint = choose_checkpoint(config, resume, communicator, log);
   const int threads = threads_of_rank(config, communicator.world_size());
+  core::MemoryTracker memory;
   runtime::Trainer trainer(config, threads, communicator, memory, log);
+  trainer.set_attempt(directory.attempt());
+  trainer.listen_to(stop.flag());
   const std::string run_line = run_line_fields(config, communicator, threads);
   if (checkpoint.empty()) {
     trainer.start(run_line);
@@ -56,29 +61,44 @@ void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
   }
   directory.write_config(config);
   log.info("run", "{}", run_description(config, communicator, threads, trainer.table()));
-  trainer.run();
+  try {
+    trainer.run();
+  } catch (...) {
+    record.step = trainer.progress().step;
+    throw;
+  }
+  record.step = trainer.progress().step;
 }
 
-// Tells an error where it belongs and lets the peers know. Returns the exit code.
-int conclude(const std::exception_ptr& failure, comm::Communicator& communicator,
-             core::Logger& log) {
+// Tells an error where it belongs, lets the peers know, and puts it into the exit record.
+void conclude(const std::exception_ptr& failure, comm::Communicator& communicator,
+              core::Logger& log, ExitRecord& record) {
+  const auto lost = [&](core::ErrorKind kind, const std::string& message) {
+    log.error("run", "{}: {}", core::describe(kind), message);
+    // To its peers a rank that broke is a lost rank.
+    communicator.abort(kind == core::ErrorKind::kInternal ? core::ErrorKind::kCommunication : kind,
+                       message);
+    record.exit_code = static_cast<int>(kind);
+    record.reason = core::describe(kind);
+    record.message = message;
+  };
   try {
     std::rethrow_exception(failure);
   } catch (const runtime::AgreedError& error) {
-    if (log.rank() == 0) log.error("run", "{}: {}", core::describe(error.kind()), error.what());
-    return error.exit_code();
+    const bool asked_for = error.kind() == core::ErrorKind::kStopped;
+    if (log.rank() == 0 && asked_for) log.info("run", "{}", error.what());
+    if (log.rank() == 0 && !asked_for) {
+      log.error("run", "{}: {}", core::describe(error.kind()), error.what());
+    }
+    record.exit_code = error.exit_code();
+    record.reason = core::describe(error.kind());
+    record.message = error.what();
   } catch (const core::Error& error) {
-    log.error("run", "{}: {}", core::describe(error.kind()), error.what());
-    communicator.abort(error.kind(), error.what());
-    return error.exit_code();
+    lost(error.kind(), error.what());
   } catch (const std::bad_alloc&) {
-    log.error("run", "out of memory");
-    communicator.abort(core::ErrorKind::kOutOfMemory, "out of host memory");
-    return static_cast<int>(core::ErrorKind::kOutOfMemory);
+    lost(core::ErrorKind::kOutOfMemory, "out of host memory");
   } catch (const std::exception& error) {
-    log.error("run", "internal error: {}", error.what());
-    communicator.abort(core::ErrorKind::kInternal, error.what());
-    return static_cast<int>(core::ErrorKind::kInternal);
+    lost(core::ErrorKind::kInternal, error.what());
   }
 }
 
@@ -98,6 +118,7 @@ void check_training_request(const TrainRequest& request, int ranks) {
 }
 
 int run_training(const TrainRequest& request) {
+  const StopRequest stop;  // first: a request that comes while the ranks are starting counts too
   std::optional<comm::MpiEnvironment> environment;
   if (comm::started_by_mpi_launcher()) environment.emplace();
   const int rank = environment ? environment->rank() : 0;
@@ -111,12 +132,20 @@ int run_training(const TrainRequest& request) {
         static_cast<std::int64_t>(config.parallel.timeout_seconds * 1000.0));
     const auto communicator = comm::make_communicator(
         comm_name(config.backend.comm), environment ? &*environment : nullptr, timeout);
-    core::MemoryTracker memory;
+    ExitRecord record;
+    record.rank = rank;
+    record.world_size = world_size;
+    std::optional<runtime::RunDirectory> directory;  // locked until the exit record is written
     try {
-      train(config, parse_resume(request.resume), *communicator, memory, log);
+      const runtime::ResumeChoice resume = parse_resume(request.resume);
+      directory.emplace(config, resume, *communicator, log);
+      record.attempt = directory->attempt();
+      train(config, resume, *directory, *communicator, stop, log, record);
     } catch (...) {
-      code = conclude(std::current_exception(), *communicator, log);
+      conclude(std::current_exception(), *communicator, log, record);
     }
+    if (directory) write_exit_record(config.run.output, record);
+    code = record.exit_code;
     leave_together(*communicator);
   } catch (const core::Error& error) {
     // Before there is a communicator every rank finds the same.

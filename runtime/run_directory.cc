@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -37,12 +38,27 @@ std::string read_text(const std::string& path) {
 }
 
 void make_directories(const std::string& output) {
-  for (const char* sub : {"", "/checkpoints", "/logs"}) {
+  for (const char* sub : {"", "/checkpoints", "/logs", "/exit"}) {
     std::error_code failure;
     std::filesystem::create_directories(output + sub, failure);
     if (failure) {
       fail(fmt::format("run.output: cannot create {}{}: {}", output, sub, failure.message()));
     }
+  }
+}
+
+// The attempt that a lock file names; 0 when it names none.
+std::int64_t attempt_in(const std::string& lock_text) {
+  const std::string key = "\"attempt\":";
+  const std::size_t at = lock_text.find(key);
+  return at == std::string::npos ? 0 : std::atoll(lock_text.c_str() + at + key.size());
+}
+
+// What earlier attempts said of their end would be taken for this one's.
+void remove_exit_records(const std::string& output) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(output + "/exit", ignored)) {
+    std::filesystem::remove(entry.path(), ignored);
   }
 }
 
@@ -77,10 +93,12 @@ RunDirectory::RunDirectory(const Config& config, const ResumeChoice& resume,
     make_directories(output_);
     lock_exclusively(log);
     if (resume.mode == ResumeMode::kNever) refuse_existing_run(output_);
+    remove_exit_records(output_);
+    attempt_ = attempt_in(read_text(output_ + "/lock")) + 1;
     token =
         fmt::format("{:016x}", std::random_device{}() * 0x100000001ULL + std::random_device{}());
-    const std::string text =
-        fmt::format("{{\"version\":1,{},\"token\":\"{}\"}}\n", identity(), token);
+    const std::string text = fmt::format("{{\"version\":1,\"attempt\":{},{},\"token\":\"{}\"}}\n",
+                                         attempt_, identity(), token);
     if (ftruncate(lock_, 0) != 0 ||
         pwrite(lock_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
       fail(fmt::format("cannot write {}/lock: {}", output_, std::strerror(errno)));
@@ -88,6 +106,7 @@ RunDirectory::RunDirectory(const Config& config, const ResumeChoice& resume,
     flock(lock_, LOCK_SH);
   });
   token = communicator.all_gather_bytes(token, "lock token").front();
+  attempt_ = communicator.all_gather_small(attempt_, "attempt").front();
   agree(communicator, "run directory", [&] {
     share_lock(token);
     log.open_file(fmt::format("{}/logs/rank-{:04}.log", output_, communicator.rank()));

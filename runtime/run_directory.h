@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "comm/communicator.h"
@@ -32,6 +33,9 @@ class RunDirectory {
   RunDirectory(const RunDirectory&) = delete;
   RunDirectory& operator=(const RunDirectory&) = delete;
 
+  // How many times this OUTPUT has been started, this time included; the same on every rank.
+  std::int64_t attempt() const { return attempt_; }
+
   // Rank 0 writes OUTPUT/config.yaml, the resolved configuration, by rename.
   void write_config(const Config& config) const;
 
@@ -41,6 +45,7 @@ class RunDirectory {
   std::string identity() const;
 
   std::string output_;
+  std::int64_t attempt_ = 1;
   int lock_ = -1;
   bool writes_ = false;
 };

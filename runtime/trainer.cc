@@ -70,6 +70,7 @@ StepDecision Trainer::step() {
   record.view = view_of_run();
 
   faults_.slow_down(record.view.step);
+  faults_.kill_or_hang(record.view.step);
   flip_bit_if_asked();
   accumulate_gradients();
   const StepReport report = form_report();
@@ -163,7 +164,15 @@ StepReport Trainer::form_report() {
   report.nonfinite_losses = nonfinite_losses_;
   report.nonfinite_layer = nonfinite_layer_;
   report.own = gradients_->own_nonfinite();
+  report.requests = control_requests();
   return report;
+}
+
+std::uint32_t Trainer::control_requests() const {
+  const bool signalled = stop_flag_ != nullptr && stop_flag_->load() != 0;
+  const double limit = config_.run.time_limit;
+  const bool timed_out = limit > 0.0 && seconds_since(started_) >= limit;
+  return signalled || timed_out ? kRequestStop : kRequestNone;
 }
 
 bool Trainer::checkpoint_due(std::int64_t step) const {

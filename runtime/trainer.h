@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -55,6 +56,12 @@ class Trainer {
   void start(const std::string& run_line);
   void resume(const std::string& checkpoint, const std::string& run_line);
 
+  // Which start of this OUTPUT this is; the faults kill and hang fire only in the first.
+  void set_attempt(std::int64_t attempt);
+  // A signal number other than 0 in `flag`, on any rank, stops the run at the next step boundary on
+  // all.
+  void listen_to(const std::atomic<int>& flag) { stop_flag_ = &flag; }
+
   // Trains until train.steps attempts are done or a decision stops the run; then throws the Error
   // that all ranks agreed on.
   void run();
@@ -89,6 +96,8 @@ class Trainer {
   void stop_if_decided(const StepDecision& decision) const;
   std::string culprit_text(const StepDecision& decision) const;
   std::string diverged_text(const StepDecision& decision) const;
+  std::uint32_t control_requests() const;
+  void stop_as_requested();
   bool checkpoint_due(std::int64_t step) const;
   void report_memory() const;
 
@@ -113,6 +122,8 @@ class Trainer {
   RunRecorder recorder_;
 
   RunProgress progress_;
+  const std::atomic<int>* stop_flag_ = nullptr;
+  std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::vector<std::int32_t> inputs_;      // [micro * context]
   std::vector<std::int32_t> targets_;     // [micro * context]
   models::ops::ExactSum optimised_loss_;  // of this rank's micro-batches in this step

@@ -64,9 +64,26 @@ void Trainer::run() {
     if (validation_data_ && every > 0 && (progress_.step % every == 0 || last)) {
       recorder_.validation(progress_.step, validate());
     }
+    const bool finished = last || decision.stop != StopReason::kRequested;
+    if (!finished) stop_as_requested();
     if (checkpoint_due(progress_.step) || decision.checkpoint) save_checkpoint();
   }
   report_memory();
+}
+
+void Trainer::set_attempt(std::int64_t attempt) {
+  faults_.set_attempt(attempt);
+}
+
+// All ranks are here at the same step, because one of them asked for it in its report.
+void Trainer::stop_as_requested() {
+  std::string saved = "without a checkpoint, as checkpoint.on_signal: false asks";
+  if (config_.checkpoint.on_signal || checkpoint_due(progress_.step)) {
+    save_checkpoint();
+    saved = "checkpoint saved; continue with --resume auto";
+  }
+  throw AgreedError(core::ErrorKind::kStopped,
+                    fmt::format("stopped on request after step {}: {}", progress_.step, saved));
 }
 
 std::string Trainer::culprit_text(const StepDecision& decision) const {

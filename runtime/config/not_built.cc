@@ -19,7 +19,6 @@ void check_one(const NotBuilt& row, const std::string& path, const std::string& 
 
 const std::vector<NotBuilt>& not_built_table() {
   static const std::vector<NotBuilt> table = {
-      {"run.time_limit", {"0"}, "stopping at a time limit"},
       {"model.task", {"causal_lm"}, "the data path of masked_lm and classification"},
       {"data.mask_probability", {"0.15"}, "the data path of masked_lm"},
       {"data.mask_token", {}, "the data path of masked_lm"},
@@ -29,14 +28,12 @@ const std::vector<NotBuilt>& not_built_table() {
       {"memory.recompute", {"none"}, "recomputing activations in backward"},
       {"ema.decay", {"0"}, "averaging the weights"},
       {"checkpoint.async", {"false"}, "writing checkpoints while training goes on"},
-      {"checkpoint.on_signal", {"false"}, "a checkpoint on a signal"},
       {"metrics.tensorboard", {"false"}, "TensorBoard event files"},
       {"metrics.per_layer_every", {"0"}, "statistics of every layer"},
       {"metrics.histograms_every", {"0"}, "histograms of every tensor"},
       {"health.vanishing_norm", {"0"}, "watching for vanished gradients"},
       {"health.spike_factor", {"0"}, "watching for spikes of the loss"},
-      {"health.on_divergence", {"stop"}, "going on after a diverged step"},
-      {"fault.kind", {"overflow", "nan", "bitflip", "slow"}, "injecting a hang or a killed rank"},
+      {"health.on_divergence", {"stop", "skip"}, "rolling back to an earlier checkpoint"},
   };
   return table;
 }

@@ -1,5 +1,7 @@
 #include "runtime/health/fault_injector.h"
 
+#include <signal.h>
+
 #include <chrono>
 #include <limits>
 #include <thread>
@@ -46,6 +48,18 @@ void FaultInjector::slow_down(std::int64_t step) const {
   if (find(FaultKind::kSlow, step) == nullptr) return;
   log_.warning("fault", "drill: sleeping {} s at step {}", kSlowSeconds, step);
   std::this_thread::sleep_for(std::chrono::duration<double>(kSlowSeconds));
+}
+
+void FaultInjector::kill_or_hang(std::int64_t step) const {
+  if (attempt_ != 1) return;
+  if (find(FaultKind::kKill, step) != nullptr) {
+    log_.warning("fault", "drill: this rank kills itself at step {}", step);
+    raise(SIGKILL);
+  }
+  if (find(FaultKind::kHang, step) == nullptr) return;
+  log_.warning("fault", "drill: this rank hangs from step {} on", step);
+  while (true)
+    std::this_thread::sleep_for(std::chrono::seconds(1));
 }
 
 void flip_bit(core::TensorView values) {

@@ -31,10 +31,15 @@ class FaultInjector {
 
   static constexpr double kSlowSeconds = 1.0;
 
+  // kKill: ends this process by SIGKILL; kHang: never returns. Both only in a run's first attempt.
+  void kill_or_hang(std::int64_t step) const;
+  void set_attempt(std::int64_t attempt) { attempt_ = attempt; }
+
  private:
   const FaultConfig* find(FaultKind kind, std::int64_t step) const;
 
   std::vector<FaultConfig> faults_;  // of this rank
+  std::int64_t attempt_ = 1;
   core::Logger& log_;
 };
 
