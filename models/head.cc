@@ -1,5 +1,6 @@
 #include "models/head.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/check.h"
@@ -187,7 +188,11 @@ void Head::write_piece(const Pass& pass, const ParameterTable& table, const Para
   const TensorView x = features(pass);
   const TensorView dense_input = classifies ? first_tokens(pass, x) : x;
   const auto weight_rows = [&](ConstTensorView dy, ConstTensorView input) {
-    linear_weight_backward(pass, dy.slice_cols(piece.row_begin, piece.row_end), input, out, {});
+    for (std::int64_t begin = piece.row_begin; begin < piece.row_end; begin += kSplitRows) {
+      const std::int64_t end = std::min(piece.row_end, begin + kSplitRows);
+      linear_weight_backward(pass, dy.slice_cols(begin, end), input,
+                             out.slice_rows(begin - piece.row_begin, end - piece.row_begin), {});
+    }
   };
   const ParameterId id = piece.parameter;
   if (id == output_.weight) {

@@ -12,8 +12,13 @@
 // reads parameters through ParameterSource and hands gradients to a GradientSink, bucket by bucket.
 namespace lockstep::models {
 
-// Rows [row_begin, row_end) of a parameter (all rows but for split embeddings and heads). 1-D
-// tensors have one row... of their whole length: row_begin = 0, row_end = 1.
+// The gradient of a head's weight, which may be split, is computed kSplitRows rows at a time, from
+// row 0 on, so that its bits do not depend on where buckets are cut, as long as every cut is a
+// multiple of it.
+inline constexpr std::int64_t kSplitRows = 1024;
+
+// Rows [row_begin, row_end) of a parameter: all of them but for split embeddings and heads. A 1-D
+// tensor is one row of its whole length: row_begin = 0, row_end = 1.
 struct ParameterPiece {
   ParameterId parameter = kNoParameter;
   std::int64_t row_begin = 0;

@@ -1,6 +1,7 @@
 #include "runtime/sharding/bucket_layout.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "core/check.h"
@@ -53,8 +54,11 @@ void BucketLayout::add_group(models::GroupIndex group, bool tied, std::int64_t l
       continue;
     }
     // Each split piece but the last is a multiple of 64 * world_size elements, so that no padding
-    // falls inside a tensor.
-    const std::int64_t unit = kAlignment * world_size_;
+    // falls inside a tensor. A head's is one of kSplitRows rows too, so that no cut shows in the
+    // bits.
+    const std::int64_t even = kAlignment * world_size_;
+    const bool is_head = group == table_.groups() - 1;
+    const std::int64_t unit = is_head ? std::lcm(even, models::kSplitRows) : even;
     const std::int64_t step = std::max(unit, limit_elements / cols_of(spec) / unit * unit);
     if (!pending.empty()) buckets.push_back(std::exchange(pending, {}));
     for (std::int64_t row = 0; row < rows; row += step) {

@@ -132,9 +132,28 @@ TEST(BucketLayout, SplitsEmbeddingsAndHeadByRowsButNeverABlock) {
     }
   }
   EXPECT_EQ(of_blocks, 2);
+}
+
+// A head's cuts lie at multiples of kSplitRows at every number of ranks, so that they never show in
+// the bits of its gradient.
+TEST(BucketLayout, CutsAHeadAtMultiplesOfSplitRows) {
+  models::ModelConfig config = small_model(models::Family::kGpt, false);
+  config.vocab = 7000;
+  const models::ParameterTable table(config);
   const models::ParameterId head = table.find("head.weight");
   ASSERT_NE(head, models::kNoParameter);
-  EXPECT_GT(layout.last_bucket(head), layout.first_bucket(head));
+  for (const int ranks : {1, 2, 3, 5, 16}) {
+    const BucketLayout layout(table, false, ranks, 1, 4);
+    if (ranks != 5) {
+      EXPECT_GT(layout.last_bucket(head), layout.first_bucket(head)) << ranks;
+    }
+    for (int b = layout.first_bucket(head); b <= layout.last_bucket(head); ++b) {
+      for (const models::ParameterPiece& piece : layout[b].spec.pieces) {
+        if (piece.parameter != head) continue;
+        EXPECT_EQ(piece.row_begin % models::kSplitRows, 0) << ranks;
+      }
+    }
+  }
 }
 
 // The limit is in bytes of the compute type.
