@@ -18,6 +18,8 @@
 
 namespace lockstep::comm {
 
+class FlightRecorder;
+
 enum class Collective : std::uint8_t {
   kBarrier,
   kAllReduce,
@@ -150,6 +152,13 @@ class Communicator {
 
   const CommunicatorStats& stats() const { return stats_; }
 
+  // How long this rank has waited for its peers so far: time inside Work::wait* and the blocking
+  // calls in which there was nothing to copy or to sum.
+  std::chrono::nanoseconds waited() const { return waited_; }
+
+  // Notes every collective from now on in `recorder` (not owned; null: in none).
+  void record_to(FlightRecorder* recorder) { recorder_ = recorder; }
+
   // Memory the backend itself holds on this rank (staging, control block), in bytes.
   virtual std::size_t internal_bytes() const = 0;
 
@@ -158,6 +167,8 @@ class Communicator {
                std::chrono::milliseconds timeout);
 
   Deadline default_deadline() const { return std::chrono::steady_clock::now() + timeout_; }
+  FlightRecorder* recorder() const { return recorder_; }
+  void add_waited(std::chrono::nanoseconds time) { waited_ += time; }
   CollectiveStats& count(Collective c) { return stats_.by_collective[static_cast<std::size_t>(c)]; }
 
  private:
@@ -194,6 +205,8 @@ class Communicator {
   std::string backend_;
   std::chrono::milliseconds timeout_;
   CommunicatorStats stats_{};
+  std::chrono::nanoseconds waited_{0};
+  FlightRecorder* recorder_ = nullptr;
 };
 
 }  // namespace lockstep::comm

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "comm/exchange/exchange_communicator.h"
+#include "comm/flight_recorder.h"
 #include "core/check.h"
 
 namespace lockstep::comm {
@@ -109,6 +110,7 @@ std::vector<int> ExchangeCommunicator::ranks_holding_up(Condition condition, std
 
 void ExchangeCommunicator::check_peers(Condition condition, std::uint64_t id, Deadline begin,
                                        Deadline deadline) {
+  if (recorder() != nullptr) recorder()->waiting();
   std::string what;
   std::vector<int> late;
   const auto find_late = [&] { late = ranks_holding_up(condition, id, what); };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "comm/reduce_kernels.h"
@@ -170,9 +171,17 @@ bool ExchangeCommunicator::holds(Condition condition, std::uint64_t id) {
 void ExchangeCommunicator::wait_for(Condition condition, std::uint64_t id, Deadline deadline) {
   const Deadline begin = std::chrono::steady_clock::now();
   Backoff backoff(group_.crowded);
+  std::optional<Deadline> idle_since;
   while (true) {
-    if (advance()) backoff.reset();
-    if (holds(condition, id)) return;
+    const bool moved = advance();
+    const bool over = holds(condition, id);
+    if ((moved || over) && idle_since) {
+      add_waited(std::chrono::steady_clock::now() - *idle_since);
+      idle_since.reset();
+    }
+    if (over) return;
+    if (moved) backoff.reset();
+    if (!idle_since) idle_since = std::chrono::steady_clock::now();
     backoff.pause();
     if (backoff.time_to_check()) check_peers(condition, id, begin, deadline);
   }

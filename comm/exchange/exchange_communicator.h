@@ -78,6 +78,8 @@ class ExchangeCommunicator final : public Communicator {
   bool read_chunk(Operation& operation, std::uint64_t chunk);
   const std::byte* find_source(const Operation& operation, int source, std::uint64_t chunk);
   void finish_read(const Operation& operation);
+  void note_entered(const Operation& operation);
+  void note_completed(const Operation& operation);
   void retire();
 
   const Record* record_of(int rank, std::uint64_t index) const;

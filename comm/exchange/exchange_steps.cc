@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "comm/exchange/exchange_communicator.h"
+#include "comm/flight_recorder.h"
 #include "comm/reduce_kernels.h"
 #include "core/check.h"
 
@@ -71,6 +72,7 @@ void ExchangeCommunicator::post(Operation& op) {
   if (remote_ != nullptr) remote_->post(op);
   op.posted = true;
   ++posted_;
+  note_entered(op);
   for (int target = 0; target < world_size(); ++target) {
     if (target == rank()) continue;
     count(record.collective).bytes_sent += op.length(rank(), target) * op.element_bytes;
@@ -140,6 +142,22 @@ bool ExchangeCommunicator::read_ready() {
 void ExchangeCommunicator::finish_read(const Operation& op) {
   own_slot().completed.store(op.index + 1, std::memory_order_release);
   ++read_;
+  note_completed(op);
+}
+
+// ---- The flight recorder --------------------------------------------------------------------
+
+// A collective of two operations is entered with the first and completed with the last.
+void ExchangeCommunicator::note_entered(const Operation& op) {
+  if (recorder() == nullptr || !op.first_of_collective()) return;
+  const int source = op.pattern == Operation::Pattern::kFromRoot ? op.record.root : rank();
+  recorder()->entered(op.record.sequence, op.record.collective,
+                      op.input_elements(source, world_size()) * op.element_bytes, op.record.label);
+}
+
+void ExchangeCommunicator::note_completed(const Operation& op) {
+  if (recorder() == nullptr || !op.last_of_collective()) return;
+  recorder()->completed(op.record.sequence);
 }
 
 const Record* ExchangeCommunicator::record_of(int rank, std::uint64_t index) const {

@@ -50,6 +50,12 @@ struct Operation {
   // The same for one chunk: [chunk_begin, chunk_begin + chunk_length) of that slice.
   std::size_t chunk_begin(std::uint64_t chunk) const { return chunk * chunk_elements; }
   std::size_t chunk_length(int source, int target, std::uint64_t chunk) const;
+  // Whether it begins, or ends, the collective of its sequence number: all_reduce is two
+  // operations.
+  bool first_of_collective() const { return record.phase == 0; }
+  bool last_of_collective() const {
+    return record.collective != Collective::kAllReduce || record.phase == 1;
+  }
   // Whether every target reads the same slice of a source (gather) or its own (scatter).
   bool one_slice_for_all() const;
   // Elements of the input of `source`; of what is put into this rank's output from `source`.
