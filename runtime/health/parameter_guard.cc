@@ -41,15 +41,20 @@ std::vector<int> minority(const std::vector<std::uint64_t>& values) {
 ParameterGuard::ParameterGuard(const BucketLayout& layout, ModelState& state, int rank)
     : layout_(layout), state_(state), rank_(rank) {}
 
-std::uint64_t ParameterGuard::hash_range(int bucket, std::int64_t begin, std::int64_t end) const {
+void ParameterGuard::add_range(core::StreamingHash& hash, int bucket, std::int64_t begin,
+                               std::int64_t end) const {
   const core::TensorView values = state_.bucket_parameters(bucket);
   const std::size_t size = core::size_of(values.dtype());
   const auto* data = static_cast<const std::byte*>(values.raw());
-  core::StreamingHash hash;
   for (const Segment& segment : layout_.segments(bucket, begin, end)) {
     hash.update(data + static_cast<std::size_t>(segment.bucket_begin) * size,
                 static_cast<std::size_t>(segment.count) * size);
   }
+}
+
+std::uint64_t ParameterGuard::hash_range(int bucket, std::int64_t begin, std::int64_t end) const {
+  core::StreamingHash hash;
+  add_range(hash, bucket, begin, end);
   return hash.digest();
 }
 
@@ -93,10 +98,15 @@ void ParameterGuard::clear() {
   contradicted_bucket_ = -1;
 }
 
+// Where a group is split depends on the number of ranks; its elements in canonical order do not.
 std::vector<std::uint64_t> ParameterGuard::bucket_hashes() const {
   std::vector<std::uint64_t> hashes;
-  for (int b = 0; b < layout_.size(); ++b) {
-    hashes.push_back(hash_range(b, 0, layout_[b].padded));
+  for (int b = 0; b < layout_.size();) {
+    core::StreamingHash hash;
+    const models::GroupIndex group = layout_[b].spec.group;
+    for (; b < layout_.size() && layout_[b].spec.group == group; ++b)
+      add_range(hash, b, 0, layout_[b].padded);
+    hashes.push_back(hash.digest());
   }
   return hashes;
 }

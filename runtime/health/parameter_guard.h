@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "core/hash.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/sharding/model_state.h"
 
@@ -38,8 +39,9 @@ class ParameterGuard {
   int contradicted_bucket() const { return contradicted_bucket_; }
   void clear();
 
-  // XXH3-64 per bucket over the compute-type parameters in canonical order, without padding: for
-  // the ledger.
+  // XXH3-64 over the compute-type parameters in canonical order, without padding: one per bucket,
+  // for the ledger. A split group gives one hash, as if it were a single bucket, so that the ledger
+  // does not depend on the number of ranks.
   std::vector<std::uint64_t> bucket_hashes() const;
 
   // Who is wrong, and where it began. Collective; to be called by all ranks when digests differ or
@@ -57,6 +59,7 @@ class ParameterGuard {
     std::vector<std::uint64_t> slices;  // [bucket * world_size + owner]
   };
 
+  void add_range(core::StreamingHash& hash, int bucket, std::int64_t begin, std::int64_t end) const;
   std::uint64_t hash_range(int bucket, std::int64_t begin, std::int64_t end) const;
 
   const BucketLayout& layout_;

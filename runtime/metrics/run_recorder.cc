@@ -100,7 +100,7 @@ void RunRecorder::write_metrics(const StepRecord& record) {
   m.step_seconds = record.seconds;
   if (d.overflow_rank >= 0) m.overflow_rank = d.overflow_rank;
   if (d.culprit.found()) {
-    m.overflow_bucket = layout_[d.culprit.bucket].spec.name;
+    m.overflow_bucket = bucket_name(d.culprit);
     m.overflow_tensor = table_[d.culprit.parameter].name;
   }
   metrics_->step(m);
@@ -117,6 +117,11 @@ std::string RunRecorder::describe_overflow(const StepDecision& d, double scale_b
     if (d.culprit.nan > 0) text += fmt::format(", {} nan", d.culprit.nan);
   }
   return text + fmt::format(", scale {} -> {}", scale_before, d.next.loss_scale.scale);
+}
+
+// A split bucket goes by the name of its group: where it is split depends on the number of ranks.
+std::string RunRecorder::bucket_name(const NonFiniteReport& culprit) const {
+  return table_.group_name(layout_[culprit.bucket].spec.group);
 }
 
 void RunRecorder::log_step(const StepRecord& record) {

@@ -58,6 +58,7 @@ class RunRecorder {
   void append_to_ledger(const StepRecord& record);
   void write_metrics(const StepRecord& record);
   void log_step(const StepRecord& record);
+  std::string bucket_name(const NonFiniteReport& culprit) const;
 
   const Config& config_;
   const models::ParameterTable& table_;
