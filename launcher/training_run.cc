@@ -4,6 +4,7 @@
 #include <exception>
 #include <optional>
 
+#include "comm/flight_recorder.h"
 #include "comm/make_communicator.h"
 #include "comm/mpi/mpi_environment.h"
 #include "core/log.h"
@@ -42,6 +43,17 @@ std::string choose_checkpoint(const runtime::Config& config, const runtime::Resu
     if (found) chosen = found->directory;
   });
   return communicator.all_gather_bytes(chosen, "chosen checkpoint").front();
+}
+
+// Keeps this rank's last collectives in OUTPUT/flight from here on.
+void record_flight(const runtime::Config& config, const runtime::RunDirectory& directory,
+                   comm::Communicator& communicator,
+                   std::optional<comm::FlightRecorder>& recorder) {
+  runtime::agree(communicator, "flight recorder", [&] {
+    recorder.emplace(comm::flight_file(config.run.output, communicator.rank()), communicator.rank(),
+                     communicator.world_size(), directory.attempt());
+  });
+  communicator.record_to(&*recorder);
 }
 
 void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
@@ -126,6 +138,12 @@ int run_training(const TrainRequest& request) {
   core::Logger log(rank, world_size);
   int code = 0;
   try {
+    if (environment && request.ranks_given) {
+      throw core::Error(
+          core::ErrorKind::kConfig,
+          "--ranks starts mpirun itself: leave it out under mpirun or srun, which already say how "
+          "many ranks there are");
+    }
     const runtime::Config config = runtime::load_config(request.config_file, request.overrides);
     runtime::validate_for_world(config, world_size);
     const auto timeout = std::chrono::milliseconds(
@@ -135,11 +153,13 @@ int run_training(const TrainRequest& request) {
     ExitRecord record;
     record.rank = rank;
     record.world_size = world_size;
+    std::optional<comm::FlightRecorder> recorder;
     std::optional<runtime::RunDirectory> directory;  // locked until the exit record is written
     try {
       const runtime::ResumeChoice resume = parse_resume(request.resume);
       directory.emplace(config, resume, *communicator, log);
       record.attempt = directory->attempt();
+      record_flight(config, *directory, *communicator, recorder);
       train(config, resume, *directory, *communicator, stop, log, record);
     } catch (...) {
       conclude(std::current_exception(), *communicator, log, record);
@@ -147,6 +167,7 @@ int run_training(const TrainRequest& request) {
     if (directory) write_exit_record(config.run.output, record);
     code = record.exit_code;
     leave_together(*communicator);
+    communicator->record_to(nullptr);
   } catch (const core::Error& error) {
     // Before there is a communicator every rank finds the same.
     if (rank == 0) log.error("run", "{}: {}", core::describe(error.kind()), error.what());

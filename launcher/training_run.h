@@ -10,6 +10,7 @@ struct TrainRequest {
   std::string config_file;
   std::vector<std::string> overrides;  // --set
   std::string resume = "never";        // never, auto, or a checkpoint directory
+  bool ranks_given = false;            // --ranks: wrong in a rank that a launcher started
 };
 
 // Throws the Error(kConfig) that `ranks` ranks would all find in the configuration.

@@ -3,7 +3,6 @@
 #include <memory>
 
 #include "comm/mpi/mpi_environment.h"
-#include "core/error.h"
 #include "launcher/mpi_launch.h"
 #include "launcher/training_run.h"
 
@@ -26,15 +25,9 @@ std::vector<std::string> rank_arguments(const TrainRequest& request) {
   return arguments;
 }
 
-int train(const TrainOptions& options) {
-  if (options.ranks == 0) return run_training(options.request);
-  if (comm::started_by_mpi_launcher()) {
-    throw core::Error(
-        core::ErrorKind::kConfig,
-        "--ranks starts mpirun itself: leave it out under mpirun or srun, which already "
-        "say how many ranks there are");
-  }
-  if (options.ranks == 1) return run_training(options.request);
+int train(TrainOptions options) {
+  options.request.ranks_given = options.ranks > 0;
+  if (options.ranks <= 1 || comm::started_by_mpi_launcher()) return run_training(options.request);
   // Wrong configurations are told once, before any rank is started.
   check_training_request(options.request, options.ranks);
   return launch_ranks(options.ranks, rank_arguments(options.request));
