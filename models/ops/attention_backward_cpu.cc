@@ -4,6 +4,7 @@
 #include "models/ops/cpu/block_transpose.h"
 #include "models/ops/cpu/parallel.h"
 #include "models/ops/cpu/row_io.h"
+#include "models/ops/cpu/scratch_sizes.h"
 #include "models/ops/cpu/sequence_bodies.h"
 #include "models/ops/cpu/vector_math.h"
 
@@ -266,6 +267,12 @@ class HeadBackward {
 
 }  // namespace
 
+std::size_t attention_backward_scratch(const AttentionSpec& spec, core::DType dtype, int threads) {
+  return core::visit_floating(dtype, [&](auto tag) {
+    return HeadBackward<decltype(tag)>::scratch_bytes(spec) * static_cast<std::size_t>(threads);
+  });
+}
+
 void attention_backward(OpContext& context, const AttentionSpec& spec, ConstTensorView dout,
                         ConstTensorView q, ConstTensorView k, ConstTensorView v,
                         ConstTensorView out, ConstTensorView lse, TensorView dq, TensorView dk,
@@ -273,9 +280,9 @@ void attention_backward(OpContext& context, const AttentionSpec& spec, ConstTens
   const Tensors tensors{dout, q, k, v, out, lse, dq, dk, dv};
   core::visit_floating(q.dtype(), [&](auto tag) {
     using T = decltype(tag);
-    const std::size_t bytes = HeadBackward<T>::scratch_bytes(spec);
-    ScratchPieces pieces(context.scratch(bytes * static_cast<std::size_t>(context.threads())),
-                         bytes, context.threads());
+    ScratchPieces pieces(
+        context.scratch(attention_backward_scratch(spec, q.dtype(), context.threads())),
+        HeadBackward<T>::scratch_bytes(spec), context.threads());
     parallel_chunks(context, spec.sequences * spec.kv_heads, 1,
                     [&](std::int64_t item, std::int64_t, std::int64_t) {
                       const ScratchPieces::Lease piece(pieces);

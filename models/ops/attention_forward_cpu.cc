@@ -5,6 +5,7 @@
 #include "models/ops/cpu/block_transpose.h"
 #include "models/ops/cpu/parallel.h"
 #include "models/ops/cpu/row_io.h"
+#include "models/ops/cpu/scratch_sizes.h"
 #include "models/ops/cpu/sequence_bodies.h"
 #include "models/ops/cpu/vector_math.h"
 
@@ -209,13 +210,19 @@ class HeadForward {
 
 }  // namespace
 
+std::size_t attention_forward_scratch(const AttentionSpec& spec, core::DType dtype, int threads) {
+  return core::visit_floating(dtype, [&](auto tag) {
+    return HeadForward<decltype(tag)>::scratch_bytes(spec) * static_cast<std::size_t>(threads);
+  });
+}
+
 void attention_forward(OpContext& context, const AttentionSpec& spec, ConstTensorView q,
                        ConstTensorView k, ConstTensorView v, TensorView out, TensorView lse) {
   core::visit_floating(q.dtype(), [&](auto tag) {
     using T = decltype(tag);
-    const std::size_t bytes = HeadForward<T>::scratch_bytes(spec);
-    ScratchPieces pieces(context.scratch(bytes * static_cast<std::size_t>(context.threads())),
-                         bytes, context.threads());
+    ScratchPieces pieces(
+        context.scratch(attention_forward_scratch(spec, q.dtype(), context.threads())),
+        HeadForward<T>::scratch_bytes(spec), context.threads());
     parallel_chunks(context, spec.sequences * spec.heads, 1,
                     [&](std::int64_t item, std::int64_t, std::int64_t) {
                       const ScratchPieces::Lease piece(pieces);

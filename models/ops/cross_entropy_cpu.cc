@@ -5,6 +5,7 @@
 #include "models/ops/cpu/dense_bodies.h"
 #include "models/ops/cpu/parallel.h"
 #include "models/ops/cpu/row_io.h"
+#include "models/ops/cpu/scratch_sizes.h"
 #include "models/ops/cpu/vector_math.h"
 
 namespace lockstep::models::ops::cpu {
@@ -152,8 +153,7 @@ LossSums cross_entropy_typed(OpContext& context, const core::ConstTensorView& lo
   const std::int64_t rows = logits.rows();
   const std::int64_t vocab = logits.cols();
   const Cap<A> cap(softcap);
-  auto* losses =
-      reinterpret_cast<RowLoss*>(context.scratch(static_cast<std::size_t>(rows) * sizeof(RowLoss)));
+  auto* losses = reinterpret_cast<RowLoss*>(context.scratch(cross_entropy_scratch(rows)));
   const auto run_row = [&](std::int64_t r) {
     const std::int32_t target = targets[static_cast<std::size_t>(r)];
     if (target == kIgnored) {
@@ -181,6 +181,10 @@ LossSums cross_entropy_typed(OpContext& context, const core::ConstTensorView& lo
 }
 
 }  // namespace
+
+std::size_t cross_entropy_scratch(std::int64_t rows) {
+  return static_cast<std::size_t>(rows) * sizeof(RowLoss);
+}
 
 LossSums cross_entropy(OpContext& context, core::ConstTensorView logits,
                        std::span<const std::int32_t> targets, const LossOptions& options,

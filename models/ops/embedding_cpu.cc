@@ -3,6 +3,7 @@
 
 #include "models/ops/cpu/bodies.h"
 #include "models/ops/cpu/row_io.h"
+#include "models/ops/cpu/scratch_sizes.h"
 #include "models/ops/cpu/tiles.h"
 
 namespace lockstep::models::ops::cpu {
@@ -52,8 +53,8 @@ struct TokenGroups {
 TokenGroups group_tokens(OpContext& context, std::span<const std::int32_t> tokens,
                          std::int64_t row_begin, std::int64_t row_end) {
   const auto rows = static_cast<std::size_t>(row_end - row_begin);
-  auto* first = reinterpret_cast<std::int32_t*>(
-      context.scratch((rows + 2 + tokens.size()) * sizeof(std::int32_t)));
+  auto* first = reinterpret_cast<std::int32_t*>(context.scratch(
+      embedding_backward_scratch(row_end - row_begin, static_cast<std::int64_t>(tokens.size()))));
   std::int32_t* order = first + rows + 2;
   std::fill_n(first, rows + 2, 0);
   const auto in_range = [&](std::int32_t id) { return id >= row_begin && id < row_end; };
@@ -110,6 +111,10 @@ void sum_sequences(OpContext& context, const ConstTensorView& dx, std::int64_t l
 }
 
 }  // namespace
+
+std::size_t embedding_backward_scratch(std::int64_t table_rows, std::int64_t tokens) {
+  return static_cast<std::size_t>(table_rows + 2 + tokens) * sizeof(std::int32_t);
+}
 
 void embedding_forward(OpContext& context, std::span<const std::int32_t> tokens,
                        std::int64_t length, ConstTensorView token_table, ConstTensorView positions,

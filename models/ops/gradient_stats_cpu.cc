@@ -6,6 +6,7 @@
 
 #include "models/ops/cpu/bodies.h"
 #include "models/ops/cpu/row_sums.h"
+#include "models/ops/cpu/scratch_sizes.h"
 #include "models/ops/cpu/tiles.h"
 
 namespace lockstep::models::ops::cpu {
@@ -74,8 +75,8 @@ template <typename T>
 NonFinite count(OpContext& context, const ConstTensorView& x) {
   const bool flat = x.contiguous();
   const std::int64_t chunks = tile_chunk_count(x.rows(), x.cols(), flat);
-  const std::size_t slots = static_cast<std::size_t>(std::max<std::int64_t>(chunks, 1));
-  auto* counts = reinterpret_cast<NonFinite*>(context.scratch(slots * sizeof(NonFinite)));
+  auto* counts = reinterpret_cast<NonFinite*>(
+      context.scratch(count_nonfinite_scratch(x.rows(), x.cols(), flat)));
   std::fill_n(counts, chunks, NonFinite{});
   for_each_tile(context, x.rows(), x.cols(), flat,
                 [&](std::int64_t row, std::int64_t col, std::int64_t n, std::int64_t chunk) {
@@ -134,6 +135,11 @@ void block_sums(OpContext& context, const ConstTensorView& x, double* blocks) {
 }
 
 }  // namespace
+
+std::size_t count_nonfinite_scratch(std::int64_t rows, std::int64_t cols, bool flat) {
+  const std::int64_t chunks = tile_chunk_count(rows, cols, flat);
+  return static_cast<std::size_t>(std::max<std::int64_t>(chunks, 1)) * sizeof(NonFinite);
+}
 
 NonFinite count_nonfinite(OpContext& context, ConstTensorView x) {
   return core::visit_floating(x.dtype(),

@@ -2,6 +2,7 @@
 
 #include "models/ops/cpu/bodies.h"
 #include "models/ops/cpu/row_sums.h"
+#include "models/ops/cpu/scratch_sizes.h"
 
 namespace lockstep::models::ops::cpu {
 
@@ -50,7 +51,7 @@ void forward(OpContext& context, ConstTensorView x, ConstTensorView gain, ConstT
   const std::int64_t cols = x.cols();
   const std::int64_t grain = rows_per_chunk(cols);
   const std::int64_t chunks = chunk_count(rows, grain);
-  Carver<A> carver(context.scratch(Carver<A>::bytes(chunks + 2, cols)));
+  Carver<A> carver(context.scratch(layer_norm_forward_scratch(rows, cols, x.dtype())));
   const A* g = row_values(gain.data<T>(), carver.take(1, cols), cols);
   A* bias_scratch = carver.take(1, cols);
   const A* b = bias.empty() ? nullptr : row_values(bias.data<T>(), bias_scratch, cols);
@@ -115,7 +116,7 @@ void backward(OpContext& context, ConstTensorView dy, ConstTensorView x, ConstTe
   const std::int64_t cols = x.cols();
   const std::int64_t padded = Carver<A>::padded(cols);
   const RowChunks chunks(x.rows(), cols);
-  Carver<A> carver(context.scratch(Carver<A>::bytes(1 + 5 * chunks.count, cols)));
+  Carver<A> carver(context.scratch(layer_norm_backward_scratch(x.rows(), cols, x.dtype())));
   const A* g = row_values(gain.data<T>(), carver.take(1, cols), cols);
   A* dgain_partials = carver.take(chunks.count, cols);
   A* dbias_partials = carver.take(chunks.count, cols);
@@ -142,6 +143,20 @@ void backward(OpContext& context, ConstTensorView dy, ConstTensorView x, ConstTe
 }
 
 }  // namespace
+
+std::size_t layer_norm_forward_scratch(std::int64_t rows, std::int64_t cols, core::DType dtype) {
+  return core::visit_floating(dtype, [&](auto type) {
+    const std::int64_t chunks = chunk_count(rows, rows_per_chunk(cols));
+    return Carver<AccumulateT<decltype(type)>>::bytes(chunks + 2, cols);
+  });
+}
+
+std::size_t layer_norm_backward_scratch(std::int64_t rows, std::int64_t cols, core::DType dtype) {
+  return core::visit_floating(dtype, [&](auto type) {
+    const RowChunks chunks(rows, cols);
+    return Carver<AccumulateT<decltype(type)>>::bytes(1 + 5 * chunks.count, cols);
+  });
+}
 
 void layer_norm_forward(OpContext& context, ConstTensorView x, ConstTensorView gain,
                         ConstTensorView bias, double eps, TensorView y, TensorView mean,

@@ -11,6 +11,7 @@
 #include "models/ops/cpu/matmul_tiles.h"
 #include "models/ops/cpu/parallel.h"
 #include "models/ops/cpu/row_io.h"
+#include "models/ops/cpu/scratch_sizes.h"
 
 namespace lockstep::models::ops::cpu {
 
@@ -38,7 +39,7 @@ struct Factor {
 };
 
 struct Product {
-  std::int64_t m, n, k;
+  MatmulSpec size;
   Factor a, b;
   TensorView out;
   ConstTensorView bias;
@@ -59,10 +60,10 @@ struct Tile {
   std::int64_t row, col, rows, cols;
 };
 
-Tile tile_at(const Product& p, const MatmulTiles& tiles, std::int64_t index) {
+Tile tile_at(const MatmulSpec& s, const MatmulTiles& tiles, std::int64_t index) {
   const std::int64_t row = index % tiles.row_tiles * tiles.tile_rows;
   const std::int64_t col = index / tiles.row_tiles * tiles.tile_cols;
-  return {row, col, std::min(tiles.tile_rows, p.m - row), std::min(tiles.tile_cols, p.n - col)};
+  return {row, col, std::min(tiles.tile_rows, s.m - row), std::min(tiles.tile_cols, s.n - col)};
 }
 
 // Rows of a single row may lie any distance apart; oneDNN wants at least the width.
@@ -70,41 +71,61 @@ std::int64_t stride_of(const ConstTensorView& view) {
   return std::max(view.row_stride(), view.cols());
 }
 
-// fp32, and bf16 on machines that multiply it: oneDNN on the matrices as they lie.
-void matmul_direct(OpContext& context, const Product& p) {
-  const MatmulTiles tiles = cut_matmul(p.m, p.n, p.k, p.a.k_is_row, !p.b.k_is_row,
-                                       static_cast<std::int64_t>(core::size_of(p.a.view.dtype())));
-  const auto shape_of = [&](const Tile& tile) {
-    GemmShape shape;
-    shape.m = tile.rows;
-    shape.n = tile.cols;
-    shape.k = p.k;
-    shape.stride_a = stride_of(p.a.view);
-    shape.stride_b = stride_of(p.b.view);
-    shape.stride_c = stride_of(p.out);
-    shape.input = p.a.view.dtype();
-    shape.output = p.out.dtype();
-    shape.transpose_a = p.a.k_is_row;
-    shape.transpose_b = !p.b.k_is_row;
-    shape.bias = !p.bias.empty();
-    return shape;
-  };
-  // body, last row, last column and corner: the only tiles that differ in size
-  const GemmKernel* kernels[2][2];
-  std::size_t scratchpad = 0;
+// The body, last row, last column and corner: the only tiles that differ in size.
+template <typename F>
+void for_each_kind_of_tile(const MatmulSpec& s, const MatmulTiles& tiles, F f) {
   for (const int last_row : {0, 1}) {
     for (const int last_col : {0, 1}) {
       const std::int64_t index = (last_row == 1 ? tiles.row_tiles - 1 : 0) +
                                  (last_col == 1 ? tiles.col_tiles - 1 : 0) * tiles.row_tiles;
-      const GemmKernel& kernel = context.matmul_cache().kernel(shape_of(tile_at(p, tiles, index)));
-      kernels[last_row][last_col] = &kernel;
-      scratchpad = std::max(scratchpad, align(MatmulCache::scratchpad_bytes(kernel)));
+      f(last_row, last_col, tile_at(s, tiles, index));
     }
   }
+}
+
+MatmulTiles direct_tiles(const MatmulSpec& s) {
+  return cut_matmul(s.m, s.n, s.k, s.transpose_a, s.transpose_b,
+                    static_cast<std::int64_t>(core::size_of(s.input)));
+}
+
+GemmShape direct_shape(const MatmulSpec& s, const Tile& tile) {
+  GemmShape shape;
+  shape.m = tile.rows;
+  shape.n = tile.cols;
+  shape.k = s.k;
+  shape.stride_a = s.stride_a;
+  shape.stride_b = s.stride_b;
+  shape.stride_c = s.stride_out;
+  shape.input = s.input;
+  shape.output = s.output;
+  shape.transpose_a = s.transpose_a;
+  shape.transpose_b = s.transpose_b;
+  shape.bias = s.bias;
+  return shape;
+}
+
+std::size_t direct_scratch(const MatmulSpec& s, int threads) {
+  std::size_t scratchpad = 0;
+  for_each_kind_of_tile(s, direct_tiles(s), [&](int, int, const Tile& tile) {
+    scratchpad = std::max(scratchpad, align(MatmulCache::scratchpad_bytes(direct_shape(s, tile))));
+  });
+  return scratchpad * static_cast<std::size_t>(threads);
+}
+
+// fp32, and bf16 on machines that multiply it: oneDNN on the matrices as they lie.
+void matmul_direct(OpContext& context, const Product& p) {
+  const MatmulTiles tiles = direct_tiles(p.size);
+  const GemmKernel* kernels[2][2];
+  std::size_t scratchpad = 0;  // as in direct_scratch, of kernels that are kept
+  for_each_kind_of_tile(p.size, tiles, [&](int last_row, int last_col, const Tile& tile) {
+    const GemmKernel& kernel = context.matmul_cache().kernel(direct_shape(p.size, tile));
+    kernels[last_row][last_col] = &kernel;
+    scratchpad = std::max(scratchpad, align(MatmulCache::scratchpad_bytes(kernel)));
+  });
   std::byte* scratch = context.scratch(scratchpad * static_cast<std::size_t>(context.threads()));
   const SingleThreadedOneDnn single_threaded;
   parallel_chunks(context, tiles.count(), 1, [&](std::int64_t index, std::int64_t, std::int64_t) {
-    const Tile tile = tile_at(p, tiles, index);
+    const Tile tile = tile_at(p.size, tiles, index);
     const bool last_row = index % tiles.row_tiles == tiles.row_tiles - 1;
     const bool last_col = index / tiles.row_tiles == tiles.col_tiles - 1;
     GemmArguments arguments;
@@ -143,39 +164,60 @@ struct ConvertedScratch {
   std::size_t total() const { return a_bytes + b_bytes + c_bytes + bias_bytes + scratchpad; }
 };
 
-GemmShape converted_shape(const Product& p, const Tile& tile, std::int64_t depth, bool first) {
+GemmShape converted_shape(const MatmulSpec& s, const Tile& tile, std::int64_t depth, bool first) {
   GemmShape shape;
   shape.m = tile.rows;
   shape.n = tile.cols;
   shape.k = depth;
-  shape.stride_a = p.a.k_is_row ? tile.rows : depth;
-  shape.stride_b = p.b.k_is_row ? tile.cols : depth;
+  shape.stride_a = s.transpose_a ? tile.rows : depth;
+  shape.stride_b = s.transpose_b ? depth : tile.cols;
   shape.stride_c = tile.cols;
-  shape.transpose_a = p.a.k_is_row;
-  shape.transpose_b = !p.b.k_is_row;
-  shape.bias = first && !p.bias.empty();
+  shape.transpose_a = s.transpose_a;
+  shape.transpose_b = s.transpose_b;
+  shape.bias = first && s.bias;
   shape.add = !first;
   return shape;
+}
+
+MatmulTiles converted_tiles(const MatmulSpec& s) {
+  MatmulTiles tiles{ceil_div(s.m, ceil_div(s.m, kConvertedTile)),
+                    ceil_div(s.n, ceil_div(s.n, kConvertedTile)), 0, 0};
+  tiles.row_tiles = ceil_div(s.m, tiles.tile_rows);
+  tiles.col_tiles = ceil_div(s.n, tiles.tile_cols);
+  return tiles;
+}
+
+// scratchpad_of: the bytes that the kernel of a GemmShape needs. It is asked for every shape that
+// occurs.
+template <typename F>
+ConvertedScratch converted_scratch(const MatmulSpec& s, const MatmulTiles& tiles, F scratchpad_of) {
+  const auto floats = [](std::int64_t n) {
+    return align(static_cast<std::size_t>(n) * sizeof(float));
+  };
+  const std::int64_t depth = std::min(s.k, kConvertedDepth);
+  ConvertedScratch sizes{floats(tiles.tile_rows * depth), floats(tiles.tile_cols * depth),
+                         floats(tiles.tile_rows * tiles.tile_cols), floats(tiles.tile_cols), 0};
+  for_each_kind_of_tile(s, tiles, [&](int, int, const Tile& tile) {
+    for (std::int64_t k = 0; k < s.k; k += kConvertedDepth) {
+      const GemmShape shape = converted_shape(s, tile, std::min(kConvertedDepth, s.k - k), k == 0);
+      sizes.scratchpad = std::max(sizes.scratchpad, align(scratchpad_of(shape)));
+    }
+  });
+  return sizes;
 }
 
 // fp16, and bf16 elsewhere: tiles of both factors are widened to fp32, slice of k by slice of k,
 // multiplied in fp32, and the sum is rounded once.
 class ConvertedMatmul {
  public:
-  ConvertedMatmul(OpContext& context, const Product& p) : context_(context), p_(p) {
-    const std::int64_t row_parts = ceil_div(p.m, kConvertedTile);
-    const std::int64_t col_parts = ceil_div(p.n, kConvertedTile);
-    tiles_ = {ceil_div(p.m, row_parts), ceil_div(p.n, col_parts), 0, 0};
-    tiles_.row_tiles = ceil_div(p.m, tiles_.tile_rows);
-    tiles_.col_tiles = ceil_div(p.n, tiles_.tile_cols);
-    const auto floats = [](std::int64_t n) {
-      return align(static_cast<std::size_t>(n) * sizeof(float));
-    };
-    const std::int64_t depth = std::min(p.k, kConvertedDepth);
-    sizes_ = {floats(tiles_.tile_rows * depth), floats(tiles_.tile_cols * depth),
-              floats(tiles_.tile_rows * tiles_.tile_cols), floats(tiles_.tile_cols), 0};
-    make_kernels();
-  }
+  // Every kernel is made here, before the parallel loop, in which the cache may only be read.
+  ConvertedMatmul(OpContext& context, const Product& p)
+      : context_(context),
+        p_(p),
+        tiles_(converted_tiles(p.size)),
+        sizes_(converted_scratch(p.size, tiles_, [&](const GemmShape& shape) {
+          return MatmulCache::scratchpad_bytes(context.matmul_cache().kernel(shape));
+        })) {}
 
   void run() {
     std::byte* scratch =
@@ -184,28 +226,14 @@ class ConvertedMatmul {
     parallel_chunks(context_, tiles_.count(), 1,
                     [&](std::int64_t index, std::int64_t, std::int64_t) {
                       const auto thread = static_cast<std::size_t>(omp_get_thread_num());
-                      run_tile(tile_at(p_, tiles_, index), scratch + sizes_.total() * thread);
+                      run_tile(tile_at(p_.size, tiles_, index), scratch + sizes_.total() * thread);
                     });
   }
 
  private:
-  // Every kernel is made before the parallel loop, in which the cache may only be read.
-  void make_kernels() {
-    for (const std::int64_t row : {std::int64_t{0}, tiles_.row_tiles - 1}) {
-      for (const std::int64_t col : {std::int64_t{0}, tiles_.col_tiles - 1}) {
-        const Tile tile = tile_at(p_, tiles_, row + col * tiles_.row_tiles);
-        for (std::int64_t k = 0; k < p_.k; k += kConvertedDepth) {
-          const GemmKernel& kernel = kernel_of(tile, k);
-          sizes_.scratchpad =
-              std::max(sizes_.scratchpad, align(MatmulCache::scratchpad_bytes(kernel)));
-        }
-      }
-    }
-  }
-
   const GemmKernel& kernel_of(const Tile& tile, std::int64_t k) const {
     return context_.matmul_cache().kernel(
-        converted_shape(p_, tile, std::min(kConvertedDepth, p_.k - k), k == 0));
+        converted_shape(p_.size, tile, std::min(kConvertedDepth, p_.size.k - k), k == 0));
   }
 
   void run_tile(const Tile& tile, std::byte* scratch) const {
@@ -217,8 +245,8 @@ class ConvertedMatmul {
     const DType dtype = p_.a.view.dtype();
     const auto width = static_cast<std::size_t>(tile.cols);
     if (!p_.bias.empty()) core::convert(dtype, p_.bias_at(tile.col), DType::kF32, bias, width);
-    for (std::int64_t k = 0; k < p_.k; k += kConvertedDepth) {
-      const std::int64_t depth = std::min(kConvertedDepth, p_.k - k);
+    for (std::int64_t k = 0; k < p_.size.k; k += kConvertedDepth) {
+      const std::int64_t depth = std::min(kConvertedDepth, p_.size.k - k);
       convert_part(p_.a, tile.row, tile.rows, k, depth, a);
       convert_part(p_.b, tile.col, tile.cols, k, depth, b);
       GemmArguments arguments{a, b, nullptr, c, after_c + sizes_.bias_bytes};
@@ -234,7 +262,7 @@ class ConvertedMatmul {
   OpContext& context_;
   const Product& p_;
   MatmulTiles tiles_;
-  ConvertedScratch sizes_{};
+  ConvertedScratch sizes_;
 };
 
 constexpr std::int64_t kDoubleTile = 64;
@@ -253,24 +281,28 @@ void pack_double(const Factor& b, std::int64_t col, std::int64_t cols, std::int6
   }
 }
 
+constexpr std::int64_t kDoublesPerThread = kDoubleDepth * kDoubleTile + kDoubleTile * kDoubleTile;
+
+std::size_t double_scratch(int threads) {
+  return sizeof(double) * static_cast<std::size_t>(kDoublesPerThread * threads);
+}
+
 // fp64, for gradient checks.
 void matmul_double(OpContext& context, const Product& p) {
-  MatmulTiles tiles{kDoubleTile, kDoubleTile, ceil_div(p.m, kDoubleTile),
-                    ceil_div(p.n, kDoubleTile)};
-  constexpr std::int64_t kPerThread = kDoubleDepth * kDoubleTile + kDoubleTile * kDoubleTile;
-  auto* scratch = reinterpret_cast<double*>(
-      context.scratch(sizeof(double) * static_cast<std::size_t>(kPerThread * context.threads())));
+  MatmulTiles tiles{kDoubleTile, kDoubleTile, ceil_div(p.size.m, kDoubleTile),
+                    ceil_div(p.size.n, kDoubleTile)};
+  auto* scratch = reinterpret_cast<double*>(context.scratch(double_scratch(context.threads())));
   parallel_chunks(context, tiles.count(), 1, [&](std::int64_t index, std::int64_t, std::int64_t) {
-    const Tile tile = tile_at(p, tiles, index);
-    double* b = scratch + kPerThread * omp_get_thread_num();
+    const Tile tile = tile_at(p.size, tiles, index);
+    double* b = scratch + kDoublesPerThread * omp_get_thread_num();
     double* c = b + kDoubleDepth * kDoubleTile;
     for (std::int64_t r = 0; r < tile.rows; ++r) {
       std::fill_n(c + r * kDoubleTile, kDoubleTile, 0.0);
       if (!p.bias.empty())
         std::copy_n(p.bias.data<double>() + tile.col, tile.cols, c + r * kDoubleTile);
     }
-    for (std::int64_t k = 0; k < p.k; k += kDoubleDepth) {
-      const std::int64_t depth = std::min(kDoubleDepth, p.k - k);
+    for (std::int64_t k = 0; k < p.size.k; k += kDoubleDepth) {
+      const std::int64_t depth = std::min(kDoubleDepth, p.size.k - k);
       pack_double(p.b, tile.col, tile.cols, k, depth, b);
       const auto* a = reinterpret_cast<const double*>(p.a.at(tile.row, k));
       block_product(ProductSize{tile.rows, kDoubleTile, depth},
@@ -286,8 +318,8 @@ void matmul_double(OpContext& context, const Product& p) {
 
 // An empty sum: bias in every row, or zeros.
 void fill_with_bias(const Product& p) {
-  const auto width = static_cast<std::size_t>(p.n);
-  for (std::int64_t r = 0; r < p.m; ++r) {
+  const auto width = static_cast<std::size_t>(p.size.n);
+  for (std::int64_t r = 0; r < p.size.m; ++r) {
     if (p.bias.empty()) {
       std::memset(p.out_at(r, 0), 0, width * core::size_of(p.out.dtype()));
     } else {
@@ -296,23 +328,44 @@ void fill_with_bias(const Product& p) {
   }
 }
 
+bool is_direct(DType input) {
+  return input == DType::kF32 || (input == DType::kBF16 && MatmulCache::native_bf16());
+}
+
 }  // namespace
+
+std::size_t matmul_scratch(const MatmulSpec& spec, int threads) {
+  if (spec.k == 0) return 0;
+  if (spec.input == DType::kF64) return double_scratch(threads);
+  if (is_direct(spec.input)) return direct_scratch(spec, threads);
+  const auto scratchpad_of = [](const GemmShape& shape) {
+    return MatmulCache::scratchpad_bytes(shape);
+  };
+  return converted_scratch(spec, converted_tiles(spec), scratchpad_of).total() *
+         static_cast<std::size_t>(threads);
+}
 
 void matmul(OpContext& context, ConstTensorView a, Transpose transpose_a, ConstTensorView b,
             Transpose transpose_b, TensorView out, ConstTensorView bias) {
   Product p;
-  p.m = out.rows();
-  p.n = out.cols();
-  p.k = transpose_a == Transpose::kYes ? a.rows() : a.cols();
+  p.size.m = out.rows();
+  p.size.n = out.cols();
+  p.size.k = transpose_a == Transpose::kYes ? a.rows() : a.cols();
+  p.size.stride_a = stride_of(a);
+  p.size.stride_b = stride_of(b);
+  p.size.stride_out = stride_of(out);
+  p.size.input = a.dtype();
+  p.size.output = out.dtype();
+  p.size.transpose_a = transpose_a == Transpose::kYes;
+  p.size.transpose_b = transpose_b == Transpose::kYes;
+  p.size.bias = !bias.empty();
   p.a = {a, transpose_a == Transpose::kYes};
   p.b = {b, transpose_b == Transpose::kNo};
   p.out = out;
   p.bias = bias;
-  if (p.k == 0) return fill_with_bias(p);
-  const DType dtype = a.dtype();
-  if (dtype == DType::kF64) return matmul_double(context, p);
-  if (dtype == DType::kF32 || (dtype == DType::kBF16 && MatmulCache::native_bf16()))
-    return matmul_direct(context, p);
+  if (p.size.k == 0) return fill_with_bias(p);
+  if (a.dtype() == DType::kF64) return matmul_double(context, p);
+  if (is_direct(a.dtype())) return matmul_direct(context, p);
   ConvertedMatmul(context, p).run();
 }
 

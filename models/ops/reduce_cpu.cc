@@ -4,6 +4,7 @@
 #include "models/ops/cpu/parallel.h"
 #include "models/ops/cpu/row_io.h"
 #include "models/ops/cpu/row_sums.h"
+#include "models/ops/cpu/scratch_sizes.h"
 
 namespace lockstep::models::ops::cpu {
 
@@ -31,8 +32,8 @@ void column_sum_typed(OpContext& context, const core::ConstTensorView& x, T* out
   const std::int64_t cols = x.cols();
   const RowChunks chunks(x.rows(), cols);
   const std::int64_t stride = Carver<A>::padded(cols);
-  A* partials =
-      Carver<A>(context.scratch(Carver<A>::bytes(chunks.count, cols))).take(chunks.count, cols);
+  A* partials = Carver<A>(context.scratch(column_sum_scratch(x.rows(), cols, x.dtype())))
+                    .take(chunks.count, cols);
   parallel_chunks(context, x.rows(), chunks.grain,
                   [&](std::int64_t begin, std::int64_t end, std::int64_t chunk) {
                     A* sums = partials + chunk * stride;
@@ -44,6 +45,12 @@ void column_sum_typed(OpContext& context, const core::ConstTensorView& x, T* out
 }
 
 }  // namespace
+
+std::size_t column_sum_scratch(std::int64_t rows, std::int64_t cols, core::DType dtype) {
+  return core::visit_floating(dtype, [&](auto type) {
+    return Carver<core::AccumulateT<decltype(type)>>::bytes(RowChunks(rows, cols).count, cols);
+  });
+}
 
 void column_sum(OpContext& context, core::ConstTensorView x, core::TensorView out) {
   core::visit_floating(x.dtype(), [&](auto tag) {

@@ -3,6 +3,7 @@
 
 #include "models/ops/cpu/bodies.h"
 #include "models/ops/cpu/row_sums.h"
+#include "models/ops/cpu/scratch_sizes.h"
 #include "models/ops/cpu/tiles.h"
 
 namespace lockstep::models::ops::cpu {
@@ -79,7 +80,9 @@ void backward(OpContext& context, const ConstTensorView& dy, const ConstTensorVi
   const bool flat = !dropout.active() && dy.contiguous() && dbranch.contiguous() &&
                     (gate.empty() || branch.contiguous());
   const std::int64_t chunks = tile_chunk_count(dy.rows(), dy.cols(), flat);
-  double* sums = Carver<double>(context.scratch(Carver<double>::bytes(1, chunks))).take(1, chunks);
+  double* sums =
+      Carver<double>(context.scratch(residual_backward_scratch(dy.rows(), dy.cols(), flat)))
+          .take(1, chunks);
   std::fill_n(sums, chunks, 0.0);
   for_each_tile(
       context, dy.rows(), dy.cols(), flat,
@@ -110,6 +113,10 @@ void residual_forward(OpContext& context, ConstTensorView x, ConstTensorView bra
                       ConstTensorView gate, const Dropout& dropout, TensorView y) {
   core::visit_floating(
       x.dtype(), [&](auto type) { forward<decltype(type)>(context, x, branch, gate, dropout, y); });
+}
+
+std::size_t residual_backward_scratch(std::int64_t rows, std::int64_t cols, bool flat) {
+  return Carver<double>::bytes(1, tile_chunk_count(rows, cols, flat));
 }
 
 void residual_backward(OpContext& context, ConstTensorView dy, ConstTensorView branch,

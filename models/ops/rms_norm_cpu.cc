@@ -2,6 +2,7 @@
 
 #include "models/ops/cpu/bodies.h"
 #include "models/ops/cpu/row_sums.h"
+#include "models/ops/cpu/scratch_sizes.h"
 
 namespace lockstep::models::ops::cpu {
 
@@ -30,7 +31,7 @@ void forward(OpContext& context, ConstTensorView x, ConstTensorView gain, double
   const std::int64_t width = cols / heads;
   const std::int64_t grain = rows_per_chunk(cols);
   const std::int64_t chunks = chunk_count(x.rows(), grain);
-  Carver<A> carver(context.scratch(Carver<A>::bytes(chunks + 1, cols)));
+  Carver<A> carver(context.scratch(rms_norm_forward_scratch(x.rows(), cols, x.dtype())));
   const A* g = row_values(gain.data<T>(), carver.take(1, width), width);
   A* buffers = carver.take(chunks, cols);
   parallel_chunks(
@@ -91,8 +92,7 @@ void backward(OpContext& context, ConstTensorView dy, ConstTensorView x, ConstTe
   const std::int64_t padded = Carver<A>::padded(cols);
   const std::int64_t padded_width = Carver<A>::padded(width);
   const RowChunks chunks(x.rows(), cols);
-  Carver<A> carver(context.scratch(Carver<A>::bytes(1 + chunks.count, width) +
-                                   Carver<A>::bytes(3 * chunks.count, cols)));
+  Carver<A> carver(context.scratch(rms_norm_backward_scratch(x.rows(), cols, heads, x.dtype())));
   const A* g = row_values(gain.data<T>(), carver.take(1, width), width);
   A* partials = carver.take(chunks.count, width);
   A* buffers = carver.take(3 * chunks.count, cols);
@@ -118,6 +118,23 @@ void backward(OpContext& context, ConstTensorView dy, ConstTensorView x, ConstTe
 }
 
 }  // namespace
+
+std::size_t rms_norm_forward_scratch(std::int64_t rows, std::int64_t cols, core::DType dtype) {
+  return core::visit_floating(dtype, [&](auto type) {
+    const std::int64_t chunks = chunk_count(rows, rows_per_chunk(cols));
+    return Carver<AccumulateT<decltype(type)>>::bytes(chunks + 1, cols);
+  });
+}
+
+std::size_t rms_norm_backward_scratch(std::int64_t rows, std::int64_t cols, std::int64_t heads,
+                                      core::DType dtype) {
+  return core::visit_floating(dtype, [&](auto type) {
+    using A = AccumulateT<decltype(type)>;
+    const RowChunks chunks(rows, cols);
+    return Carver<A>::bytes(1 + chunks.count, cols / heads) +
+           Carver<A>::bytes(3 * chunks.count, cols);
+  });
+}
 
 void rms_norm_forward(OpContext& context, ConstTensorView x, ConstTensorView gain, double eps,
                       std::int64_t heads, TensorView y, TensorView rstd) {

@@ -32,13 +32,20 @@ memory::desc matrix_desc(std::int64_t rows, std::int64_t cols, std::int64_t stri
   return {{rows, cols}, dnnl_type(dtype), strides};
 }
 
-GemmKernel make_kernel(const dnnl::engine& engine, const GemmShape& s) {
-  GemmKernel kernel;
-  kernel.engine = engine;
-  kernel.a = matrix_desc(s.m, s.k, s.stride_a, s.transpose_a, s.input);
-  kernel.b = matrix_desc(s.k, s.n, s.stride_b, s.transpose_b, s.input);
-  kernel.c = matrix_desc(s.m, s.n, s.stride_c, false, s.output);
-  if (s.bias) kernel.bias = matrix_desc(1, s.n, s.n, false, s.input);
+// The matrices of a product as oneDNN knows them.
+struct Description {
+  explicit Description(const GemmShape& s)
+      : a(matrix_desc(s.m, s.k, s.stride_a, s.transpose_a, s.input)),
+        b(matrix_desc(s.k, s.n, s.stride_b, s.transpose_b, s.input)),
+        c(matrix_desc(s.m, s.n, s.stride_c, false, s.output)) {
+    if (s.bias) bias = matrix_desc(1, s.n, s.n, false, s.input);
+  }
+
+  memory::desc a, b, bias, c;
+};
+
+dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const GemmShape& s,
+                                      const Description& d) {
   dnnl::primitive_attr attributes;
   // The library's own scratchpad belongs to the thread that made the primitive.
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -47,12 +54,22 @@ GemmKernel make_kernel(const dnnl::engine& engine, const GemmShape& s) {
     post_ops.append_sum(1.0F);
     attributes.set_post_ops(post_ops);
   }
-  const auto description = s.bias ? dnnl::matmul::desc(kernel.a, kernel.b, kernel.bias, kernel.c)
-                                  : dnnl::matmul::desc(kernel.a, kernel.b, kernel.c);
-  const dnnl::matmul::primitive_desc primitive(description, attributes, engine);
-  kernel.primitive = dnnl::matmul(primitive);
-  kernel.scratchpad = primitive.scratchpad_desc();
-  return kernel;
+  const SingleThreadedOneDnn single_threaded;
+  try {
+    const auto description =
+        s.bias ? dnnl::matmul::desc(d.a, d.b, d.bias, d.c) : dnnl::matmul::desc(d.a, d.b, d.c);
+    return {description, attributes, engine};
+  } catch (const dnnl::error& e) {
+    throw core::Error(core::ErrorKind::kInternal,
+                      fmt::format("oneDNN has no product [{}, {}, {}] of {} to {}: {}", s.m, s.n,
+                                  s.k, core::name_of(s.input), core::name_of(s.output), e.what()));
+  }
+}
+
+GemmKernel make_kernel(const dnnl::engine& engine, const GemmShape& shape) {
+  const Description d(shape);
+  const dnnl::matmul::primitive_desc primitive = describe(engine, shape, d);
+  return {engine, dnnl::matmul(primitive), d.a, d.b, d.bias, d.c, primitive.scratchpad_desc()};
 }
 
 }  // namespace
@@ -69,14 +86,7 @@ const GemmKernel& MatmulCache::kernel(const GemmShape& shape) {
   const auto found = state_->kernels.find(shape);
   if (found != state_->kernels.end()) return found->second;
   const SingleThreadedOneDnn single_threaded;
-  try {
-    return state_->kernels.emplace(shape, make_kernel(state_->engine, shape)).first->second;
-  } catch (const dnnl::error& e) {
-    throw core::Error(
-        core::ErrorKind::kInternal,
-        fmt::format("oneDNN has no product [{}, {}, {}] of {} to {}: {}", shape.m, shape.n, shape.k,
-                    core::name_of(shape.input), core::name_of(shape.output), e.what()));
-  }
+  return state_->kernels.emplace(shape, make_kernel(state_->engine, shape)).first->second;
 }
 
 void MatmulCache::execute(const GemmKernel& kernel, const GemmArguments& arguments) {
@@ -100,6 +110,11 @@ void MatmulCache::execute(const GemmKernel& kernel, const GemmArguments& argumen
 
 std::size_t MatmulCache::scratchpad_bytes(const GemmKernel& kernel) {
   return kernel.scratchpad.get_size();
+}
+
+std::size_t MatmulCache::scratchpad_bytes(const GemmShape& shape) {
+  const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return describe(engine, shape, Description(shape)).scratchpad_desc().get_size();
 }
 
 bool MatmulCache::native_bf16() {

@@ -57,6 +57,8 @@ class MatmulCache {
   // SingleThreadedOneDnn scope of the thread that opened the parallel region.
   static void execute(const GemmKernel& kernel, const GemmArguments& arguments);
   static std::size_t scratchpad_bytes(const GemmKernel& kernel);
+  // The same for the kernel that a shape would get, without making it.
+  static std::size_t scratchpad_bytes(const GemmShape& shape);
 
   // Whether this machine multiplies bf16 in hardware, so that oneDNN is faster on it than on fp32.
   static bool native_bf16();
