@@ -5,6 +5,7 @@
 #include "launcher/commands/bench_command.h"
 #include "launcher/commands/config_command.h"
 #include "launcher/commands/data_command.h"
+#include "launcher/commands/flight_command.h"
 #include "launcher/commands/plan_command.h"
 #include "launcher/commands/sample_command.h"
 #include "launcher/commands/train_command.h"
@@ -19,6 +20,7 @@ int main(int argc, char** argv) {
   add_bench_command(app, context);
   add_config_command(app, context);
   add_data_command(app, context);
+  add_flight_command(app, context);
   add_plan_command(app, context);
   add_sample_command(app, context);
   add_train_command(app, context);

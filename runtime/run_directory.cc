@@ -38,7 +38,7 @@ std::string read_text(const std::string& path) {
 }
 
 void make_directories(const std::string& output) {
-  for (const char* sub : {"", "/checkpoints", "/logs", "/exit"}) {
+  for (const char* sub : {"", "/checkpoints", "/logs", "/exit", "/flight"}) {
     std::error_code failure;
     std::filesystem::create_directories(output + sub, failure);
     if (failure) {
@@ -54,11 +54,13 @@ std::int64_t attempt_in(const std::string& lock_text) {
   return at == std::string::npos ? 0 : std::atoll(lock_text.c_str() + at + key.size());
 }
 
-// What earlier attempts said of their end would be taken for this one's.
-void remove_exit_records(const std::string& output) {
+// What earlier attempts left of their ends would be taken for this one's.
+void remove_records_of_ends(const std::string& output) {
   std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(output + "/exit", ignored)) {
-    std::filesystem::remove(entry.path(), ignored);
+  for (const char* sub : {"/exit", "/flight"}) {
+    for (const auto& entry : std::filesystem::directory_iterator(output + sub, ignored)) {
+      std::filesystem::remove(entry.path(), ignored);
+    }
   }
 }
 
@@ -93,7 +95,7 @@ RunDirectory::RunDirectory(const Config& config, const ResumeChoice& resume,
     make_directories(output_);
     lock_exclusively(log);
     if (resume.mode == ResumeMode::kNever) refuse_existing_run(output_);
-    remove_exit_records(output_);
+    remove_records_of_ends(output_);
     attempt_ = attempt_in(read_text(output_ + "/lock")) + 1;
     token =
         fmt::format("{:016x}", std::random_device{}() * 0x100000001ULL + std::random_device{}());

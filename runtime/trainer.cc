@@ -48,7 +48,10 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
                                                    config.batch.micro, config.run.seed, context_,
                                                    memory)),
       guard_(layout_, *state_, communicator.rank()),
-      recorder_(config, table_, layout_, communicator.rank(), log) {
+      recorder_(config, table_, layout_, communicator.rank(), log),
+      timer_(communicator),
+      timing_log_(config.metrics.every_steps),
+      stragglers_(communicator.world_size()) {
   open_data();
   progress_.decision = initial_decision_state(rules_);
   inputs_.resize(static_cast<std::size_t>(config.batch.micro * config.model.context));
@@ -66,6 +69,7 @@ void Trainer::open_data() {
 
 StepDecision Trainer::step() {
   const Clock::time_point begin = Clock::now();
+  timer_.begin_step();
   StepRecord record;
   record.view = view_of_run();
 
@@ -86,6 +90,8 @@ StepDecision Trainer::step() {
 
   record.seconds = seconds_since(begin);
   recorder_.step(record);
+  report_timings(record.view.step, reports);
+  timer_.end_step();
   progress_.step += 1;
   progress_.decision = record.decision.next;
   return record.decision;
@@ -137,8 +143,10 @@ models::MicroBatch Trainer::load_micro_batch(std::int64_t round) {
   batch.length = config_.model.context;
   batch.step = progress_.step;
   batch.first_sequence = index * config_.batch.micro;
+  timer_.begin_data();
   train_data_->fill_micro_batch(batch.step, batch.first_sequence, batch.sequences, inputs_,
                                 targets_);
+  timer_.end_data();
   batch.inputs = inputs_;
   batch.targets = targets_;
   if (round + 1 == plan_.rounds) batch.poison_block = faults_.poisoned_block(progress_.step + 1);
@@ -165,6 +173,7 @@ StepReport Trainer::form_report() {
   report.nonfinite_layer = nonfinite_layer_;
   report.own = gradients_->own_nonfinite();
   report.requests = control_requests();
+  report.timing = timer_.take();
   return report;
 }
 

@@ -18,7 +18,10 @@
 #include "runtime/data/token_dataset.h"
 #include "runtime/health/fault_injector.h"
 #include "runtime/health/parameter_guard.h"
+#include "runtime/health/straggler_watch.h"
 #include "runtime/metrics/run_recorder.h"
+#include "runtime/metrics/step_timer.h"
+#include "runtime/metrics/timing_log.h"
 #include "runtime/optimizer/sharded_update.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/sharding/gradient_buckets.h"
@@ -100,6 +103,7 @@ class Trainer {
   void stop_as_requested();
   bool checkpoint_due(std::int64_t step) const;
   void report_memory() const;
+  void report_timings(std::int64_t step, const std::vector<StepReport>& reports);
 
   const Config& config_;
   comm::Communicator& communicator_;
@@ -120,6 +124,9 @@ class Trainer {
   std::unique_ptr<TokenDataset> train_data_;
   std::unique_ptr<TokenDataset> validation_data_;
   RunRecorder recorder_;
+  StepTimer timer_;
+  TimingLog timing_log_;
+  StragglerWatch stragglers_;
 
   RunProgress progress_;
   const std::atomic<int>* stop_flag_ = nullptr;

@@ -127,6 +127,16 @@ void Trainer::stop_if_decided(const StepDecision& decision) const {
   }
 }
 
+void Trainer::report_timings(std::int64_t step, const std::vector<StepReport>& reports) {
+  if (communicator_.rank() != 0) return;
+  std::vector<StepTiming> timings;
+  for (const StepReport& report : reports)
+    timings.push_back(report.timing);
+  if (const auto line = timing_log_.observe(step, timings)) recorder_.event("timing", *line);
+  for (const Straggler& straggler : stragglers_.observe(timings))
+    log_.warning("health", "{}", straggler.describe());
+}
+
 void Trainer::report_memory() const {
   const MemoryPlan plan = plan_memory(config_, communicator_.world_size(), context_.threads());
   log_.info("memory", "planned and actual:\n{}", to_table(plan, &memory_));

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "models/ops/exact_sum.h"
+#include "runtime/step/step_timing.h"
 
 namespace lockstep::runtime {
 
@@ -56,6 +57,7 @@ struct StepReport {
   std::uint32_t requests = kRequestNone;
   std::int32_t contradicted_bucket =
       -1;  // verified steps: a bucket whose own slice changed in this rank's memory
+  StepTiming timing;  // since this rank's last report; for people, never for a decision
 };
 static_assert(std::is_trivially_copyable_v<StepReport>);
 
