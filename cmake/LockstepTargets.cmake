@@ -89,3 +89,37 @@ function(lockstep_add_executable)
   set_target_properties(${arg_NAME} PROPERTIES
     RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/${arg_OUTPUT_DIRECTORY}")
 endfunction()
+
+# lockstep_check_all_listed([EXCEPT file...])
+# Stops the configuration when a *.cc below the current folder is in no target made in it. Lists are
+# explicit, so that a build compiles what was meant and nothing that lies about; this keeps a new file
+# from being forgotten. One that git does not track yet is only told: it is still being written. Last
+# line of a folder's CMakeLists.txt.
+find_package(Git QUIET)
+function(lockstep_check_all_listed)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "" "EXCEPT")
+  set(listed ${arg_EXCEPT})
+  get_property(targets DIRECTORY PROPERTY BUILDSYSTEM_TARGETS)
+  foreach(target IN LISTS targets)
+    get_target_property(sources ${target} SOURCES)
+    list(APPEND listed ${sources})
+  endforeach()
+  file(GLOB_RECURSE forgotten CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" *.cc)
+  list(REMOVE_ITEM forgotten ${listed})
+  set(untracked "")
+  if(forgotten AND GIT_FOUND)
+    execute_process(COMMAND ${GIT_EXECUTABLE} ls-files --others -- ${forgotten}
+      WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}" OUTPUT_VARIABLE untracked ERROR_QUIET
+      OUTPUT_STRIP_TRAILING_WHITESPACE)
+    string(REPLACE "\n" ";" untracked "${untracked}")
+    list(REMOVE_ITEM forgotten ${untracked})
+  endif()
+  set(list "${CMAKE_CURRENT_SOURCE_DIR}/CMakeLists.txt")
+  foreach(file IN LISTS untracked)
+    message(STATUS "Not built: ${file} is in no list of ${list}")
+  endforeach()
+  if(forgotten)
+    list(JOIN forgotten ", " forgotten)
+    message(FATAL_ERROR "In no list of ${list}: ${forgotten}; add, or remove")
+  endif()
+endfunction()

@@ -46,7 +46,6 @@ function(lockstep_add_test)
   endif()
   lockstep_add_executable(NAME ${arg_NAME} SOURCES ${arg_SOURCES} ${main}
     DEPENDS ${arg_DEPENDS} lockstep::test_support ${libraries} OUTPUT_DIRECTORY tests)
-  set_property(DIRECTORY APPEND PROPERTY LOCKSTEP_TEST_SOURCES ${arg_SOURCES})
 
   if(NOT arg_RANKS)
     add_test(NAME ${arg_NAME} COMMAND ${arg_NAME})
@@ -66,16 +65,16 @@ function(lockstep_add_test)
   endforeach()
 endfunction()
 
-# lockstep_add_remaining_tests(PREFIX prefix DEPENDS target... [LABELS label...]
-#                              [ENVIRONMENT var=value...])
-# A plain test for each *_test.cc below the current folder that no lockstep_add_test above it names;
-# its name is prefix_ and the path with _ for /.
-function(lockstep_add_remaining_tests)
-  cmake_parse_arguments(PARSE_ARGV 0 arg "" "PREFIX" "DEPENDS;LABELS;ENVIRONMENT")
-  get_property(taken DIRECTORY PROPERTY LOCKSTEP_TEST_SOURCES)
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" *_test.cc)
-  list(REMOVE_ITEM sources ${taken})
-  foreach(source IN LISTS sources)
+# lockstep_add_tests(PREFIX prefix SOURCES file... DEPENDS target... [LABELS label...]
+#                    [ENVIRONMENT var=value...])
+# A plain test of its own for each source; its name is prefix_ and the path with _ for /.
+function(lockstep_add_tests)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "PREFIX" "SOURCES;DEPENDS;LABELS;ENVIRONMENT")
+  if(arg_UNPARSED_ARGUMENTS OR NOT arg_PREFIX OR NOT arg_SOURCES)
+    message(FATAL_ERROR
+      "lockstep_add_tests: PREFIX or SOURCES missing or unknown: ${arg_UNPARSED_ARGUMENTS}")
+  endif()
+  foreach(source IN LISTS arg_SOURCES)
     string(REGEX REPLACE "\\.cc$" "" name "${arg_PREFIX}_${source}")
     string(REPLACE "/" "_" name "${name}")
     lockstep_add_test(NAME ${name} SOURCES ${source} DEPENDS ${arg_DEPENDS} LABELS ${arg_LABELS}
