@@ -16,13 +16,14 @@
 #include "runtime/step/step_decision.h"
 
 // A checkpoint is a directory OUTPUT/checkpoints/step-00000100 (version 1):
-//   model.safetensors      fp32 master weights, Hugging Face names and layouts where they exist
-//   optimizer.safetensors  fp32 optimizer state, "<state>.<canonical parameter name>", canonical
-//   layout config.yaml            the resolved configuration manifest.json          written last:
-//   sizes and XXH3-64 of the files above, and CheckpointState
+//   model.safetensors                     fp32 master weights, Hugging Face names and layouts
+//   optimizer-00000-of-00004.safetensors  fp32 optimizer state, one shard for each rank that saved
+//   config.yaml                           the resolved configuration
+//   manifest.json                         written last: sizes and XXH3-64 of the files above and of
+//                                         itself, and CheckpointState
 // It is written as step-00000100.tmp-ATTEMPT, every file fsynced, then renamed; so a directory of
-// the final name is whole, unless something altered it afterwards, which the hashes show. Tensors
-// are stored whole, so any number of ranks can read them.
+// the final name is whole, unless something altered it afterwards, which the hashes show. Any
+// number of ranks can read what any number has written.
 namespace lockstep::runtime {
 
 // Everything but tensors that continues a run.
@@ -42,8 +43,7 @@ struct CheckpointState {
 std::string checkpoint_name(std::int64_t step);
 
 // Writes OUTPUT/checkpoints/<name>, replaces OUTPUT/checkpoints/latest and removes what exceeds
-// checkpoint.keep. Collective; rank 0 writes. A failure on rank 0 is thrown on every rank:
-// Error(kData) with what the system said.
+// checkpoint.keep, waiting for all of it: CheckpointSaver's begin() and finish(). Collective.
 void save_checkpoint(const Config& config, const models::ParameterTable& table, ModelState& model,
                      const CheckpointState& state, comm::Communicator& communicator,
                      core::MemoryTracker& memory, core::Logger& log);
@@ -70,7 +70,7 @@ void verify_checkpoint(const CheckpointManifest& manifest);
 bool belongs_to(const CheckpointManifest& manifest, const std::string& output);
 
 // The whole and verified checkpoint of the greatest step in OUTPUT/checkpoints, if any; those
-// passed over are logged with the reason.
+// passed over are logged with the reason. Throws Error(kData) when the directory cannot be read.
 std::optional<CheckpointManifest> newest_whole_checkpoint(const std::string& output,
                                                           core::Logger& log);
 

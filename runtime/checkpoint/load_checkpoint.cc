@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/mapped_file.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/checkpoint_directory.h"
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/model_file.h"
 #include "runtime/checkpoint/optimizer_file.h"
@@ -26,6 +27,14 @@ ParsedManifest parse(const std::string& directory) {
   return parse_manifest(text_of(path), path);
 }
 
+// What every checkpoint of its kind holds.
+std::vector<std::string> needed_files(const CheckpointState& state) {
+  std::vector<std::string> names = {kModelFile, kConfigFile};
+  for (int r = 0; r < state.world_size; ++r)
+    names.push_back(optimizer_file_name(r, state.world_size));
+  return names;
+}
+
 }  // namespace
 
 CheckpointManifest read_manifest(const std::string& directory) {
@@ -42,7 +51,7 @@ CheckpointManifest read_manifest(const std::string& directory) {
 
 void verify_checkpoint(const CheckpointManifest& manifest) {
   const ParsedManifest parsed = parse(manifest.directory);
-  for (const char* needed : {kModelFile, kOptimizerFile, kConfigFile}) {
+  for (const std::string& needed : needed_files(parsed.state)) {
     const bool listed = std::any_of(parsed.files.begin(), parsed.files.end(),
                                     [&](const ManifestFile& f) { return f.name == needed; });
     if (!listed) {
@@ -66,7 +75,11 @@ void verify_checkpoint(const CheckpointManifest& manifest) {
 void load_checkpoint(const CheckpointManifest& manifest, const models::ParameterTable& table,
                      const Config& config, ModelState& model) {
   read_model_file(manifest.directory + "/" + kModelFile, config.model, table, model);
-  read_optimizer_file(manifest.directory + "/" + kOptimizerFile, table, model);
+  std::vector<std::string> shards;
+  for (int r = 0; r < manifest.state.world_size; ++r) {
+    shards.push_back(manifest.directory + "/" + optimizer_file_name(r, manifest.state.world_size));
+  }
+  read_optimizer_files(shards, table, model);
 }
 
 bool belongs_to(const CheckpointManifest& manifest, const std::string& output) {
@@ -77,26 +90,30 @@ bool belongs_to(const CheckpointManifest& manifest, const std::string& output) {
 
 std::optional<CheckpointManifest> newest_whole_checkpoint(const std::string& output,
                                                           core::Logger& log) {
-  std::vector<std::string> names;
-  std::error_code ignored;
-  for (const fs::directory_entry& entry :
-       fs::directory_iterator(output + "/checkpoints", ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-")) names.push_back(name);
-  }
-  std::sort(names.rbegin(), names.rend());
-  for (const std::string& name : names) {
-    const std::string directory = output + "/checkpoints/" + name;
-    if (name.find(".tmp-") != std::string::npos) {
-      log.warning("resume", "passing over {}: it was never finished", directory);
-      continue;
+  const std::string checkpoints = output + "/checkpoints";
+  const auto pass_over = [&](const std::string& name, const std::string& why) {
+    log.warning("resume", "passing over {}/{}: {}", checkpoints, name, why);
+  };
+  std::vector<std::int64_t> steps;
+  for (const std::string& name : list_entries(checkpoints)) {
+    if (const auto step = step_of_name(name)) {
+      steps.push_back(*step);
+    } else if (name.find(kTemporaryMark) != std::string::npos) {
+      pass_over(name, "it was never finished");
+    } else if (name.starts_with("step-")) {
+      pass_over(name, "expected a name like step-00000100");
     }
+  }
+  std::sort(steps.rbegin(), steps.rend());
+  for (const std::int64_t step : steps) {
+    const std::string name = checkpoint_name(step);
     try {
-      CheckpointManifest manifest = read_manifest(directory);
+      CheckpointManifest manifest = read_manifest(checkpoints + "/" + name);
       verify_checkpoint(manifest);
-      return manifest;
+      if (manifest.state.step == step) return manifest;
+      pass_over(name, fmt::format("its manifest is of step {}", manifest.state.step));
     } catch (const core::Error& error) {
-      log.warning("resume", "passing over {}: {}", directory, error.what());
+      pass_over(name, error.what());
     }
   }
   return std::nullopt;

@@ -47,6 +47,23 @@ std::uint64_t parse_hash(const Json& json) {
   return core::parse_hex64(json.get<std::string>());
 }
 
+Json files_json(const std::vector<ManifestFile>& files) {
+  Json list = Json::array();
+  for (const ManifestFile& file : files) {
+    list.push_back({{"name", file.name}, {"bytes", file.bytes}, {"xxh3", core::to_hex(file.hash)}});
+  }
+  return list;
+}
+
+std::vector<ManifestFile> parse_files(const Json& json) {
+  std::vector<ManifestFile> files;
+  for (const Json& file : json) {
+    files.push_back({file.at("name").get<std::string>(), file.at("bytes").get<std::uint64_t>(),
+                     parse_hash(file.at("xxh3"))});
+  }
+  return files;
+}
+
 std::string machine_type() {
 #if defined(__x86_64__)
   return "x86_64";
@@ -75,14 +92,32 @@ ParsedManifest parse_fields(const Json& json) {
                                     file.at("bytes").get<std::uint64_t>(),
                                     parse_hash(file.at("sampled_xxh3"))});
   }
-  for (const Json& file : json.at("files")) {
-    parsed.files.push_back({file.at("name").get<std::string>(),
-                            file.at("bytes").get<std::uint64_t>(), parse_hash(file.at("xxh3"))});
-  }
+  parsed.files = parse_files(json.at("files"));
   return parsed;
 }
 
+// The text with the hash of the text without it.
+std::string sealed_text(Json json) {
+  const std::string bare = json.dump(2);
+  json["xxh3"] = core::to_hex(core::hash64(bare));
+  return json.dump(2) + "\n";
+}
+
+// Whether it is byte for byte what sealed_text() gave.
+bool is_sealed(Json json, const std::string& text) {
+  json.erase("xxh3");
+  return sealed_text(std::move(json)) == text;
+}
+
 }  // namespace
+
+std::string manifest_files_text(const std::vector<ManifestFile>& files) {
+  return files_json(files).dump();
+}
+
+std::vector<ManifestFile> parse_manifest_files(const std::string& text) {
+  return parse_files(Json::parse(text));
+}
 
 std::string manifest_text(const CheckpointState& state, const std::vector<ManifestFile>& files) {
   Json json;
@@ -99,12 +134,8 @@ std::string manifest_text(const CheckpointState& state, const std::vector<Manife
   json["ledger_bytes"] = state.position.ledger_bytes;
   json["tokenizer"] = state.tokenizer.empty() ? Json(nullptr) : Json::parse(state.tokenizer);
   json["training_files"] = training_files_json(state.training_files);
-  json["files"] = Json::array();
-  for (const ManifestFile& file : files) {
-    json["files"].push_back(
-        {{"name", file.name}, {"bytes", file.bytes}, {"xxh3", core::to_hex(file.hash)}});
-  }
-  return json.dump(2) + "\n";
+  json["files"] = files_json(files);
+  return sealed_text(std::move(json));
 }
 
 ParsedManifest parse_manifest(const std::string& text, const std::string& path) {
@@ -122,6 +153,7 @@ ParsedManifest parse_manifest(const std::string& text, const std::string& path) 
     fail(fmt::format("expected version {}, found {}: it was written by another version of Lockstep",
                      kCheckpointVersion, json["version"].dump()));
   }
+  if (!is_sealed(json, text)) fail("torn or altered: its own hash does not fit");
   try {
     return parse_fields(json);
   } catch (const nlohmann::json::exception& failure) {

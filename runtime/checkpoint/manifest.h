@@ -11,7 +11,6 @@ namespace lockstep::runtime {
 inline constexpr int kCheckpointVersion = 1;
 inline constexpr const char* kManifestFile = "manifest.json";
 inline constexpr const char* kModelFile = "model.safetensors";
-inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
 inline constexpr const char* kConfigFile = "config.yaml";
 
 // A file of a checkpoint, as the manifest lists it.
@@ -21,7 +20,12 @@ struct ManifestFile {
   std::uint64_t hash = 0;  // XXH3-64 of the contents
 };
 
-// The text of manifest.json; deterministic, ends in a newline.
+// A list of files as text, for the way from rank to rank, and back.
+std::string manifest_files_text(const std::vector<ManifestFile>& files);
+std::vector<ManifestFile> parse_manifest_files(const std::string& text);
+
+// The text of manifest.json; deterministic, ends in a newline. Its last field, "xxh3", is the hash
+// of the text without that field, so that an altered manifest shows.
 std::string manifest_text(const CheckpointState& state, const std::vector<ManifestFile>& files);
 
 struct ParsedManifest {
@@ -29,7 +33,7 @@ struct ParsedManifest {
   std::vector<ManifestFile> files;
 };
 // Throws Error(kData) naming `path` and the field that is missing, of a wrong type or of an unknown
-// version.
+// version, or saying that the text is torn or altered.
 ParsedManifest parse_manifest(const std::string& text, const std::string& path);
 
 // Size and hash of a file. Throws Error(kData) when it cannot be read.

@@ -1,23 +1,29 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "models/parameter_table.h"
 #include "runtime/checkpoint/safetensors_writer.h"
-#include "runtime/sharding/model_state.h"
+#include "runtime/checkpoint/snapshot.h"
 
 namespace lockstep::runtime {
 
-// optimizer.safetensors: fp32 tensors "state0.<canonical parameter name>" and "state1.<...>"
-// (AdamW: first and second moment), in canonical layout, every parameter of one state after the
-// other.
+// Optimizer state in shards, optimizer-00000-of-00004.safetensors: one file for each rank that
+// saved, with its slices of every bucket. A slice is a fp32 vector, elements [begin, end) of a
+// parameter in canonical order, named "state0.<canonical parameter name>[begin:end]" (AdamW: state0
+// and state1 are the first and second moment). Together they cover every parameter once.
 
-// Collective: the states are gathered a bucket at a time; only rank 0 (`path` not empty) writes.
+// The name of a shard's file.
+std::string optimizer_file_name(int rank, int world_size);
+
+// This rank's shard, written and synced.
 WrittenFile write_optimizer_file(const std::string& path, const models::ParameterTable& table,
-                                 ModelState& model, StateCollector& collector);
+                                 const Snapshot& snapshot);
 
-// Throws Error(kData) naming the tensor that is missing or of another shape.
-void read_optimizer_file(const std::string& path, const models::ParameterTable& table,
-                         ModelState& model);
+// Sets what this rank owns from the shards of a checkpoint, written by any number of ranks; reads
+// no more than that. Throws Error(kData) naming the tensor that is missing, unknown or not covered.
+void read_optimizer_files(const std::vector<std::string>& paths,
+                          const models::ParameterTable& table, ModelState& model);
 
 }  // namespace lockstep::runtime

@@ -1,0 +1,173 @@
+#include "runtime/checkpoint/checkpoint_directory.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <system_error>
+
+#include "core/error.h"
+#include "runtime/write_file.h"
+
+namespace lockstep::runtime {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kPrefix = "step-";
+constexpr std::size_t kLeastDigits = 8;
+constexpr std::size_t kMostDigits = 18;
+
+[[noreturn]] void fail(const std::string& what, const std::error_code& reason) {
+  throw core::Error(core::ErrorKind::kData,
+                    fmt::format("cannot {}: {}; free space, mend the disk or change run.output",
+                                what, reason.message()));
+}
+
+void check_space(const std::string& directory, std::uint64_t tensor_bytes) {
+  // 5 % and a mebibyte for headers and the other files.
+  const std::uint64_t need = tensor_bytes + tensor_bytes / 20 + (1U << 20);
+  std::error_code failure;
+  const fs::space_info space = fs::space(directory, failure);
+  if (failure || space.available >= need) return;
+  throw core::Error(
+      core::ErrorKind::kData,
+      fmt::format("no room for a checkpoint in {}: expected at least {} MiB free, found "
+                  "{} MiB; free some space, lower checkpoint.keep, or change run.output",
+                  directory, need >> 20, space.available >> 20));
+}
+
+void rename_path(const std::string& from, const std::string& to) {
+  if (std::rename(from.c_str(), to.c_str()) == 0) return;
+  fail(fmt::format("rename {} to {}", from, to), {errno, std::generic_category()});
+}
+
+void remove_tree(const std::string& path) {
+  std::error_code failure;
+  fs::remove_all(path, failure);
+  if (failure) fail("remove " + path, failure);
+}
+
+// A checkpoint loses its name first, so that no half removed one can be taken for one.
+void remove_checkpoint(const std::string& path) {
+  const std::string doomed = fmt::format("{}{}removed-{}", path, kTemporaryMark, getpid());
+  rename_path(path, doomed);
+  remove_tree(doomed);
+}
+
+// Puts a finished directory in the place of an earlier attempt's, whose steps were computed again.
+void replace_directory(const std::string& finished, const std::string& target) {
+  const std::string replaced = fmt::format("{}{}replaced-{}", target, kTemporaryMark, getpid());
+  rename_path(target, replaced);
+  try {
+    rename_path(finished, target);
+  } catch (const core::Error&) {
+    rename_path(replaced, target);
+    throw;
+  }
+  remove_tree(replaced);
+}
+
+bool is_healthy(const std::string& checkpoint) {
+  std::error_code ignored;
+  return fs::is_regular_file(checkpoint + "/healthy", ignored);
+}
+
+}  // namespace
+
+std::string checkpoint_name(std::int64_t step) {
+  return fmt::format("{}{:08}", kPrefix, step);
+}
+
+std::optional<std::int64_t> step_of_name(const std::string& name) {
+  const std::string prefix = kPrefix;
+  if (!name.starts_with(prefix)) return std::nullopt;
+  const std::string digits = name.substr(prefix.size());
+  const bool all_digits =
+      std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (digits.size() < kLeastDigits || digits.size() > kMostDigits || !all_digits) {
+    return std::nullopt;
+  }
+  const std::int64_t step = std::stoll(digits);
+  return checkpoint_name(step) == name ? std::optional(step) : std::nullopt;
+}
+
+std::vector<std::string> list_entries(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code failure;
+  fs::directory_iterator entry(directory, failure);
+  if (failure == std::errc::no_such_file_or_directory) return names;
+  while (!failure && entry != fs::directory_iterator()) {
+    names.push_back(entry->path().filename().string());
+    entry.increment(failure);
+  }
+  if (failure) fail("read the directory " + directory, failure);
+  return names;
+}
+
+void begin_temporary(const std::string& checkpoints, const std::string& temporary,
+                     std::uint64_t tensor_bytes) {
+  for (const std::string& name : list_entries(checkpoints)) {
+    if (name.find(kTemporaryMark) != std::string::npos) remove_tree(checkpoints + "/" + name);
+  }
+  check_space(checkpoints, tensor_bytes);
+  std::error_code failure;
+  fs::create_directory(temporary, failure);
+  if (failure) fail("create " + temporary, failure);
+}
+
+void remove_temporary(const std::string& temporary) noexcept {
+  std::error_code ignored;
+  fs::remove_all(temporary, ignored);
+}
+
+void publish(const std::string& checkpoints, const std::string& temporary,
+             const CheckpointState& state, std::vector<ManifestFile> files,
+             const std::string& config_yaml) {
+  write_synced(temporary + "/" + kConfigFile, config_yaml);
+  files.push_back(describe_file(temporary, kConfigFile));
+  write_synced(temporary + "/" + kManifestFile, manifest_text(state, files));
+  sync_path(temporary);
+  const std::string name = checkpoint_name(state.step);
+  const std::string target = checkpoints + "/" + name;
+  std::error_code failure;
+  const bool taken = fs::exists(target, failure);
+  if (failure) fail("look at " + target, failure);
+  if (taken) {
+    replace_directory(temporary, target);
+  } else {
+    rename_path(temporary, target);
+  }
+  sync_path(checkpoints);
+  replace_file(checkpoints + "/latest", name + "\n");
+}
+
+void retain(const std::string& checkpoints, std::int64_t keep, std::int64_t newest) {
+  std::vector<std::int64_t> steps;
+  for (const std::string& name : list_entries(checkpoints)) {
+    if (const auto step = step_of_name(name)) steps.push_back(*step);
+  }
+  std::sort(steps.rbegin(), steps.rend());
+  std::int64_t kept = 0;
+  bool seen_healthy = false;
+  for (const std::int64_t step : steps) {
+    const std::string path = checkpoints + "/" + checkpoint_name(step);
+    if (step > newest) {
+      remove_checkpoint(path);
+      continue;
+    }
+    const bool newest_healthy = !seen_healthy && is_healthy(path);
+    seen_healthy = seen_healthy || newest_healthy;
+    if (kept < keep) {
+      kept += 1;
+    } else if (!newest_healthy) {
+      remove_checkpoint(path);
+    }
+  }
+}
+
+}  // namespace lockstep::runtime

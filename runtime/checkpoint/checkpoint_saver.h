@@ -1,0 +1,78 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/log.h"
+#include "core/memory.h"
+#include "models/parameter_table.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/manifest.h"
+#include "runtime/checkpoint/save_progress.h"
+#include "runtime/checkpoint/snapshot.h"
+#include "runtime/config/config.h"
+#include "runtime/sharding/model_state.h"
+
+namespace lockstep::runtime {
+
+// Saves checkpoints of a run, one at a time.
+//
+// begin() takes a snapshot on the main thread; a thread of each rank writes and syncs that rank's
+// files, without any communication; finish(), again on the main thread, lets all ranks agree that
+// every file is there, after which rank 0 writes the manifest and gives the directory its name.
+// Nothing of an earlier checkpoint is touched before that; what fails on one rank is thrown on all,
+// as an AgreedError, and leaves no temporary directory behind.
+class CheckpointSaver {
+ public:
+  CheckpointSaver(const Config& config, const models::ParameterTable& table,
+                  const BucketLayout& layout, int state_tensors, comm::Communicator& communicator,
+                  core::MemoryTracker& memory, core::Logger& log);
+  // Gives up what is in flight: its directory keeps its temporary name.
+  ~CheckpointSaver();
+  CheckpointSaver(const CheckpointSaver&) = delete;
+  CheckpointSaver& operator=(const CheckpointSaver&) = delete;
+
+  // Collective. Finishes the save in flight, if any, and starts one of `model`, whose all-gathers
+  // are done. Throws AgreedError(kDiverged) naming the tensor when master weights are not finite,
+  // AgreedError(kData) when the directory cannot be made.
+  void begin(const CheckpointState& state, ModelState& model);
+
+  // How far this rank's part of the save in flight is, for its step report.
+  SaveProgress progress() const;
+  bool in_flight() const { return in_flight_; }
+
+  // Collective. Waits for every rank's part and publishes the checkpoint; nothing to do when none
+  // is in flight. Throws AgreedError(kData).
+  void finish();
+
+ private:
+  void refuse_nonfinite(const CheckpointState& state, ModelState& model);
+  void make_directory();
+  void write_files() noexcept;
+  void collect_files();
+  void publish_checkpoint();
+
+  const Config& config_;
+  const models::ParameterTable& table_;
+  comm::Communicator& communicator_;
+  core::Logger& log_;
+  std::string checkpoints_;  // OUTPUT/checkpoints
+  Snapshot snapshot_;
+
+  bool in_flight_ = false;
+  CheckpointState state_;
+  std::string temporary_;  // the same on every rank
+  std::thread writer_;
+  std::atomic<SaveProgress> progress_{SaveProgress::kNone};
+  // Of the writer; read after it was joined.
+  std::vector<ManifestFile> files_;
+  std::exception_ptr failure_;
+};
+
+}  // namespace lockstep::runtime

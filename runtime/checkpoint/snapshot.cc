@@ -1,0 +1,85 @@
+#include "runtime/checkpoint/snapshot.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace lockstep::runtime {
+
+namespace {
+
+constexpr const char* kRegion = "checkpoint";
+
+std::int64_t master_elements(const BucketLayout& layout, int zero_stage, int rank) {
+  if (rank == 0) return layout.flat_elements();
+  if (zero_stage == 0) return 0;
+  std::int64_t largest = 0;
+  for (int b = 0; b < layout.size(); ++b)
+    largest = std::max(largest, layout[b].padded);
+  return largest;
+}
+
+std::size_t float_bytes(std::int64_t elements) {
+  return static_cast<std::size_t>(elements) * sizeof(float);
+}
+
+}  // namespace
+
+Snapshot::Snapshot(const BucketLayout& layout, int state_tensors, int zero_stage, int rank,
+                   core::MemoryTracker& memory)
+    : layout_(layout),
+      state_tensors_(state_tensors),
+      zero_stage_(zero_stage),
+      rank_(rank),
+      masters_(memory, kRegion, float_bytes(master_elements(layout, zero_stage, rank))),
+      states_(memory, kRegion, float_bytes(state_tensors * layout.shard_total())) {}
+
+std::size_t Snapshot::bytes(const BucketLayout& layout, int state_tensors, int zero_stage,
+                            int rank) {
+  return float_bytes(master_elements(layout, zero_stage, rank) +
+                     state_tensors * layout.shard_total());
+}
+
+void Snapshot::take(ModelState& model, comm::Communicator& communicator) {
+  take_masters(model, communicator);
+  auto* to = static_cast<float*>(states_.data());
+  for (int s = 0; s < state_tensors_; ++s) {
+    for (int b = 0; b < layout_.size(); ++b) {
+      const std::int64_t shard = layout_.shard_elements(b);
+      const std::int64_t skipped = rank_ * shard - model.owned_begin(b);
+      std::memcpy(to + s * layout_.shard_total() + layout_.shard_offset(b),
+                  model.owned_values(b, s).data<float>() + skipped, float_bytes(shard));
+    }
+  }
+}
+
+void Snapshot::take_masters(ModelState& model, comm::Communicator& communicator) {
+  for (int b = 0; b < layout_.size(); ++b) {
+    const core::ConstTensorView own = model.owned_values(b, StateCollector::kMaster);
+    const std::int64_t place = rank_ == 0 ? layout_[b].flat_offset : 0;
+    if (zero_stage_ == 0) {
+      if (rank_ == 0) {
+        std::memcpy(static_cast<float*>(masters_.data()) + place, own.raw(), own.bytes());
+      }
+      continue;
+    }
+    const core::TensorView whole =
+        masters_.view(core::DType::kF32, core::Shape{layout_[b].padded}, float_bytes(place));
+    communicator.all_gather(own, whole, layout_[b].spec.name).wait();
+  }
+}
+
+std::span<const float> Snapshot::master(const models::ParameterTable& table,
+                                        models::ParameterId id) const {
+  // The rows of a parameter that is split over buckets follow one another in the flat space.
+  return {static_cast<const float*>(masters_.data()) + layout_.parameter_offset(id),
+          static_cast<std::size_t>(table[id].elements())};
+}
+
+std::span<const float> Snapshot::state(int state, int bucket, const Segment& segment) const {
+  const std::int64_t in_shard = segment.bucket_begin - rank_ * layout_.shard_elements(bucket);
+  return {static_cast<const float*>(states_.data()) + state * layout_.shard_total() +
+              layout_.shard_offset(bucket) + in_shard,
+          static_cast<std::size_t>(segment.count)};
+}
+
+}  // namespace lockstep::runtime

@@ -1,0 +1,164 @@
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <limits>
+#include <string>
+
+#include "runtime/checkpoint/checkpoint.h"
+#include "tests/support/training_world.h"
+
+namespace {
+
+// The next call of this kind on a path that contains this text fails.
+std::atomic<const char*> write_trap{nullptr};
+std::atomic<const char*> sync_trap{nullptr};
+std::atomic<const char*> rename_trap{nullptr};
+
+bool caught(const std::atomic<const char*>& trap, const std::string& path) {
+  const char* text = trap.load();
+  return text != nullptr && path.find(text) != std::string::npos;
+}
+
+std::string path_of(int descriptor) {
+  char buffer[4096];
+  const std::string link = "/proc/self/fd/" + std::to_string(descriptor);
+  const ssize_t n = readlink(link.c_str(), buffer, sizeof(buffer));
+  return n > 0 ? std::string(buffer, static_cast<std::size_t>(n)) : std::string();
+}
+
+}  // namespace
+
+// These stand before the C library's in this program.
+extern "C" {
+ssize_t write(int descriptor, const void* data, size_t bytes) {
+  if (write_trap.load() != nullptr && caught(write_trap, path_of(descriptor))) {
+    errno = ENOSPC;
+    return -1;
+  }
+  return syscall(SYS_write, descriptor, data, bytes);
+}
+int fsync(int descriptor) {
+  if (sync_trap.load() != nullptr && caught(sync_trap, path_of(descriptor))) {
+    errno = EIO;
+    return -1;
+  }
+  return static_cast<int>(syscall(SYS_fsync, descriptor));
+}
+int rename(const char* from, const char* to) noexcept {
+  if (caught(rename_trap, to)) {
+    errno = EROFS;
+    return -1;
+  }
+  return static_cast<int>(syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0));
+}
+}
+
+namespace lockstep::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+struct FailingSave {
+  const char* name;
+  std::atomic<const char*>* trap;
+  const char* path;
+  const char* reason;
+};
+
+class FailingSaveTest : public ::testing::TestWithParam<FailingSave> {
+ protected:
+  void TearDown() override {
+    for (std::atomic<const char*>* trap : {&write_trap, &sync_trap, &rename_trap})
+      *trap = nullptr;
+  }
+};
+
+std::vector<std::string> entries(const std::string& checkpoints) {
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(checkpoints))
+    names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+TEST_P(FailingSaveTest, EndsOnAllRanksAndLeavesTheOneBefore) {
+  TrainingWorld world(tiny_config());
+  TrainingRun run;
+  run.ranks = 3;
+  run.body = [](Rank& rank) {
+    rank.trainer.step();
+    rank.trainer.save_checkpoint();
+    rank.trainer.step();
+    *GetParam().trap = GetParam().path;
+    rank.trainer.save_checkpoint();
+  };
+  const TrainingResult result = world.train(run);
+  ASSERT_TRUE(result.error);
+  EXPECT_EQ(*result.error, core::ErrorKind::kData);
+  EXPECT_THAT(result.message, HasSubstr(GetParam().path));
+  EXPECT_THAT(result.message, HasSubstr(GetParam().reason));
+  const std::string checkpoints = result.output + "/checkpoints";
+  EXPECT_EQ(entries(checkpoints), (std::vector<std::string>{"latest", "step-00000001"}));
+  EXPECT_EQ(read_file(checkpoints + "/latest"), "step-00000001\n");
+  runtime::verify_checkpoint(runtime::read_manifest(checkpoints + "/step-00000001"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Calls, FailingSaveTest,
+    ::testing::Values(
+        FailingSave{"WriteModel", &write_trap, "model.safetensors", "No space left"},
+        FailingSave{"WriteShardOfAnotherRank", &write_trap, "optimizer-00001-of-00003",
+                    "No space left"},
+        FailingSave{"WriteManifest", &write_trap, "manifest.json", "No space left"},
+        FailingSave{"SyncModel", &sync_trap, "model.safetensors", "Input/output error"},
+        FailingSave{"SyncShardOfAnotherRank", &sync_trap, "optimizer-00002-of-00003",
+                    "Input/output error"},
+        FailingSave{"SyncConfig", &sync_trap, "config.yaml", "Input/output error"},
+        FailingSave{"SyncManifest", &sync_trap, "manifest.json", "Input/output error"},
+        FailingSave{"RenameDirectory", &rename_trap, "step-00000002", "Read-only file system"}),
+    [](const auto& test) { return test.param.name; });
+
+TEST(NonFiniteWeights, AreNeverSaved) {
+  for (const int stage : {0, 2}) {
+    for (const char* compute : {"fp32", "bf16"}) {
+      SCOPED_TRACE(fmt::format("stage {} {}", stage, compute));
+      TrainingWorld world(tiny_config());
+      TrainingRun run;
+      run.ranks = 3;
+      run.overrides = {fmt::format("parallel.zero_stage={}", stage),
+                       fmt::format("precision.compute={}", compute)};
+      run.body = [](Rank& rank) {
+        rank.trainer.step();
+        rank.trainer.save_checkpoint();
+        rank.trainer.step();
+        rank.trainer.state().finish_gather();
+        if (rank.number() == 1) {
+          // The last element that this rank updates.
+          const runtime::OwnedRun& last =
+              rank.trainer.state().owned_runs(rank.trainer.state().layout().size() - 2).back();
+          last.master.data<float>()[last.segment.count - 1] =
+              -std::numeric_limits<float>::infinity();
+        }
+        rank.trainer.save_checkpoint();
+      };
+      const TrainingResult result = world.train(run);
+      ASSERT_TRUE(result.error);
+      EXPECT_EQ(*result.error, core::ErrorKind::kDiverged);
+      EXPECT_THAT(result.message, HasSubstr("on 1 of 3 ranks; first 1 elements on rank 1"));
+      EXPECT_THAT(result.message, HasSubstr("block.1"));
+      EXPECT_EQ(entries(result.output + "/checkpoints"),
+                (std::vector<std::string>{"latest", "step-00000001"}));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::testing
