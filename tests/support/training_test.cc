@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <random>
 #include <sstream>
+#include <stdexcept>
 #include <thread>
 
 namespace lockstep::testing {
@@ -16,7 +17,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::chrono::seconds kLeaveTime{2};  // for what is being taken down as a command returns
+constexpr std::chrono::seconds kLeaveTime{5};  // for what is being taken down as a command returns
 
 constexpr const char* kConfig = R"(
 run: {seed: 7}
@@ -163,8 +164,9 @@ CommandResult TrainingTest::train(const TrainingCall& call) const {
 
 void TrainingTest::must_train(const TrainingCall& call) const {
   const CommandResult result = train(call);
-  ASSERT_EQ(result.exit_code, 0) << fmt::format("{}", fmt::join(command_line(call), " ")) << "\n"
-                                 << result.err;
+  if (result.exit_code == 0) return;
+  throw std::runtime_error(fmt::format("{}\nended with {}\n{}", fmt::join(command_line(call), " "),
+                                       result.exit_code, result.err));
 }
 
 CommandResult TrainingTest::lockstep(std::vector<std::string> arguments) const {
@@ -206,11 +208,19 @@ std::string TrainingTest::model_bytes(const std::string& output, int step) const
   return read_file(checkpoint_directory(output, step) + "/model.safetensors");
 }
 
-bool TrainingTest::reaches_step(const std::string& output, int step) const {
+void TrainingTest::wait_for_step(const std::string& output, int step) const {
   const std::string mark = fmt::format(R"({{"event":"step","step":{},)", step);
-  return holds_within(std::chrono::seconds(30), [&] {
+  const bool reached = holds_within(std::chrono::seconds(30), [&] {
     return text(output + "/metrics.jsonl").find(mark) != std::string::npos;
   });
+  if (!reached) throw std::runtime_error(fmt::format("{} never reached step {}", output, step));
+}
+
+pid_t TrainingTest::rank_process(int rank) const {
+  for (const pid_t pid : processes_with(path("config.yaml").string())) {
+    if (environment_of(pid, "OMPI_COMM_WORLD_RANK") == std::to_string(rank)) return pid;
+  }
+  throw std::runtime_error(fmt::format("there is no process of rank {}", rank));
 }
 
 }  // namespace lockstep::testing

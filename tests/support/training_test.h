@@ -44,7 +44,8 @@ class TrainingTest : public ::testing::Test {
   std::vector<std::string> command_line(const TrainingCall& call) const;
   CommandOptions command_options(const TrainingCall& call) const;
   CommandResult train(const TrainingCall& call) const;
-  // The same, and a failure of the test, with what the command said, if its exit code is not 0.
+  // The same, where all that follows needs it: throws, with what the command said, if its exit code
+  // is not 0.
   void must_train(const TrainingCall& call) const;
   // Another subcommand: `lockstep ARGUMENTS...`.
   CommandResult lockstep(std::vector<std::string> arguments) const;
@@ -56,8 +57,12 @@ class TrainingTest : public ::testing::Test {
   std::vector<std::string> step_lines(const std::string& output) const;
   std::string model_bytes(const std::string& output, int step) const;
   std::string checkpoint_directory(const std::string& output, int step) const;
-  // Waits until metrics.jsonl has the line of this step; false after 30 s.
-  bool reaches_step(const std::string& output, int step) const;
+  // Waits until metrics.jsonl has the line of this step; throws after 30 s.
+  void wait_for_step(const std::string& output, int step) const;
+
+  // The process of a rank of the training that runs now, started with --ranks; throws if there is
+  // none.
+  pid_t rank_process(int rank) const;
 
   TemporaryDirectory directory_;
 
