@@ -2,59 +2,77 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 
+#include "models/ops/cpu/scratch_sizes.h"
 #include "models/transformer.h"
+#include "models/workspace.h"
+#include "runtime/checkpoint/snapshot.h"
 #include "runtime/trainer.h"
 
 namespace lockstep::runtime {
 
 namespace {
 
-double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; }
+double mebibytes(std::size_t bytes) {
+  return static_cast<double>(bytes) / 1048576.0;
+}
 
-// (N-1)/N of the padded elements: what a rank sends in one reduce-scatter or all-gather of everything.
+// (N-1)/N of the padded elements: what a rank sends in one reduce-scatter or all-gather of
+// everything.
 std::size_t wire_bytes(const BucketLayout& layout, core::DType dtype) {
   const std::int64_t elements = layout.flat_elements() - layout.shard_total();
   return static_cast<std::size_t>(elements) * core::size_of(dtype);
+}
+
+// The greatest request of the model's ops and of the search for non-finite gradients, which goes
+// through every parameter's leaf.
+std::size_t workspace_bytes(const Config& config, const models::ParameterTable& table,
+                            const BucketLayout& layout, int threads) {
+  std::size_t bytes = models::workspace_bytes(config.model, table, config.precision.compute,
+                                              config.batch.micro, layout.specs(), threads);
+  for (const models::ParameterSpec& spec : table.specs())
+    bytes = std::max(bytes, models::ops::cpu::count_nonfinite_scratch(1, spec.elements(), true));
+  return bytes;
 }
 
 }  // namespace
 
 std::size_t MemoryPlan::total() const {
   std::size_t sum = 0;
-  for (const PlannedRegion& region : regions) sum += region.bytes;
+  for (const PlannedRegion& region : regions)
+    sum += region.bytes;
   return sum;
 }
 
-MemoryPlan plan_memory(const Config& config, int world_size, int threads) {
+MemoryPlan plan_memory(const Config& config, int world_size, int threads, int rank) {
   const models::ParameterTable table(config.model);
   const BucketLayout layout = bucket_layout(config, table, world_size);
   const GradientPlan gradients = gradient_plan(config, world_size);
   const core::DType compute = config.precision.compute;
-  const int states =
-      models::ops::state_tensors(config.optimizer.name, config.optimizer.momentum);
+  const int states = models::ops::state_tensors(config.optimizer.name, config.optimizer.momentum);
 
   MemoryPlan plan;
   plan.world_size = world_size;
   plan.zero_stage = config.parallel.zero_stage;
   plan.grad_sync = config.parallel.grad_sync;
   plan.regions.push_back({"parameters", ModelState::parameter_bytes(layout, compute)});
-  plan.regions.push_back(
-      {"optimizer",
-       ModelState::optimizer_bytes(layout, compute, config.parallel.zero_stage, states)});
+  plan.regions.push_back({"optimizer", ModelState::optimizer_bytes(
+                                           layout, compute, config.parallel.zero_stage, states)});
   plan.regions.push_back({"gradients", GradientBuckets::gradient_bytes(layout, gradients)});
   plan.regions.push_back({"buckets", GradientBuckets::bucket_bytes(layout, gradients)});
   for (const models::MemoryRegion& region :
        models::Transformer::memory_regions(config.model, compute, config.batch.micro)) {
     plan.regions.push_back({region.name, region.bytes});
   }
-  static_cast<void>(threads);
+  plan.regions.push_back({"workspace", workspace_bytes(config, table, layout, threads)});
+  plan.regions.push_back(
+      {"checkpoint", Snapshot::bytes(layout, states, config.parallel.zero_stage, rank)});
   const std::int64_t reductions = gradients.boundary() ? 1 : gradients.rounds;
-  plan.bytes_reduced =
-      wire_bytes(layout, gradients.wire) * static_cast<std::size_t>(reductions);
-  plan.bytes_gathered = wire_bytes(
-      layout, config.parallel.zero_stage == 0 ? core::DType::kF32 : compute);
+  plan.bytes_reduced = wire_bytes(layout, gradients.wire) * static_cast<std::size_t>(reductions);
+  plan.bytes_gathered =
+      wire_bytes(layout, config.parallel.zero_stage == 0 ? core::DType::kF32 : compute);
   return plan;
 }
 

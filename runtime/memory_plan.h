@@ -14,22 +14,26 @@ struct PlannedRegion {
   std::size_t bytes = 0;
 };
 
-// Memory of one rank while training, by region, computed from the tables that the allocations themselves use.
+// Memory of one rank while training, by region, computed from the tables that the allocations
+// themselves use.
 struct MemoryPlan {
   int world_size = 1;
   int zero_stage = 2;
   GradSync grad_sync = GradSync::kEveryRound;
-  std::vector<PlannedRegion> regions;
-  std::size_t bytes_reduced = 0;   // sent by a rank in a step: slices of gradients to their owners
-  std::size_t bytes_gathered = 0;  // sent by a rank in a step: parameters (stages 1, 2) or summed gradients (stage 0)
+  std::vector<PlannedRegion> regions;  // all are held at once while a checkpoint is saved
+  std::size_t bytes_reduced = 0;  // sent by a rank in a step: slices of gradients to their owners
+  std::size_t bytes_gathered =
+      0;  // sent by a rank in a step: parameters (stages 1, 2) or summed gradients (stage 0)
 
   std::size_t total() const;
 };
 
-// threads: of one rank. Throws Error(kConfig) when the global batch does not divide.
-MemoryPlan plan_memory(const Config& config, int world_size, int threads);
+// threads: of one rank. Rank 0 needs most, because it writes the weights of a checkpoint. Throws
+// Error(kConfig) when the global batch does not divide.
+MemoryPlan plan_memory(const Config& config, int world_size, int threads, int rank = 0);
 
-// The table that people read: a line per region in MiB, and, when `tracker` is given, the allocator's peak beside it.
+// The table that people read: a line per region in MiB, and, when `tracker` is given, the
+// allocator's peak beside it.
 std::string to_table(const MemoryPlan& plan, const core::MemoryTracker* tracker);
 
 }  // namespace lockstep::runtime
