@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -10,6 +11,8 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -179,6 +182,62 @@ TEST_F(FlightRecorderTest, SaysWhyAFileCannotBeMade) {
     EXPECT_EQ(error.kind(), core::ErrorKind::kData);
     EXPECT_NE(std::string(error.what()).find("No such file"), std::string::npos) << error.what();
   }
+}
+
+// A limit on file sizes fails the allocation as a full disk does.
+TEST_F(FlightRecorderTest, AFullDiskIsAnError) {
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{4096, 4096};
+    if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(2);
+    try {
+      const FlightRecorder recorder(file(), 0, 1, 1);
+      _exit(3);
+    } catch (const core::Error& error) {
+      const bool named = std::string(error.what()).find("cannot allocate") != std::string::npos;
+      _exit(error.kind() == core::ErrorKind::kData && named ? 0 : 4);
+    }
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_FALSE(std::filesystem::exists(file()));
+}
+
+TEST_F(FlightRecorderTest, DamagedBytesAreReadOrRefused) {
+  std::string whole;
+  {
+    FlightRecorder recorder(file(), 0, 2, 1);
+    for (std::uint64_t s = 1; s <= 300; ++s) {
+      recorder.entered(s, Collective::kAllReduce, s, "block.1");
+      if (s < 299) recorder.completed(s);
+    }
+    std::ifstream in(file(), std::ios::binary);
+    whole.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  const FlightLog intact = read_flight_log(file());
+  std::mt19937 random(7);
+  int refused = 0;
+  for (int i = 0; i < 1000; ++i) {
+    std::string damaged = whole;
+    const std::size_t span = i % 2 == 0 ? sizeof(FlightFileHeader) : damaged.size();
+    for (int k = 0; k < 8; ++k)
+      damaged[random() % span] = static_cast<char>(random());
+    std::ofstream(file(), std::ios::binary) << damaged;
+    try {
+      const FlightLog log = read_flight_log(file());
+      EXPECT_LE(log.entries.size() + static_cast<std::size_t>(log.torn), kFlightRecords);
+      diagnose(std::vector<FlightLog>{intact, log});
+    } catch (const core::Error& error) {
+      EXPECT_EQ(error.kind(), core::ErrorKind::kData);
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 100);
+  EXPECT_LT(refused, 1000);
 }
 
 // The communicator's own notes: every rank's files hold the same collectives; and a rank that does
