@@ -51,7 +51,8 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       recorder_(config, table_, layout_, communicator.rank(), log),
       timer_(communicator),
       timing_log_(config.metrics.every_steps),
-      stragglers_(communicator.world_size()) {
+      stragglers_(communicator.world_size()),
+      saver_(config, table_, layout_, state_->state_tensors(), communicator, memory, log) {
   open_data();
   progress_.decision = initial_decision_state(rules_);
   inputs_.resize(static_cast<std::size_t>(config.batch.micro * config.model.context));
@@ -173,6 +174,7 @@ StepReport Trainer::form_report() {
   report.nonfinite_layer = nonfinite_layer_;
   report.own = gradients_->own_nonfinite();
   report.requests = control_requests();
+  report.save = saver_.progress();
   report.timing = timer_.take();
   return report;
 }

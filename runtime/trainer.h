@@ -14,6 +14,7 @@
 #include "models/ops/op_context.h"
 #include "models/parameter_table.h"
 #include "models/transformer.h"
+#include "runtime/checkpoint/checkpoint_saver.h"
 #include "runtime/config/config.h"
 #include "runtime/data/token_dataset.h"
 #include "runtime/health/fault_injector.h"
@@ -76,6 +77,7 @@ class Trainer {
   // every rank.
   double validate();
 
+  // Saves a checkpoint and waits until it is whole.
   void save_checkpoint();
 
   const RunProgress& progress() const { return progress_; }
@@ -101,6 +103,9 @@ class Trainer {
   std::string diverged_text(const StepDecision& decision) const;
   std::uint32_t control_requests() const;
   void stop_as_requested();
+  void run_steps();
+  void begin_save();
+  void finish_save();
   bool checkpoint_due(std::int64_t step) const;
   void report_memory() const;
   void report_timings(std::int64_t step, const std::vector<StepReport>& reports);
@@ -127,6 +132,9 @@ class Trainer {
   StepTimer timer_;
   TimingLog timing_log_;
   StragglerWatch stragglers_;
+
+  CheckpointSaver saver_;
+  std::int64_t saving_step_ = 0;  // of the checkpoint in flight
 
   RunProgress progress_;
   const std::atomic<int>* stop_flag_ = nullptr;

@@ -56,8 +56,25 @@ void Trainer::resume(const std::string& checkpoint, const std::string& run_line)
 }
 
 void Trainer::run() {
+  try {
+    run_steps();
+    finish_save();
+  } catch (const AgreedError&) {
+    // All ranks are here: what was to be saved before the run broke is still good.
+    try {
+      finish_save();
+    } catch (const AgreedError& error) {
+      if (communicator_.rank() == 0) log_.error("checkpoint", "{}", error.what());
+    }
+    throw;
+  }
+  report_memory();
+}
+
+void Trainer::run_steps() {
   while (progress_.step < config_.train.steps) {
     const StepDecision decision = step();
+    if (decision.save_settled) finish_save();
     stop_if_decided(decision);
     const std::int64_t every = config_.train.validate_every;
     const bool last = progress_.step == config_.train.steps;
@@ -66,9 +83,11 @@ void Trainer::run() {
     }
     const bool finished = last || decision.stop != StopReason::kRequested;
     if (!finished) stop_as_requested();
-    if (checkpoint_due(progress_.step) || decision.checkpoint) save_checkpoint();
+    if (checkpoint_due(progress_.step) || decision.checkpoint) {
+      begin_save();
+      if (!config_.checkpoint.async) finish_save();
+    }
   }
-  report_memory();
 }
 
 void Trainer::set_attempt(std::int64_t attempt) {
@@ -143,6 +162,12 @@ void Trainer::report_memory() const {
 }
 
 void Trainer::save_checkpoint() {
+  begin_save();
+  finish_save();
+}
+
+void Trainer::begin_save() {
+  finish_save();  // one at a time
   CheckpointState state;
   state.step = progress_.step;
   state.decision = progress_.decision;
@@ -154,9 +179,15 @@ void Trainer::save_checkpoint() {
   state.training_files = train_data_->fingerprints();
   state.tokenizer = train_data_->files().front().tokenizer();
   state_->finish_gather();
-  runtime::save_checkpoint(config_, table_, *state_, state, communicator_, memory_, log_);
-  recorder_.event("checkpoint", fmt::format(R"("step":{},"directory":"{}")", progress_.step,
-                                            checkpoint_name(progress_.step)));
+  saver_.begin(state, *state_);
+  saving_step_ = progress_.step;
+}
+
+void Trainer::finish_save() {
+  if (!saver_.in_flight()) return;
+  saver_.finish();
+  recorder_.event("checkpoint", fmt::format(R"("step":{},"directory":"{}")", saving_step_,
+                                            checkpoint_name(saving_step_)));
 }
 
 }  // namespace lockstep::runtime

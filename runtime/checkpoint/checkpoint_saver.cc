@@ -58,6 +58,7 @@ CheckpointSaver::CheckpointSaver(const Config& config, const models::ParameterTa
       snapshot_(layout, state_tensors, config.parallel.zero_stage, communicator.rank(), memory) {}
 
 CheckpointSaver::~CheckpointSaver() {
+  abandoned_ = true;
   if (writer_.joinable()) writer_.join();
 }
 
@@ -120,10 +121,10 @@ void CheckpointSaver::write_files() noexcept {
     };
     if (communicator_.rank() == 0) {
       const std::string path = temporary_ + "/" + kModelFile;
-      written(kModelFile, write_model_file(path, config_.model, table_, snapshot_));
+      written(kModelFile, write_model_file(path, config_.model, table_, snapshot_, abandoned_));
     }
     const std::string shard = optimizer_file_name(communicator_.rank(), communicator_.world_size());
-    written(shard, write_optimizer_file(temporary_ + "/" + shard, table_, snapshot_));
+    written(shard, write_optimizer_file(temporary_ + "/" + shard, table_, snapshot_, abandoned_));
     progress_ = SaveProgress::kWritten;
   } catch (...) {
     failure_ = std::current_exception();

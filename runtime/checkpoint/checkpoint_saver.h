@@ -33,7 +33,8 @@ class CheckpointSaver {
   CheckpointSaver(const Config& config, const models::ParameterTable& table,
                   const BucketLayout& layout, int state_tensors, comm::Communicator& communicator,
                   core::MemoryTracker& memory, core::Logger& log);
-  // Gives up what is in flight: its directory keeps its temporary name.
+  // Gives up what is in flight, without waiting for more than one tensor: its directory keeps its
+  // temporary name.
   ~CheckpointSaver();
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;
@@ -69,6 +70,7 @@ class CheckpointSaver {
   CheckpointState state_;
   std::string temporary_;  // the same on every rank
   std::thread writer_;
+  std::atomic<bool> abandoned_{false};
   std::atomic<SaveProgress> progress_{SaveProgress::kNone};
   // Of the writer; read after it was joined.
   std::vector<ManifestFile> files_;

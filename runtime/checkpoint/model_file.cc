@@ -1,13 +1,16 @@
 #include "runtime/checkpoint/model_file.h"
 
+#include "core/error.h"
 #include "runtime/checkpoint/huggingface_weights.h"
 
 namespace lockstep::runtime {
 
 WrittenFile write_model_file(const std::string& path, const models::ModelConfig& config,
-                             const models::ParameterTable& table, const Snapshot& snapshot) {
+                             const models::ParameterTable& table, const Snapshot& snapshot,
+                             const std::atomic<bool>& abandoned) {
   HuggingFaceWriter writer(path, table, config);
   for (models::ParameterId id = 0; id < table.size(); ++id) {
+    if (abandoned) throw core::Error(core::ErrorKind::kStopped, path + " was given up");
     writer.write(id, snapshot.master(table, id));
   }
   return writer.finish(Durability::kSynced);

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/error.h"
 #include "runtime/checkpoint/safetensors.h"
 
 namespace lockstep::runtime {
@@ -134,7 +135,7 @@ std::string optimizer_file_name(int rank, int world_size) {
 }
 
 WrittenFile write_optimizer_file(const std::string& path, const models::ParameterTable& table,
-                                 const Snapshot& snapshot) {
+                                 const Snapshot& snapshot, const std::atomic<bool>& abandoned) {
   std::vector<TensorToWrite> tensors;
   std::vector<std::span<const float>> values;
   const BucketLayout& layout = snapshot.layout();
@@ -149,8 +150,10 @@ WrittenFile write_optimizer_file(const std::string& path, const models::Paramete
     }
   }
   SafetensorsWriter writer(path, tensors);
-  for (std::size_t i = 0; i < tensors.size(); ++i)
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (abandoned) throw core::Error(core::ErrorKind::kStopped, path + " was given up");
     writer.write(tensors[i].name, values[i]);
+  }
   return writer.finish(Durability::kSynced);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,9 @@ namespace lockstep::runtime {
 // The name of a shard's file.
 std::string optimizer_file_name(int rank, int world_size);
 
-// This rank's shard, written and synced.
+// This rank's shard, written and synced; Error(kStopped) soon after `abandoned` becomes true.
 WrittenFile write_optimizer_file(const std::string& path, const models::ParameterTable& table,
-                                 const Snapshot& snapshot);
+                                 const Snapshot& snapshot, const std::atomic<bool>& abandoned);
 
 // Sets what this rank owns from the shards of a checkpoint, written by any number of ranks; reads
 // no more than that. Throws Error(kData) naming the tensor that is missing, unknown or not covered.

@@ -136,7 +136,7 @@ struct EmaConfig {
 struct CheckpointConfig {
   std::int64_t every_steps = 0;  // 0: only at the end
   std::int64_t keep = 3;         // newest ones kept
-  bool async = false;
+  bool async = true;
   bool on_signal = true;  // a stop request saves first
 };
 

@@ -27,7 +27,6 @@ const std::vector<NotBuilt>& not_built_table() {
       {"backend.comm", {"auto", "self", "mpi"}, "NCCL is not in this build"},
       {"memory.recompute", {"none"}, "recomputing activations in backward"},
       {"ema.decay", {"0"}, "averaging the weights"},
-      {"checkpoint.async", {"false"}, "writing checkpoints while training goes on"},
       {"metrics.tensorboard", {"false"}, "TensorBoard event files"},
       {"metrics.per_layer_every", {"0"}, "statistics of every layer"},
       {"metrics.histograms_every", {"0"}, "histograms of every tensor"},

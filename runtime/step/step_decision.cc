@@ -105,6 +105,15 @@ int first_diverged_rank(std::span<const StepReport> reports) {
   return -1;
 }
 
+bool save_settled(std::span<const StepReport> reports) {
+  const auto any = [&](SaveProgress progress) {
+    return std::any_of(reports.begin(), reports.end(),
+                       [&](const StepReport& report) { return report.save == progress; });
+  };
+  return any(SaveProgress::kFailed) ||
+         (any(SaveProgress::kWritten) && !any(SaveProgress::kWriting));
+}
+
 void name_culprit(std::span<const StepReport> reports, StepDecision& decision) {
   for (std::size_t r = 0; r < reports.size(); ++r) {
     if (!reports[r].own.found()) continue;
@@ -180,6 +189,7 @@ StepDecision decide(const DecisionRules& rules, const DecisionState& state,
                     std::span<const StepReport> reports) {
   StepDecision decision;
   decision.next = state;
+  decision.save_settled = save_settled(reports);
   decision.desync = find_desync(reports);
   if (!decision.desync.ranks.empty()) {
     decision.outcome = StepOutcome::kDesync;

@@ -48,6 +48,8 @@ struct StepDecision {
   StepOutcome outcome = StepOutcome::kApplied;
   StopReason stop = StopReason::kNone;
   bool checkpoint = false;  // asked for by some rank
+  // The checkpoint in flight is to be finished: every rank's part is written, or one has failed.
+  bool save_settled = false;
 
   double loss =
       0.0;  // sum over the counted tokens of the global batch / their number; NaN when not finite

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "models/ops/exact_sum.h"
+#include "runtime/checkpoint/save_progress.h"
 #include "runtime/step/step_timing.h"
 
 namespace lockstep::runtime {
@@ -55,8 +56,9 @@ struct StepReport {
   NonFiniteReport own;               // before any reduction
   NonFiniteReport shard;             // in the aggregated shard
   std::uint32_t requests = kRequestNone;
+  SaveProgress save = SaveProgress::kNone;  // of the checkpoint in flight
   std::int32_t contradicted_bucket =
-      -1;  // verified steps: a bucket whose own slice changed in this rank's memory
+      -1;             // verified steps: a bucket whose own slice changed in this rank's memory
   StepTiming timing;  // since this rank's last report; for people, never for a decision
 };
 static_assert(std::is_trivially_copyable_v<StepReport>);

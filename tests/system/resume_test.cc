@@ -38,6 +38,8 @@ class ResumeTest : public testing::TrainingTest {
   // Trains until the last rank sleeps in step 26 and kills it there.
   void train_and_kill(const std::string& output, int ranks) const {
     TrainingCall interrupted = call(output, ranks);
+    // Waits for its checkpoints, so that the last one is surely there.
+    interrupted.set.emplace_back("checkpoint.async=false");
     interrupted.set.emplace_back(
         fmt::format("fault=[{{kind: slow, step: 26, rank: {}, layer: 0}}]", ranks - 1));
     testing::Command run(command_line(interrupted), command_options(interrupted));

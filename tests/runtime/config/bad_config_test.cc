@@ -187,7 +187,6 @@ const std::vector<BadLine> kNotBuilt = {
     {"Nccl", 7, "backend: {comm: nccl}", {"7:17", "auto, self, mpi"}},
     {"Recompute", 7, "memory: {recompute: block}", {"7:21", "legal until then: none"}},
     {"Ema", 7, "ema: {decay: 0.99}", {"7:14", "legal until then: 0"}},
-    {"Async", 7, "checkpoint: {async: true}", {"7:21", "legal until then: false"}},
     {"Tensorboard", 7, "metrics: {tensorboard: true}", {"7:24", "not built yet"}},
     {"PerLayer", 7, "metrics: {per_layer_every: 10}", {"7:28", "not built yet"}},
     {"Histograms", 7, "metrics: {histograms_every: 10}", {"7:29", "not built yet"}},
