@@ -46,6 +46,7 @@ void Trainer::resume(const std::string& checkpoint, const std::string& run_line)
     const bool same_output = belongs_to(manifest, config_.run.output);
     recorder_.open(same_output ? manifest.state.position : RecordPosition{});
     if (!same_output) recorder_.event("run", run_line);
+    if (same_output) saver_.watch(progress_.step, progress_.decision.applied_steps);
     recorder_.event("resume", resume_fields(manifest, changes));
   });
   guard_.published();
@@ -75,6 +76,7 @@ void Trainer::run_steps() {
   while (progress_.step < config_.train.steps) {
     const StepDecision decision = step();
     if (decision.save_settled) finish_save();
+    saver_.promote(progress_.step, progress_.decision.applied_steps);
     stop_if_decided(decision);
     const std::int64_t every = config_.train.validate_every;
     const bool last = progress_.step == config_.train.steps;

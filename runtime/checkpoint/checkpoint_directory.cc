@@ -72,9 +72,13 @@ void replace_directory(const std::string& finished, const std::string& target) {
   remove_tree(replaced);
 }
 
+std::string healthy_file(const std::string& checkpoint) {
+  return checkpoint + "/healthy";
+}
+
 bool is_healthy(const std::string& checkpoint) {
   std::error_code ignored;
-  return fs::is_regular_file(checkpoint + "/healthy", ignored);
+  return fs::is_regular_file(healthy_file(checkpoint), ignored);
 }
 
 }  // namespace
@@ -144,6 +148,13 @@ void publish(const std::string& checkpoints, const std::string& temporary,
   }
   sync_path(checkpoints);
   replace_file(checkpoints + "/latest", name + "\n");
+}
+
+void mark_healthy(const std::string& checkpoint, std::int64_t promoted_at_step) {
+  std::error_code ignored;
+  if (!fs::is_directory(checkpoint, ignored)) return;
+  replace_file(healthy_file(checkpoint),
+               fmt::format("{{\"version\":1,\"promoted_at_step\":{}}}\n", promoted_at_step));
 }
 
 void retain(const std::string& checkpoints, std::int64_t keep, std::int64_t newest) {

@@ -34,6 +34,10 @@ void publish(const std::string& checkpoints, const std::string& temporary,
              const CheckpointState& state, std::vector<ManifestFile> files,
              const std::string& config_yaml);
 
+// Marks a checkpoint, if it is still there, as one that good steps have followed: file `healthy`,
+// which the manifest does not list.
+void mark_healthy(const std::string& checkpoint, std::int64_t promoted_at_step);
+
 // Removes the oldest until `keep` are left; those of later steps belong to a past that was left
 // behind and go first. `newest`, just saved, and the newest healthy one always stay.
 void retain(const std::string& checkpoints, std::int64_t keep, std::int64_t newest);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <system_error>
 
@@ -144,6 +145,7 @@ void CheckpointSaver::finish() {
   try {
     collect_files();
     publish_checkpoint();
+    watch(state_.step, state_.decision.applied_steps);
   } catch (const AgreedError&) {
     if (communicator_.rank() == 0) remove_temporary(temporary_);
     throw;
@@ -171,6 +173,25 @@ void CheckpointSaver::publish_checkpoint() {
     retain(checkpoints_, config_.checkpoint.keep, state_.step);
     log_.info("checkpoint", "saved {}/{}", checkpoints_, checkpoint_name(state_.step));
   });
+}
+
+void CheckpointSaver::watch(std::int64_t step, std::int64_t applied_steps) {
+  watched_.push_back({step, applied_steps});
+}
+
+void CheckpointSaver::promote(std::int64_t step, std::int64_t applied_steps) {
+  const auto due = [&](const Watched& checkpoint) {
+    return checkpoint.applied_steps + kGoodStepsToHealth <= applied_steps;
+  };
+  if (std::none_of(watched_.begin(), watched_.end(), due)) return;
+  agree(communicator_, kLabel, [&] {
+    if (communicator_.rank() != 0) return;
+    for (const Watched& checkpoint : watched_) {
+      if (due(checkpoint))
+        mark_healthy(checkpoints_ + "/" + checkpoint_name(checkpoint.step), step);
+    }
+  });
+  std::erase_if(watched_, due);
 }
 
 void save_checkpoint(const Config& config, const models::ParameterTable& table, ModelState& model,

@@ -52,7 +52,21 @@ class CheckpointSaver {
   // is in flight. Throws AgreedError(kData).
   void finish();
 
+  // Applied steps after which a checkpoint counts as healthy.
+  static constexpr std::int64_t kGoodStepsToHealth = 10;
+  // A checkpoint of this OUTPUT that may become healthy: one that the run was resumed from. Those
+  // saved here are watched anyway.
+  void watch(std::int64_t step, std::int64_t applied_steps);
+  // Collective, at a step boundary: marks the watched checkpoints that enough applied steps have
+  // followed. Throws AgreedError(kData).
+  void promote(std::int64_t step, std::int64_t applied_steps);
+
  private:
+  struct Watched {
+    std::int64_t step = 0;
+    std::int64_t applied_steps = 0;
+  };
+
   void refuse_nonfinite(const CheckpointState& state, ModelState& model);
   void make_directory();
   void write_files() noexcept;
@@ -75,6 +89,7 @@ class CheckpointSaver {
   // Of the writer; read after it was joined.
   std::vector<ManifestFile> files_;
   std::exception_ptr failure_;
+  std::vector<Watched> watched_;  // the same on every rank
 };
 
 }  // namespace lockstep::runtime

@@ -243,6 +243,29 @@ TEST(SavingWhileTraining, TakesOneSnapshotOfMemory) {
   }
 }
 
+// Checkpoint 4 is healthy from step 14 on and outlives checkpoint.keep.
+TEST(HealthyCheckpoint, IsMarkedAfterGoodStepsAndStays) {
+  TrainingWorld world(tiny_config());
+  TrainingRun run = saving_run(true, 4);
+  run.output = "own";
+  run.overrides = {"train.steps=15", "checkpoint.every_steps=4", "checkpoint.keep=3"};
+  const auto healthy = [&](const TrainingResult& result, int step) {
+    return read_file(fmt::format("{}/checkpoints/step-{:08}/healthy", result.output, step));
+  };
+  TrainingResult result = world.train(run);
+  ASSERT_FALSE(result.error) << result.message;
+  EXPECT_EQ(healthy(result, 4), "{\"version\":1,\"promoted_at_step\":14}\n");
+  EXPECT_EQ(healthy(result, 8), "");
+  run.resume = result.output + "/checkpoints/step-00000012";
+  run.overrides = {"train.steps=17", "checkpoint.every_steps=1", "checkpoint.keep=2"};
+  result = world.train(run);
+  ASSERT_FALSE(result.error) << result.message;
+  EXPECT_EQ(
+      entries(result.output + "/checkpoints"),
+      (std::vector<std::string>{"latest", "step-00000004", "step-00000016", "step-00000017"}));
+  runtime::verify_checkpoint(runtime::read_manifest(result.output + "/checkpoints/step-00000004"));
+}
+
 TEST(NonFiniteWeights, AreNeverSaved) {
   for (const int stage : {0, 2}) {
     for (const char* compute : {"fp32", "bf16"}) {
