@@ -30,6 +30,7 @@ runtime::ResumeChoice parse_resume(const std::string& text) {
 
 // The checkpoint to continue from; empty: start at step 1. The same on every rank.
 std::string choose_checkpoint(const runtime::Config& config, const runtime::ResumeChoice& resume,
+                              const runtime::RunDirectory& directory,
                               comm::Communicator& communicator, core::Logger& log) {
   if (resume.mode == runtime::ResumeMode::kNever) return "";
   std::string chosen = resume.path;
@@ -39,7 +40,9 @@ std::string choose_checkpoint(const runtime::Config& config, const runtime::Resu
       runtime::verify_checkpoint(runtime::read_manifest(chosen));
       return;
     }
-    const auto found = runtime::newest_whole_checkpoint(config.run.output, log);
+    const auto wanted =
+        directory.follows_divergence() ? runtime::Wanted::kHealthy : runtime::Wanted::kWhole;
+    const auto found = runtime::newest_whole_checkpoint(config.run.output, log, wanted);
     if (found) chosen = found->directory;
   });
   return communicator.all_gather_bytes(chosen, "chosen checkpoint").front();
@@ -59,7 +62,7 @@ void record_flight(const runtime::Config& config, const runtime::RunDirectory& d
 void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
            const runtime::RunDirectory& directory, comm::Communicator& communicator,
            const StopRequest& stop, core::Logger& log, ExitRecord& record) {
-  const std::string checkpoint = choose_checkpoint(config, resume, communicator, log);
+  const std::string checkpoint = choose_checkpoint(config, resume, directory, communicator, log);
   const int threads = threads_of_rank(config, communicator.world_size());
   core::MemoryTracker memory;
   runtime::Trainer trainer(config, threads, communicator, memory, log);

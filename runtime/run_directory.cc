@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <sstream>
 #include <thread>
@@ -54,6 +55,14 @@ std::int64_t attempt_in(const std::string& lock_text) {
   return at == std::string::npos ? 0 : std::atoll(lock_text.c_str() + at + key.size());
 }
 
+// Whether rank 0's exit record of the attempt before says that the numerics ended it.
+bool ended_diverged(const std::string& output) {
+  const auto record =
+      nlohmann::json::parse(read_text(output + "/exit/rank-0000.json"), nullptr, false);
+  return record.is_object() && record.contains("exit_code") &&
+         record["exit_code"] == static_cast<int>(core::ErrorKind::kDiverged);
+}
+
 // What earlier attempts left of their ends would be taken for this one's.
 void remove_records_of_ends(const std::string& output) {
   std::error_code ignored;
@@ -95,6 +104,7 @@ RunDirectory::RunDirectory(const Config& config, const ResumeChoice& resume,
     make_directories(output_);
     lock_exclusively(log);
     if (resume.mode == ResumeMode::kNever) refuse_existing_run(output_);
+    follows_divergence_ = ended_diverged(output_);
     remove_records_of_ends(output_);
     attempt_ = attempt_in(read_text(output_ + "/lock")) + 1;
     token =

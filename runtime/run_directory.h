@@ -36,6 +36,9 @@ class RunDirectory {
   // How many times this OUTPUT has been started, this time included; the same on every rank.
   std::int64_t attempt() const { return attempt_; }
 
+  // Rank 0: whether the attempt before this one ended with exit code 4, as its exit record says.
+  bool follows_divergence() const { return follows_divergence_; }
+
   // Rank 0 writes OUTPUT/config.yaml, the resolved configuration, by rename.
   void write_config(const Config& config) const;
 
@@ -46,6 +49,7 @@ class RunDirectory {
 
   std::string output_;
   std::int64_t attempt_ = 1;
+  bool follows_divergence_ = false;
   int lock_ = -1;
   bool writes_ = false;
 };

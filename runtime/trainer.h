@@ -107,7 +107,7 @@ class Trainer {
   void begin_save();
   void finish_save();
   bool checkpoint_due(std::int64_t step) const;
-  void report_memory() const;
+  void report_memory();
   void report_timings(std::int64_t step, const std::vector<StepReport>& reports);
 
   const Config& config_;

@@ -158,8 +158,10 @@ void Trainer::report_timings(std::int64_t step, const std::vector<StepReport>& r
     log_.warning("health", "{}", straggler.describe());
 }
 
-void Trainer::report_memory() const {
+void Trainer::report_memory() {
   const MemoryPlan plan = plan_memory(config_, communicator_.world_size(), context_.threads());
+  recorder_.event(
+      "memory", fmt::format(R"("planned_bytes":{},"peak_bytes":{})", plan.total(), memory_.peak()));
   log_.info("memory", "planned and actual:\n{}", to_table(plan, &memory_));
 }
 

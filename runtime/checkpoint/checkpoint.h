@@ -69,9 +69,17 @@ void verify_checkpoint(const CheckpointManifest& manifest);
 // Whether a checkpoint lies in OUTPUT/checkpoints.
 bool belongs_to(const CheckpointManifest& manifest, const std::string& output);
 
+// Which checkpoints count when the newest is looked for.
+enum class Wanted : std::uint8_t {
+  kWhole,    // whole and verified
+  kHealthy,  // of those, one that good steps have followed; kWhole's, with a warning, if there is
+             // none
+};
+
 // The whole and verified checkpoint of the greatest step in OUTPUT/checkpoints, if any; those
 // passed over are logged with the reason. Throws Error(kData) when the directory cannot be read.
 std::optional<CheckpointManifest> newest_whole_checkpoint(const std::string& output,
-                                                          core::Logger& log);
+                                                          core::Logger& log,
+                                                          Wanted wanted = Wanted::kWhole);
 
 }  // namespace lockstep::runtime

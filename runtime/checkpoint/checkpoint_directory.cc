@@ -76,11 +76,6 @@ std::string healthy_file(const std::string& checkpoint) {
   return checkpoint + "/healthy";
 }
 
-bool is_healthy(const std::string& checkpoint) {
-  std::error_code ignored;
-  return fs::is_regular_file(healthy_file(checkpoint), ignored);
-}
-
 }  // namespace
 
 std::string checkpoint_name(std::int64_t step) {
@@ -148,6 +143,11 @@ void publish(const std::string& checkpoints, const std::string& temporary,
   }
   sync_path(checkpoints);
   replace_file(checkpoints + "/latest", name + "\n");
+}
+
+bool is_healthy(const std::string& checkpoint) {
+  std::error_code ignored;
+  return fs::is_regular_file(healthy_file(checkpoint), ignored);
 }
 
 void mark_healthy(const std::string& checkpoint, std::int64_t promoted_at_step) {

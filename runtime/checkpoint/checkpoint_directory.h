@@ -37,6 +37,7 @@ void publish(const std::string& checkpoints, const std::string& temporary,
 // Marks a checkpoint, if it is still there, as one that good steps have followed: file `healthy`,
 // which the manifest does not list.
 void mark_healthy(const std::string& checkpoint, std::int64_t promoted_at_step);
+bool is_healthy(const std::string& checkpoint);
 
 // Removes the oldest until `keep` are left; those of later steps belong to a past that was left
 // behind and go first. `newest`, just saved, and the newest healthy one always stay.

@@ -88,35 +88,58 @@ bool belongs_to(const CheckpointManifest& manifest, const std::string& output) {
   return fs::equivalent(parent, fs::path(output) / "checkpoints", failure) && !failure;
 }
 
-std::optional<CheckpointManifest> newest_whole_checkpoint(const std::string& output,
-                                                          core::Logger& log) {
-  const std::string checkpoints = output + "/checkpoints";
-  const auto pass_over = [&](const std::string& name, const std::string& why) {
-    log.warning("resume", "passing over {}/{}: {}", checkpoints, name, why);
-  };
+namespace {
+
+void pass_over(const std::string& path, const std::string& why, core::Logger& log) {
+  log.warning("resume", "passing over {}: {}", path, why);
+}
+
+// Steps of the directories that are named like checkpoints, greatest first.
+std::vector<std::int64_t> steps_in(const std::string& checkpoints, core::Logger& log) {
   std::vector<std::int64_t> steps;
   for (const std::string& name : list_entries(checkpoints)) {
     if (const auto step = step_of_name(name)) {
       steps.push_back(*step);
     } else if (name.find(kTemporaryMark) != std::string::npos) {
-      pass_over(name, "it was never finished");
+      pass_over(checkpoints + "/" + name, "it was never finished", log);
     } else if (name.starts_with("step-")) {
-      pass_over(name, "expected a name like step-00000100");
+      pass_over(checkpoints + "/" + name, "expected a name like step-00000100", log);
     }
   }
   std::sort(steps.rbegin(), steps.rend());
-  for (const std::int64_t step : steps) {
-    const std::string name = checkpoint_name(step);
-    try {
-      CheckpointManifest manifest = read_manifest(checkpoints + "/" + name);
-      verify_checkpoint(manifest);
-      if (manifest.state.step == step) return manifest;
-      pass_over(name, fmt::format("its manifest is of step {}", manifest.state.step));
-    } catch (const core::Error& error) {
-      pass_over(name, error.what());
-    }
+  return steps;
+}
+
+std::optional<CheckpointManifest> whole_checkpoint(const std::string& path, std::int64_t step,
+                                                   core::Logger& log) {
+  try {
+    CheckpointManifest manifest = read_manifest(path);
+    verify_checkpoint(manifest);
+    if (manifest.state.step == step) return manifest;
+    pass_over(path, fmt::format("its manifest is of step {}", manifest.state.step), log);
+  } catch (const core::Error& error) {
+    pass_over(path, error.what(), log);
   }
   return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<CheckpointManifest> newest_whole_checkpoint(const std::string& output,
+                                                          core::Logger& log, Wanted wanted) {
+  const std::string checkpoints = output + "/checkpoints";
+  std::optional<CheckpointManifest> newest;  // whole, but not followed by good steps
+  for (const std::int64_t step : steps_in(checkpoints, log)) {
+    auto found = whole_checkpoint(checkpoints + "/" + checkpoint_name(step), step, log);
+    if (!found) continue;
+    if (wanted == Wanted::kWhole || is_healthy(found->directory)) return found;
+    pass_over(found->directory, "the run diverged before enough good steps had followed it", log);
+    if (!newest) newest = std::move(found);
+  }
+  if (newest) {
+    log.warning("resume", "no checkpoint was followed by good steps: taking {}", newest->directory);
+  }
+  return newest;
 }
 
 }  // namespace lockstep::runtime

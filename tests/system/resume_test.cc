@@ -189,6 +189,20 @@ TEST_F(ResumeTest, RetentionKeepsTheNewest) {
   EXPECT_EQ(text("run/checkpoints/latest"), "step-00000040\n");
 }
 
+// Step 30 was saved six good steps before the loss broke; ten had followed step 20.
+TEST_F(ResumeTest, AfterADivergenceTheNewestHealthyCheckpointIsTaken) {
+  TrainingCall breaking = call("run", 2);
+  breaking.set.emplace_back("fault=[{kind: nan, step: 37, rank: 1, layer: 1}]");
+  const CommandResult first = train(breaking);
+  ASSERT_EQ(first.exit_code, 4) << first.err;
+  EXPECT_THAT(first.err, HasSubstr("the output of block 1"));
+  resume("run", 2, "auto");
+  EXPECT_EQ(metrics("run", "resume").size(), 1U);
+  EXPECT_EQ(metrics("run", "resume").front()["step"], 20);
+  must_train(call("undisturbed", 2));
+  expect_undisturbed("run", "undisturbed");
+}
+
 TEST_F(ResumeTest, AChangedModelOrChangedDataIsRefused) {
   must_train(call("run", 1));
   TrainingCall other = call("run", 1);
