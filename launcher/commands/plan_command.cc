@@ -56,14 +56,14 @@ std::vector<runtime::MemoryPlan> all_plans(const runtime::Config& config, int ra
 }
 
 void print_comparison(const std::vector<runtime::MemoryPlan>& plans, std::ostream& out) {
-  out << fmt::format("\n{:<7}{:<14}{:>16}{:>26}{:>24}\n", "stage", "grad_sync", "MiB per rank",
+  out << fmt::format("\n{:<7}{:<14}{:>14}{:>28}{:>28}\n", "stage", "grad_sync", "MiB per rank",
                      "gradient MiB sent a step", "gathered MiB sent a step");
   const auto mebibytes = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; };
   for (std::size_t i = 1; i < plans.size(); ++i) {
     const runtime::MemoryPlan& plan = plans[i];
     const bool asked =
         plan.zero_stage == plans[0].zero_stage && plan.grad_sync == plans[0].grad_sync;
-    out << fmt::format("{:<7}{:<14}{:>16.2f}{:>26.2f}{:>24.2f}{}\n", plan.zero_stage,
+    out << fmt::format("{:<7}{:<14}{:>14.2f}{:>28.2f}{:>28.2f}{}\n", plan.zero_stage,
                        name_of(plan.grad_sync), mebibytes(plan.total()),
                        mebibytes(plan.bytes_reduced), mebibytes(plan.bytes_gathered),
                        asked ? "  <- this configuration" : "");
