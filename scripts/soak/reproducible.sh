@@ -26,6 +26,9 @@ optimizer: {learning_rate: 1e-2}
 schedule: {warmup_steps: 5}
 YAML
 
+# Threads that wait must not spin: 8 ranks of 2 threads share whatever cores there are.
+export OMP_WAIT_POLICY=passive
+
 # What must not depend on ranks, stage and threads, as one hash a file.
 digest() {
   local run=$1
