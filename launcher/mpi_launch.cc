@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
@@ -85,9 +86,21 @@ std::vector<std::string> mpirun_command(int ranks, const std::string& program,
   return command;
 }
 
+namespace {
+
+// Threads that wait by spinning take the cores from the ranks that they wait for.
+void keep_waiting_threads_from_spinning(int ranks) {
+  const char* threads = std::getenv("OMP_NUM_THREADS");
+  const long of_rank = threads == nullptr ? 1 : std::max(1L, std::atol(threads));
+  if (ranks * of_rank > sysconf(_SC_NPROCESSORS_ONLN)) setenv("OMP_WAIT_POLICY", "passive", 0);
+}
+
+}  // namespace
+
 int launch_ranks(int ranks, const std::vector<std::string>& arguments) {
   const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
   const std::vector<std::string> command = mpirun_command(ranks, program, arguments);
+  keep_waiting_threads_from_spinning(ranks);
   const pid_t parent = getpid();
   const pid_t child = fork();
   if (child < 0) {

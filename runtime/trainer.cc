@@ -69,7 +69,6 @@ void Trainer::open_data() {
 }
 
 StepDecision Trainer::step() {
-  const Clock::time_point begin = Clock::now();
   timer_.begin_step();
   StepRecord record;
   record.view = view_of_run();
@@ -89,7 +88,8 @@ StepDecision Trainer::step() {
   }
   if (record.decision.applied()) record.coefficient = apply(record.decision);
 
-  record.seconds = seconds_since(begin);
+  record.seconds = seconds_since(step_begin_);
+  step_begin_ = Clock::now();
   recorder_.step(record);
   report_timings(record.view.step, reports);
   timer_.end_step();

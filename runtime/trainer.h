@@ -139,6 +139,7 @@ class Trainer {
   RunProgress progress_;
   const std::atomic<int>* stop_flag_ = nullptr;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point step_begin_ = started_;  // of step_seconds
   std::vector<std::int32_t> inputs_;      // [micro * context]
   std::vector<std::int32_t> targets_;     // [micro * context]
   models::ops::ExactSum optimised_loss_;  // of this rank's micro-batches in this step

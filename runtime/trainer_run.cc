@@ -73,8 +73,10 @@ void Trainer::run() {
 }
 
 void Trainer::run_steps() {
+  step_begin_ = std::chrono::steady_clock::now();
   while (progress_.step < config_.train.steps) {
     const StepDecision decision = step();
+    const auto aside = std::chrono::steady_clock::now();
     if (decision.save_settled) finish_save();
     saver_.promote(progress_.step, progress_.decision.applied_steps);
     stop_if_decided(decision);
@@ -89,6 +91,8 @@ void Trainer::run_steps() {
       begin_save();
       if (!config_.checkpoint.async) finish_save();
     }
+    // The seconds of a step leave out validation and saving.
+    step_begin_ += std::chrono::steady_clock::now() - aside;
   }
 }
 
