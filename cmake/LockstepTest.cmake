@@ -9,7 +9,8 @@ find_program(LOCKSTEP_TIMEOUT_COMMAND timeout REQUIRED)
 
 set(LOCKSTEP_TEST_ENVIRONMENT OMP_WAIT_POLICY=passive)
 if(LOCKSTEP_SANITIZE STREQUAL "thread")
-  list(APPEND LOCKSTEP_TEST_ENVIRONMENT OMP_NUM_THREADS=1) # TSan does not know libgomp
+  list(APPEND LOCKSTEP_TEST_ENVIRONMENT OMP_NUM_THREADS=1 # TSan does not know libgomp
+    TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/tsan_suppressions.txt)
 endif()
 if(LOCKSTEP_SANITIZE STREQUAL "address")
   list(APPEND LOCKSTEP_TEST_ENVIRONMENT

@@ -68,8 +68,7 @@ FlightRecorder::FlightRecorder(const std::string& path, int rank, int world_size
   header_->opened_ns = unix_nanoseconds();
   header_->seen_ns = header_->opened_ns;
   gethostname(header_->host, sizeof(header_->host) - 1);
-  std::atomic_thread_fence(std::memory_order_release);
-  header_->magic = kFlightMagic;
+  publish(header_->magic, kFlightMagic);
 }
 
 FlightRecorder::~FlightRecorder() {
@@ -84,8 +83,8 @@ void FlightRecorder::entered(std::uint64_t sequence, Collective collective, std:
                              std::string_view label) noexcept {
   FlightFileRecord& record = record_of(sequence);
   const std::int64_t now = unix_nanoseconds();
-  publish<std::uint64_t>(record.sequence_again, 0);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // An exchange, because no write below may become visible before it.
+  std::atomic_ref<std::uint64_t>(record.sequence_again).exchange(0);
   record.bytes = bytes;
   record.entered_ns = now;
   record.completed_ns = 0;
