@@ -106,6 +106,12 @@ function(lockstep_check_all_listed)
   endforeach()
   file(GLOB_RECURSE forgotten CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" *.cc)
   list(REMOVE_ITEM forgotten ${listed})
+  # A folder below with a list of its own answers for its own files.
+  get_property(subfolders DIRECTORY PROPERTY SUBDIRECTORIES)
+  foreach(subfolder IN LISTS subfolders)
+    file(RELATIVE_PATH subfolder "${CMAKE_CURRENT_SOURCE_DIR}" "${subfolder}")
+    list(FILTER forgotten EXCLUDE REGEX "^${subfolder}/")
+  endforeach()
   set(untracked "")
   if(forgotten AND GIT_FOUND)
     execute_process(COMMAND ${GIT_EXECUTABLE} ls-files --others -- ${forgotten}

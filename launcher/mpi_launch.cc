@@ -50,12 +50,28 @@ void forward_signal(int) {
   _exit(kCannotExecute);
 }
 
+// An mpirun that was killed leaves the memory-mapped files through which it spoke with its ranks:
+// TMPDIR/ompi.HOST.UID/pid.PID.
+void remove_session_of(pid_t mpirun) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  const std::string owner = fmt::format(".{}", geteuid());
+  for (const auto& entry : fs::directory_iterator(fs::temp_directory_path(ignored), ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with("ompi.") || !name.ends_with(owner)) continue;
+    fs::remove_all(entry.path() / fmt::format("pid.{}", mpirun), ignored);
+  }
+}
+
 int wait_for(pid_t child) {
   int status = 0;
   while (waitpid(child, &status, 0) < 0) {
     if (errno != EINTR) return kLostRank;
   }
-  if (WIFSIGNALED(status)) return kLostRank;
+  if (WIFSIGNALED(status)) {
+    remove_session_of(child);
+    return kLostRank;
+  }
   const int code = WEXITSTATUS(status);
   if (code == kCannotExecute) {
     throw core::Error(core::ErrorKind::kConfig,
@@ -70,12 +86,8 @@ int wait_for(pid_t child) {
 
 std::vector<std::string> mpirun_command(int ranks, const std::string& program,
                                         const std::vector<std::string>& arguments) {
-  // Copies between processes through CMA need ptrace rights that containers often lack, and
-  // Lockstep has its own shared memory.
-  std::vector<std::string> command = {
-      "mpirun",    "--quiet", "-np",   std::to_string(ranks),
-      "--bind-to", "none",    "--mca", "btl_vader_single_copy_mechanism",
-      "none"};
+  std::vector<std::string> command = {"mpirun",    "--quiet", "-np", std::to_string(ranks),
+                                      "--bind-to", "none"};
   const long cores = sysconf(_SC_NPROCESSORS_ONLN);
   if (ranks > cores) {
     command.insert(command.end(), {"--oversubscribe", "--mca", "mpi_yield_when_idle", "1"});
