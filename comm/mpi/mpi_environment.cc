@@ -1,8 +1,11 @@
 #include "comm/mpi/mpi_environment.h"
 
+#include <ifaddrs.h>
 #include <mpi.h>
+#include <net/if.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 
 #include <cstdlib>
 #include <exception>
@@ -25,6 +28,38 @@ int slurm_step_tasks() {
   return is_set("SLURM_STEP_ID") && tasks != nullptr ? std::atoi(tasks) : 1;
 }
 
+// The name of the loopback interface if it works ("lo"), else empty.
+std::string loopback_interface() {
+  ifaddrs* interfaces = nullptr;
+  if (getifaddrs(&interfaces) != 0) return "";
+  std::string name;
+  constexpr unsigned int kWanted = IFF_UP | IFF_LOOPBACK;
+  for (const ifaddrs* each = interfaces; each != nullptr && name.empty(); each = each->ifa_next) {
+    const bool has_address = each->ifa_addr != nullptr && each->ifa_addr->sa_family == AF_INET;
+    if (has_address && (each->ifa_flags & kWanted) == kWanted) name = each->ifa_name;
+  }
+  freeifaddrs(interfaces);
+  return name;
+}
+
+// Ranks of one host share memory by this program's own means and need MPI only to set that up. So
+// MPI's own shared memory (vader) is left out: its files in /dev/shm stay there for ever when
+// mpirun and the ranks are killed together. What people chose themselves, in the environment or by
+// mpirun's --mca, stands.
+void leave_out_shared_memory_of_mpi() {
+  const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  const char* all = std::getenv("OMPI_COMM_WORLD_SIZE");
+  if (here == nullptr || all == nullptr || is_set("OMPI_MCA_btl")) return;
+  if (std::atoi(here) == std::atoi(all)) {
+    // Open MPI talks TCP over loopback only when told to, and a host may have nothing else.
+    if (is_set("OMPI_MCA_btl_tcp_if_include") || is_set("OMPI_MCA_btl_tcp_if_exclude")) return;
+    const std::string loopback = loopback_interface();
+    if (loopback.empty()) return;
+    setenv("OMPI_MCA_btl_tcp_if_include", loopback.c_str(), 0);
+  }
+  setenv("OMPI_MCA_btl", "^vader", 0);
+}
+
 }  // namespace
 
 bool started_by_mpi_launcher() {
@@ -37,6 +72,7 @@ MpiEnvironment::MpiEnvironment() {
   if (initialized == 0) {
     // A rank must not outlive its launcher. One that is gone already makes MPI_Init fail.
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    leave_out_shared_memory_of_mpi();
     int provided = MPI_THREAD_SINGLE;
     check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
     owned_ = true;

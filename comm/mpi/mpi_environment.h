@@ -7,7 +7,8 @@ bool started_by_mpi_launcher();
 
 // MPI for the time of one process; made by main in a process that started_by_mpi_launcher().
 // Initialises MPI (thread level FUNNELED: one thread talks to MPI) with errors returned as codes.
-// Asks the kernel to kill this process when its launcher ends.
+// Asks the kernel to kill this process when its launcher ends, and Open MPI to leave out its shared
+// memory between the ranks of a host, unless people chose their own transports (OMPI_MCA_btl).
 // Throws Error(kCommunication) if initialising fails, and Error(kConfig) if srun started several tasks that
 // MPI sees as worlds of one. If MPI is initialised already it is left to whoever did that.
 class MpiEnvironment {

@@ -53,8 +53,14 @@ class TrainingTest : public ::testing::Test {
   // Of a run, by its TrainingCall::output.
   std::vector<nlohmann::ordered_json> metrics(const std::string& output,
                                               const std::string& event) const;
-  // The `step` lines, byte for byte, without the two members that depend on time.
-  std::vector<std::string> step_lines(const std::string& output) const;
+  // The lines of an event, byte for byte, without the two members that depend on time.
+  std::vector<std::string> lines(const std::string& output, const std::string& event) const;
+  std::vector<std::string> step_lines(const std::string& output) const {
+    return lines(output, "step");
+  }
+  // Fails the test unless the `step` and `validation` lines, the ledger and the weights after
+  // `steps` steps are those of run `expected`.
+  void expect_same_run(const std::string& output, const std::string& expected, int steps) const;
   std::string model_bytes(const std::string& output, int step) const;
   std::string checkpoint_directory(const std::string& output, int step) const;
   // Waits until metrics.jsonl has the line of this step; throws after 30 s.
@@ -63,6 +69,10 @@ class TrainingTest : public ::testing::Test {
   // The process of a rank of the training that runs now, started with --ranks; throws if there is
   // none.
   pid_t rank_process(int rank) const;
+
+  // Fails the test unless every process that was started here, and every entry of /dev/shm, is gone
+  // within 5 s. Also done after each test.
+  void expect_nothing_left() const;
 
   TemporaryDirectory directory_;
 
