@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "launcher/coordinator/model/run.h"
+
 // coordinator.yaml. docs/job_control.md describes every key; configs/coordinator.yaml is one that
 // runs.
 namespace lockstep::launcher::coordinator {
@@ -27,7 +29,8 @@ ListenAddress parse_listen_address(const std::string& text);
 struct TlsFiles {
   std::filesystem::path certificate{};  // PEM chain; empty: no TLS
   std::filesystem::path key{};
-  std::filesystem::path client_ca{};  // clients must show a certificate of it; empty: they need none
+  std::filesystem::path
+      client_ca{};  // clients must show a certificate of it; empty: they need none
 };
 
 struct HostConfig {
@@ -45,13 +48,6 @@ struct LimitConfig {
   std::int64_t log_bytes_per_run = std::int64_t{1} << 30;
 };
 
-// Of runs that do not say otherwise.
-struct RetryDefaults {
-  std::int32_t max_restarts = 5;
-  std::int64_t base_delay_ns = std::int64_t{10} * 1'000'000'000;
-  std::int64_t max_delay_ns = std::int64_t{600} * 1'000'000'000;
-};
-
 struct ServerLogConfig {
   std::filesystem::path file{};  // JSON lines; empty: standard error
   std::string level = "info";    // debug, info, warning, error
@@ -65,7 +61,7 @@ struct CoordinatorConfig {
   std::vector<HostConfig> hosts{};  // at least one
   std::int32_t metrics_port = 0;    // on 127.0.0.1; 0: none
   LimitConfig limits{};
-  RetryDefaults retry{};
+  RetryPolicy retry{};  // of runs that do not say otherwise
   ServerLogConfig log{};
 };
 
