@@ -1,0 +1,12 @@
+#include "launcher/coordinator/model/clock.h"
+
+#include <chrono>
+
+namespace lockstep::launcher::coordinator {
+
+std::int64_t SystemClock::now_ns() const {
+  const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(since_epoch).count();
+}
+
+}  // namespace lockstep::launcher::coordinator
