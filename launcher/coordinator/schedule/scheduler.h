@@ -12,7 +12,8 @@
 //
 // Order: a run stands in line at queue time minus priority x kPriorityPoint; earlier stands first,
 // then the smaller id. Among runs that came at about the same time that is priority, then time; and
-// since a point of priority is worth a bounded time, no stream of later runs starves an earlier one.
+// since a point of priority is worth a bounded time, no stream of later runs starves an earlier
+// one.
 //
 // Gang: a run gets all its slots in one answer or none.
 //
