@@ -16,13 +16,15 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "launcher/coordinator/model/strict_map.h"
 #include "runtime/config/document.h"
 #include "runtime/config/problems.h"
+#include "runtime/config/strict_map.h"
 
 namespace lockstep::launcher::coordinator {
 
 namespace fs = std::filesystem;
+using runtime::PlacedNode;
+using runtime::StrictMap;
 
 namespace {
 
@@ -213,18 +215,6 @@ void check_together(StrictMap& root, CoordinatorConfig& config) {
   }
 }
 
-YAML::Node parse_yaml(std::string_view text, const std::string& source) {
-  try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    if (documents.size() > 1) fail(source + ": holds several YAML documents; expected one");
-    return documents.empty() ? YAML::Node() : documents.front();
-  } catch (const YAML::Exception& error) {
-    const runtime::Location where{source, error.mark.is_null() ? 0 : error.mark.line + 1,
-                                  error.mark.column + 1};
-    fail(where.text() + ": not valid YAML: " + error.msg);
-  }
-}
-
 }  // namespace
 
 bool ListenAddress::is_loopback() const {
@@ -270,7 +260,7 @@ CoordinatorConfig default_coordinator_config() {
 
 CoordinatorConfig parse_coordinator_config(std::string_view text, const std::string& source) {
   runtime::Problems problems;
-  StrictMap root({parse_yaml(text, source), {source, 1, 1}}, "",
+  StrictMap root(runtime::parse_yaml(text, source), "",
                  {"state_directory", "listen", "tls", "agents", "hosts", "metrics_port", "limits",
                   "retry", "log"},
                  problems);

@@ -1,4 +1,4 @@
-#include "launcher/coordinator/model/strict_map.h"
+#include "runtime/config/strict_map.h"
 
 #include <fmt/format.h>
 
@@ -6,27 +6,42 @@
 #include <cmath>
 #include <utility>
 
-#include "launcher/coordinator/model/run.h"
+#include "core/error.h"
 #include "runtime/config/document.h"
 #include "runtime/config/nearest.h"
 #include "runtime/config/scalar.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::runtime {
 
-runtime::Location place_of(const YAML::Node& node, const runtime::Location& fallback) {
+PlacedNode parse_yaml(std::string_view text, const std::string& source) {
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
+    if (documents.size() > 1) {
+      throw core::Error(core::ErrorKind::kConfig,
+                        source + ": holds several YAML documents; expected one");
+    }
+    return {documents.empty() ? YAML::Node() : documents.front(), {source, 1, 1}};
+  } catch (const YAML::Exception& error) {
+    const Location where{source, error.mark.is_null() ? 0 : error.mark.line + 1,
+                         error.mark.column + 1};
+    throw core::Error(core::ErrorKind::kConfig, where.text() + ": not valid YAML: " + error.msg);
+  }
+}
+
+Location place_of(const YAML::Node& node, const Location& fallback) {
   const YAML::Mark mark = node.Mark();
   if (mark.is_null() || node.IsNull()) return fallback;
   return {fallback.source, mark.line + 1, mark.column + 1};
 }
 
 StrictMap::StrictMap(const PlacedNode& map, std::string path, const std::vector<std::string>& legal,
-                     runtime::Problems& problems)
+                     Problems& problems)
     : self_(map), path_(std::move(path)), problems_(problems) {
   if (map.node.IsNull() || !map.node.IsDefined()) return;
   if (!map.node.IsMap()) {
     problems_.add(map.where, path_,
-                  fmt::format("expected a map of keys ({}), found {}", runtime::join_words(legal),
-                              runtime::describe_node(map.node)));
+                  fmt::format("expected a map of keys ({}), found {}", join_words(legal),
+                              describe_node(map.node)));
     return;
   }
   for (const auto& item : map.node)
@@ -35,14 +50,14 @@ StrictMap::StrictMap(const PlacedNode& map, std::string path, const std::vector<
 
 void StrictMap::take(const YAML::Node& key, const YAML::Node& value,
                      const std::vector<std::string>& legal) {
-  const runtime::Location where = place_of(key, self_.where);
+  const Location where = place_of(key, self_.where);
   const std::string name = key.IsScalar() ? key.Scalar() : "";
   if (std::find(legal.begin(), legal.end(), name) == legal.end()) {
-    const std::string nearest = runtime::nearest_word(name, legal);
+    const std::string nearest = nearest_word(name, legal);
     problems_.add(where, path_of(name),
                   fmt::format("unknown key{} Legal here: {}",
                               nearest.empty() ? "." : "; did you mean '" + nearest + "'?",
-                              runtime::join_words(legal)));
+                              join_words(legal)));
     return;
   }
   const auto [earlier, is_new] = nodes_.emplace(name, PlacedNode{value, place_of(value, where)});
@@ -70,8 +85,7 @@ void StrictMap::problem(const std::string& name, const std::string& message) {
 bool StrictMap::scalar(const std::string& name, const std::string& expected) {
   if (!has(name)) return false;
   if (at(name).node.IsScalar()) return true;
-  problem(name,
-          fmt::format("expected {}, found {}", expected, runtime::describe_node(at(name).node)));
+  problem(name, fmt::format("expected {}, found {}", expected, describe_node(at(name).node)));
   return false;
 }
 
@@ -79,7 +93,7 @@ void StrictMap::read(const std::string& name, std::int64_t& target, std::int64_t
                      std::int64_t high) {
   const std::string legal = fmt::format("an integer from {} to {}", low, high);
   if (!scalar(name, legal)) return;
-  const runtime::Scalar<std::int64_t> number = runtime::read_integer(at(name).node);
+  const Scalar<std::int64_t> number = read_integer(at(name).node);
   if (!number.value) {
     problem(name, number.problem + "; legal: " + legal);
   } else if (*number.value < low || *number.value > high) {
@@ -96,17 +110,30 @@ void StrictMap::read(const std::string& name, std::int32_t& target, std::int32_t
   target = static_cast<std::int32_t>(wide);
 }
 
+void StrictMap::read(const std::string& name, double& target, double low, double high) {
+  const std::string legal = fmt::format("a number from {} to {}", low, high);
+  if (!scalar(name, legal)) return;
+  const Scalar<double> number = read_number(at(name).node);
+  if (!number.value) {
+    problem(name, number.problem + "; legal: " + legal);
+  } else if (!(*number.value >= low && *number.value <= high)) {
+    problem(name, fmt::format("found {}; legal: {}", *number.value, legal));
+  } else {
+    target = *number.value;
+  }
+}
+
 void StrictMap::read_seconds(const std::string& name, std::int64_t& target_ns) {
   constexpr double kMost = 1e6;
   const std::string legal = fmt::format("a number of seconds from 0 to {:.0f}", kMost);
   if (!scalar(name, legal)) return;
-  const runtime::Scalar<double> seconds = runtime::read_number(at(name).node);
+  const Scalar<double> seconds = read_number(at(name).node);
   if (!seconds.value) {
     problem(name, seconds.problem + "; legal: " + legal);
   } else if (*seconds.value < 0.0 || *seconds.value > kMost) {
     problem(name, fmt::format("found {}; legal: {}", *seconds.value, legal));
   } else {
-    target_ns = std::llround(*seconds.value * static_cast<double>(kSecond));
+    target_ns = std::llround(*seconds.value * 1e9);
   }
 }
 
@@ -121,9 +148,9 @@ void StrictMap::read(const std::string& name, std::string& target) {
 
 void StrictMap::read_choice(const std::string& name, std::string& target,
                             const std::vector<std::string>& choices) {
-  const std::string legal = "one of " + runtime::join_words(choices);
+  const std::string legal = "one of " + join_words(choices);
   if (!scalar(name, legal)) return;
-  const runtime::Scalar<std::string> choice = runtime::read_choice(at(name).node, choices);
+  const Scalar<std::string> choice = runtime::read_choice(at(name).node, choices);
   if (choice.value) {
     target = *choice.value;
   } else {
@@ -133,7 +160,7 @@ void StrictMap::read_choice(const std::string& name, std::string& target,
 
 void StrictMap::read(const std::string& name, std::filesystem::path& target) {
   if (!scalar(name, "a path")) return;
-  const runtime::Scalar<std::string> path = runtime::read_path(at(name).node);
+  const Scalar<std::string> path = read_path(at(name).node);
   if (path.value) {
     target = std::filesystem::absolute(*path.value).lexically_normal();
   } else {
@@ -151,4 +178,4 @@ std::vector<PlacedNode> StrictMap::list(const std::string& name) const {
   return elements;
 }
 
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::runtime

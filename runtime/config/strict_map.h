@@ -5,18 +5,19 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <yaml-cpp/yaml.h>
 
 #include "runtime/config/problems.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::runtime {
 
 // A node with the place where it was written.
 struct PlacedNode {
   YAML::Node node{};
-  runtime::Location where{};
+  Location where{};
 };
 
 // One map of a YAML file with the keys that are legal in it. Everything that is wrong goes to
@@ -26,7 +27,7 @@ class StrictMap {
  public:
   // `path` is that of the map ("tls"; "" is the top level). A node that is nothing is an empty map.
   StrictMap(const PlacedNode& map, std::string path, const std::vector<std::string>& legal,
-            runtime::Problems& problems);
+            Problems& problems);
 
   bool has(const std::string& name) const { return nodes_.contains(name); }
   // The value of a key, else the map itself with its place.
@@ -35,6 +36,7 @@ class StrictMap {
 
   void read(const std::string& name, std::int32_t& target, std::int32_t low, std::int32_t high);
   void read(const std::string& name, std::int64_t& target, std::int64_t low, std::int64_t high);
+  void read(const std::string& name, double& target, double low, double high);
   // In seconds, may have a fraction; target in nanoseconds.
   void read_seconds(const std::string& name, std::int64_t& target_ns);
   void read(const std::string& name, std::string& target);
@@ -52,11 +54,15 @@ class StrictMap {
 
   PlacedNode self_;
   std::string path_;
-  runtime::Problems& problems_;
+  Problems& problems_;
   std::map<std::string, PlacedNode> nodes_;
 };
 
-// The place of a node in a file; where it has none, the fallback's.
-runtime::Location place_of(const YAML::Node& node, const runtime::Location& fallback);
+// The one document of a YAML text, with its place. Error(kConfig) for text that is not YAML, or
+// holds several documents.
+PlacedNode parse_yaml(std::string_view text, const std::string& source);
 
-}  // namespace lockstep::launcher::coordinator
+// The place of a node in a file; where it has none, the fallback's.
+Location place_of(const YAML::Node& node, const Location& fallback);
+
+}  // namespace lockstep::runtime
