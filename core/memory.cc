@@ -83,22 +83,55 @@ Buffer::Buffer(MemoryTracker& tracker, std::string region, std::size_t bytes)
   tracker.add(region_, bytes_);
 }
 
+Buffer::Buffer(MemoryTracker& tracker, std::string region, std::size_t bytes, DeviceRef device)
+    : Buffer(device.on_cpu() ? Buffer(tracker, std::move(region), bytes) : Buffer()) {
+  if (device.on_cpu()) return;
+  tracker_ = &tracker;
+  region_ = std::move(region);
+  bytes_ = bytes;
+  device_ = device;
+  if (bytes > 0) allocate_on_device();
+}
+
+void Buffer::allocate_on_device() {
+  tracker_->add(region_, bytes_);
+  const DeviceRuntime& runtime = *device_.runtime;
+  int code = runtime.allocate(device_.device.index, bytes_, &data_);
+  if (code == 0) {
+    code = runtime.fill(data_, 0, bytes_, nullptr);
+    if (code == 0) return;
+    runtime.release(data_);
+  }
+  data_ = nullptr;
+  tracker_->remove(region_, bytes_);
+  check_device(runtime, code,
+               fmt::format("cannot allocate {:.1f} MiB for {} on {} ({:.1f} MiB already allocated)",
+                           static_cast<double>(bytes_) / 1048576.0, region_,
+                           to_string(device_.device),
+                           static_cast<double>(tracker_->current()) / 1048576.0));
+}
+
 TensorView Buffer::view(DType dtype, Shape shape, std::size_t byte_offset) const {
   const std::size_t need = static_cast<std::size_t>(shape.elements()) * size_of(dtype);
   LOCKSTEP_CHECK_LE(byte_offset + need, bytes_, "view into buffer " + region_);
-  return {static_cast<std::byte*>(data_) + byte_offset, dtype, shape};
+  return {static_cast<std::byte*>(data_) + byte_offset, dtype, shape, device_.device};
 }
 
 void Buffer::swap(Buffer& other) noexcept {
   std::swap(tracker_, other.tracker_);
   std::swap(region_, other.region_);
+  std::swap(device_, other.device_);
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
 }
 
 void Buffer::release() noexcept {
   if (data_ == nullptr) return;
-  munmap(data_, mapped_bytes(bytes_));
+  if (device_.on_cpu()) {
+    munmap(data_, mapped_bytes(bytes_));
+  } else {
+    device_.runtime->release(data_);
+  }
   tracker_->remove(region_, bytes_);
   data_ = nullptr;
 }

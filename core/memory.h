@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 
+#include "core/device_runtime.h"
 #include "core/tensor.h"
 
 namespace lockstep::core {
@@ -34,13 +35,15 @@ class MemoryTracker {
   std::size_t peak_ = 0;
 };
 
-// Owning, move-only, zero-filled CPU memory, aligned to 64 bytes (to 2 MiB, with huge pages
-// advised, from 4 MiB on). Counted in the tracker, which must outlive the buffer. Throws
+// Owning, move-only, zero-filled memory: of the CPU, aligned to 64 bytes (to 2 MiB, with huge pages
+// advised, from 4 MiB on), or of a device, aligned to 256 bytes. Counted in the tracker, which must outlive the buffer. Throws
 // Error(kOutOfMemory) naming region and size.
 class Buffer {
  public:
   Buffer() = default;
   Buffer(MemoryTracker& tracker, std::string region, std::size_t bytes);
+  // Of `device`; of the CPU where that is what it refers to.
+  Buffer(MemoryTracker& tracker, std::string region, std::size_t bytes, DeviceRef device);
   ~Buffer() { release(); }
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
@@ -52,6 +55,7 @@ class Buffer {
   void* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   bool empty() const { return data_ == nullptr; }
+  Device device() const { return device_.device; }
 
   // A view of `shape` elements of `dtype` beginning `byte_offset` bytes in; checked against the
   // size.
@@ -60,9 +64,11 @@ class Buffer {
  private:
   void swap(Buffer& other) noexcept;
   void release() noexcept;
+  void allocate_on_device();
 
   MemoryTracker* tracker_ = nullptr;
   std::string region_;
+  DeviceRef device_;
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
 };

@@ -17,11 +17,12 @@ namespace lockstep::models {
 
 namespace {
 
-void fill_position_tables(const ModelConfig& config, const Activations& activations) {
+void fill_position_tables(ops::OpContext& context, const ModelConfig& config,
+                          const Activations& activations) {
   const PositionSlots& slots = activations.plan().positions;
   if (config.positions == Positions::kRope) {
     const core::Shape shape{config.context, config.head_width() / 2};
-    ops::fill_rope_table(config.rope_theta, activations.view(slots.cosines, shape),
+    ops::fill_rope_table(context, config.rope_theta, activations.view(slots.cosines, shape),
                          activations.view(slots.sines, shape));
   } else if (config.positions == Positions::kSinusoidal) {
     fill_sinusoidal(activations.view(slots.sinusoidal, {config.context, config.width}));
@@ -66,7 +67,7 @@ struct Transformer::Parts {
         head(model_config, parameter_table) {
     for (int i = 0; i < static_cast<int>(config.layers); ++i)
       blocks.emplace_back(config, table, i);
-    fill_position_tables(config, activations);
+    fill_position_tables(op_context, config, activations);
   }
 
   Pass make_pass(const MicroBatch& batch, ParameterSource& parameters, bool training) {

@@ -1,6 +1,6 @@
 #include "models/ops/accumulate.h"
 
-#include "models/ops/cpu/bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
@@ -8,10 +8,10 @@ namespace lockstep::models::ops {
 void accumulate(OpContext& context, core::ConstTensorView values, bool overwrite,
                 core::TensorView sum) {
   constexpr const char* kOp = "accumulate";
-  check_on_cpu(kOp, {values, sum});
+  const OpBodies& bodies = bodies_for(context, kOp, {values, sum});
   check_vector(kOp, "values", values, values.dtype(), sum.elements());
   check_vector(kOp, "sum", sum, core::DType::kF32, values.elements());
-  cpu::accumulate(context, values, overwrite, sum);
+  bodies.accumulate(context, values, overwrite, sum);
 }
 
 }  // namespace lockstep::models::ops

@@ -23,7 +23,8 @@ void add_chunk(const T* values, std::int64_t n, bool overwrite, float* sum) {
     }
     const float* addend = row_values(values + i, tile.data(), count);
 #pragma omp simd
-    for (std::int64_t k = 0; k < count; ++k) sum[i + k] += addend[k];
+    for (std::int64_t k = 0; k < count; ++k)
+      sum[i + k] += addend[k];
   }
 }
 

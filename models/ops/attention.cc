@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "core/check.h"
-#include "models/ops/cpu/sequence_bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
@@ -38,14 +38,14 @@ void attention_forward(OpContext& context, const AttentionSpec& spec, ConstTenso
   constexpr const char* kOp = "attention_forward";
   const core::DType dtype = q.dtype();
   check_spec(kOp, spec);
-  check_on_cpu(kOp, {q, k, v, out, lse});
+  const OpBodies& bodies = bodies_for(context, kOp, {q, k, v, out, lse});
   check_heads(kOp, "q", q, dtype, spec, spec.heads);
   check_heads(kOp, "k", k, dtype, spec, spec.kv_heads);
   check_heads(kOp, "v", v, dtype, spec, spec.kv_heads);
   check_heads(kOp, "out", out, dtype, spec, spec.heads);
   check_matrix(kOp, "lse", lse, core::accumulate_dtype(dtype), spec.sequences * spec.heads,
                spec.length);
-  cpu::attention_forward(context, spec, q, k, v, out, lse);
+  bodies.attention_forward(context, spec, q, k, v, out, lse);
 }
 
 void attention_backward(OpContext& context, const AttentionSpec& spec, ConstTensorView dout,
@@ -55,7 +55,7 @@ void attention_backward(OpContext& context, const AttentionSpec& spec, ConstTens
   constexpr const char* kOp = "attention_backward";
   const core::DType dtype = q.dtype();
   check_spec(kOp, spec);
-  check_on_cpu(kOp, {dout, q, k, v, out, lse, dq, dk, dv});
+  const OpBodies& bodies = bodies_for(context, kOp, {dout, q, k, v, out, lse, dq, dk, dv});
   check_heads(kOp, "dout", dout, dtype, spec, spec.heads);
   check_heads(kOp, "q", q, dtype, spec, spec.heads);
   check_heads(kOp, "k", k, dtype, spec, spec.kv_heads);
@@ -66,7 +66,7 @@ void attention_backward(OpContext& context, const AttentionSpec& spec, ConstTens
   check_heads(kOp, "dq", dq, dtype, spec, spec.heads);
   check_heads(kOp, "dk", dk, dtype, spec, spec.kv_heads);
   check_heads(kOp, "dv", dv, dtype, spec, spec.kv_heads);
-  cpu::attention_backward(context, spec, dout, q, k, v, out, lse, dq, dk, dv);
+  bodies.attention_backward(context, spec, dout, q, k, v, out, lse, dq, dk, dv);
 }
 
 }  // namespace lockstep::models::ops

@@ -1,7 +1,7 @@
 #include "models/ops/cross_entropy.h"
 
 #include "core/error.h"
-#include "models/ops/cpu/dense_bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
@@ -55,7 +55,7 @@ LossSums cross_entropy(OpContext& context, ConstTensorView logits,
   constexpr const char* kOp = "cross_entropy";
   const std::int64_t rows = logits.rows();
   const std::int64_t vocab = logits.cols();
-  check_on_cpu(kOp, {logits, dlogits});
+  const OpBodies& bodies = bodies_for(context, kOp, {logits, dlogits});
   if (!core::is_floating(dlogits.dtype())) core::fail_not_floating(dlogits.dtype());
   // without dlogits the compute dtype is unknown: logits say whether it is fp64
   const DType accumulate = dlogits.empty() ? core::accumulate_dtype(logits.dtype())
@@ -65,16 +65,16 @@ LossSums cross_entropy(OpContext& context, ConstTensorView logits,
   LOCKSTEP_CHECK_EQ(static_cast<std::int64_t>(targets.size()), rows, "targets and rows of logits");
   check_targets(targets, vocab);
   if (!dlogits.empty()) check_overlap(logits, dlogits);
-  return cpu::cross_entropy(context, logits, targets, options, softcap, dlogits);
+  return bodies.cross_entropy(context, logits, targets, options, softcap, dlogits);
 }
 
 void softcap_logits(OpContext& context, double softcap, TensorView logits) {
   constexpr const char* kOp = "softcap_logits";
   LOCKSTEP_CHECK(softcap > 0.0, "{}: softcap must be above 0, found {}", kOp, softcap);
-  check_on_cpu(kOp, {logits});
+  const OpBodies& bodies = bodies_for(context, kOp, {logits});
   check_matrix(kOp, "logits", logits, core::accumulate_dtype(logits.dtype()), logits.rows(),
                logits.cols());
-  cpu::softcap_logits(context, softcap, logits);
+  bodies.softcap_logits(context, softcap, logits);
 }
 
 }  // namespace lockstep::models::ops

@@ -1,21 +1,21 @@
 #include "models/ops/dropout.h"
 
 #include "core/check.h"
-#include "models/ops/cpu/sequence_bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
 
 void dropout(OpContext& context, core::ConstTensorView x, const Dropout& dropout,
              core::TensorView y) {
-  check_on_cpu("dropout", {x, y});
+  const OpBodies& bodies = bodies_for(context, "dropout", {x, y});
   check_matrix("dropout", "y", y, x.dtype(), x.rows(), x.cols());
   LOCKSTEP_CHECK(dropout.probability >= 0.0 && dropout.probability < 1.0,
                  "dropout: probability is {}", dropout.probability);
   LOCKSTEP_CHECK(
       !dropout.active() || (dropout.sequence_rows > 0 && x.rows() % dropout.sequence_rows == 0),
       "dropout: {} rows do not make whole sequences of {}", x.rows(), dropout.sequence_rows);
-  cpu::dropout(context, x, dropout, y);
+  bodies.dropout(context, x, dropout, y);
 }
 
 }  // namespace lockstep::models::ops

@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "core/error.h"
-#include "models/ops/cpu/bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
@@ -32,7 +32,7 @@ void embedding_forward(OpContext& context, std::span<const std::int32_t> tokens,
   constexpr const char* kOp = "embedding_forward";
   const core::DType dtype = token_table.dtype();
   const std::int64_t cols = token_table.cols();
-  check_on_cpu(kOp, {token_table, positions, type_row, out});
+  const OpBodies& bodies = bodies_for(context, kOp, {token_table, positions, type_row, out});
   check_matrix(kOp, "token_table", token_table, dtype, token_table.rows(), cols);
   check_matrix(kOp, "out", out, dtype, static_cast<std::int64_t>(tokens.size()), cols);
   check_vector_or_empty(kOp, "type_row", type_row, dtype, cols);
@@ -42,7 +42,7 @@ void embedding_forward(OpContext& context, std::span<const std::int32_t> tokens,
                    "{}: sequences of {} tokens, but {} positions", kOp, length, positions.rows());
   }
   check_tokens(tokens, token_table.rows());
-  cpu::embedding_forward(context, tokens, length, token_table, positions, type_row, out);
+  bodies.embedding_forward(context, tokens, length, token_table, positions, type_row, out);
 }
 
 void embedding_backward(OpContext& context, std::span<const std::int32_t> tokens,
@@ -50,7 +50,7 @@ void embedding_backward(OpContext& context, std::span<const std::int32_t> tokens
                         ConstTensorView add, TensorView dtable) {
   constexpr const char* kOp = "embedding_backward";
   const std::int64_t rows = row_end - row_begin;
-  check_on_cpu(kOp, {dx, add, dtable});
+  const OpBodies& bodies = bodies_for(context, kOp, {dx, add, dtable});
   LOCKSTEP_CHECK(row_begin >= 0 && rows >= 0, "{}: rows [{}, {}) are not a range", kOp, row_begin,
                  row_end);
   LOCKSTEP_CHECK(tokens.size() <= std::numeric_limits<std::int32_t>::max(), "{}: {} tokens", kOp,
@@ -58,19 +58,19 @@ void embedding_backward(OpContext& context, std::span<const std::int32_t> tokens
   check_matrix(kOp, "dx", dx, dx.dtype(), static_cast<std::int64_t>(tokens.size()), dx.cols());
   check_matrix_or_empty(kOp, "add", add, core::accumulate_dtype(dx.dtype()), rows, dtable.cols());
   check_matrix(kOp, "dtable", dtable, dx.dtype(), rows, tokens.empty() ? dtable.cols() : dx.cols());
-  cpu::embedding_backward(context, tokens, dx, row_begin, row_end, add, dtable);
+  bodies.embedding_backward(context, tokens, dx, row_begin, row_end, add, dtable);
 }
 
 void position_backward(OpContext& context, ConstTensorView dx, std::int64_t length,
                        TensorView dpositions) {
   constexpr const char* kOp = "position_backward";
-  check_on_cpu(kOp, {dx, dpositions});
+  const OpBodies& bodies = bodies_for(context, kOp, {dx, dpositions});
   LOCKSTEP_CHECK(length > 0 && dx.rows() % length == 0 && length <= dpositions.rows(),
                  "{}: {} rows in sequences of {}, and {} positions", kOp, dx.rows(), length,
                  dpositions.rows());
   check_matrix(kOp, "dx", dx, dx.dtype(), dx.rows(), dx.cols());
   check_matrix(kOp, "dpositions", dpositions, dx.dtype(), dpositions.rows(), dx.cols());
-  cpu::position_backward(context, dx, length, dpositions);
+  bodies.position_backward(context, dx, length, dpositions);
 }
 
 }  // namespace lockstep::models::ops

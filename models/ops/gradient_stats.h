@@ -20,7 +20,7 @@ NonFinite count_nonfinite(OpContext& context, core::ConstTensorView x);
 // result does not depend on where shards begin or on threads.
 inline constexpr std::int64_t kNormBlock = 64;
 
-// One fp64 sum per block of 64 elements, into blocks[ceil(n/64)].
+// One fp64 sum per block of 64 elements, into blocks[ceil(n/64)], which lie where x lies.
 void block_sums_of_squares(OpContext& context, core::ConstTensorView x, double* blocks);
 
 }  // namespace lockstep::models::ops

@@ -1,6 +1,6 @@
 #include "models/ops/layer_norm.h"
 
-#include "models/ops/cpu/bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
@@ -17,14 +17,14 @@ void layer_norm_forward(OpContext& context, ConstTensorView x, ConstTensorView g
   const std::int64_t cols = x.cols();
   const DType dtype = x.dtype();
   const DType accumulate = core::accumulate_dtype(dtype);
-  check_on_cpu(kOp, {x, gain, bias, y, mean, rstd});
+  const OpBodies& bodies = bodies_for(context, kOp, {x, gain, bias, y, mean, rstd});
   check_matrix(kOp, "x", x, dtype, rows, cols);
   check_vector(kOp, "gain", gain, dtype, cols);
   check_vector_or_empty(kOp, "bias", bias, dtype, cols);
   check_matrix(kOp, "y", y, dtype, rows, cols);
   check_vector(kOp, "mean", mean, accumulate, rows);
   check_vector(kOp, "rstd", rstd, accumulate, rows);
-  cpu::layer_norm_forward(context, x, gain, bias, eps, y, mean, rstd);
+  bodies.layer_norm_forward(context, x, gain, bias, eps, y, mean, rstd);
 }
 
 void layer_norm_backward(OpContext& context, ConstTensorView dy, ConstTensorView x,
@@ -35,7 +35,8 @@ void layer_norm_backward(OpContext& context, ConstTensorView dy, ConstTensorView
   const std::int64_t cols = x.cols();
   const DType dtype = x.dtype();
   const DType accumulate = core::accumulate_dtype(dtype);
-  check_on_cpu(kOp, {dy, x, gain, mean, rstd, add, dx, dgain, dbias});
+  const OpBodies& bodies =
+      bodies_for(context, kOp, {dy, x, gain, mean, rstd, add, dx, dgain, dbias});
   check_matrix(kOp, "x", x, dtype, rows, cols);
   check_matrix(kOp, "dy", dy, dtype, rows, cols);
   check_vector(kOp, "gain", gain, dtype, cols);
@@ -45,7 +46,7 @@ void layer_norm_backward(OpContext& context, ConstTensorView dy, ConstTensorView
   check_matrix(kOp, "dx", dx, dtype, rows, cols);
   check_vector(kOp, "dgain", dgain, dtype, cols);
   check_vector_or_empty(kOp, "dbias", dbias, dtype, cols);
-  cpu::layer_norm_backward(context, dy, x, gain, mean, rstd, add, dx, dgain, dbias);
+  bodies.layer_norm_backward(context, dy, x, gain, mean, rstd, add, dx, dgain, dbias);
 }
 
 }  // namespace lockstep::models::ops

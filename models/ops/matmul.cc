@@ -1,6 +1,6 @@
 #include "models/ops/matmul.h"
 
-#include "models/ops/cpu/dense_bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
@@ -21,7 +21,7 @@ void matmul(OpContext& context, ConstTensorView a, Transpose transpose_a, ConstT
   const std::int64_t k = k_is_cols_of_a                   ? a.cols()
                          : transpose_b == Transpose::kYes ? b.cols()
                                                           : a.rows();
-  check_on_cpu(kOp, {a, b, out, bias});
+  const OpBodies& bodies = bodies_for(context, kOp, {a, b, out, bias});
   k_is_cols_of_a ? check_matrix(kOp, "a", a, dtype, m, k) : check_matrix(kOp, "a", a, dtype, k, m);
   transpose_b == Transpose::kNo ? check_matrix(kOp, "b", b, dtype, k, n)
                                 : check_matrix(kOp, "b", b, dtype, n, k);
@@ -29,7 +29,7 @@ void matmul(OpContext& context, ConstTensorView a, Transpose transpose_a, ConstT
   const DType accumulate = core::accumulate_dtype(dtype);
   check_matrix(kOp, "out", out, out.dtype() == accumulate ? accumulate : dtype, m, n);
   if (m == 0 || n == 0) return;
-  cpu::matmul(context, a, transpose_a, b, transpose_b, out, bias);
+  bodies.matmul(context, a, transpose_a, b, transpose_b, out, bias);
 }
 
 }  // namespace lockstep::models::ops

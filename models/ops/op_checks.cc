@@ -19,16 +19,6 @@ void check_dtype(const char* op, const char* name, const ConstTensorView& view, 
 
 }  // namespace
 
-void check_on_cpu(const char* op, std::initializer_list<ConstTensorView> views) {
-  for (const ConstTensorView& view : views) {
-    if (view.empty() || view.device().type == core::DeviceType::kCpu) continue;
-    throw Error(ErrorKind::kConfig,
-                fmt::format("{}: an argument lies on {}, but this build holds CPU bodies only; run "
-                            "on the CPU or build with CUDA",
-                            op, core::to_string(view.device())));
-  }
-}
-
 void check_matrix(const char* op, const char* name, const ConstTensorView& view, DType dtype,
                   std::int64_t rows, std::int64_t cols) {
   check_dtype(op, name, view, dtype);

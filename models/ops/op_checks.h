@@ -1,17 +1,12 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
 
 #include "core/tensor.h"
 
 // Checks of the arguments of an op, made once in x.cc before its body runs. A shape or dtype that
 // does not fit is a bug of the caller (Error(kInternal)); the message names op and argument.
 namespace lockstep::models::ops {
-
-// All of `views` that are not empty lie on the CPU. Error(kConfig) otherwise: this build holds no
-// other bodies.
-void check_on_cpu(const char* op, std::initializer_list<core::ConstTensorView> views);
 
 // view has `dtype` and is [rows, cols] once its leading dimensions are collapsed.
 void check_matrix(const char* op, const char* name, const core::ConstTensorView& view,

@@ -2,20 +2,40 @@
 
 #include "core/check.h"
 #include "models/ops/cpu/matmul_cache.h"
+#include "models/ops/op_bodies.h"
 
 namespace lockstep::models::ops {
 
 OpContext::OpContext(int threads, core::MemoryTracker& memory)
-    : threads_(threads), memory_(memory), matmul_cache_(std::make_unique<MatmulCache>()) {
+    : threads_(threads),
+      memory_(memory),
+      bodies_(&cpu_op_bodies()),
+      matmul_cache_(std::make_unique<MatmulCache>()) {
   LOCKSTEP_CHECK(threads >= 1, "threads of an op context: {}", threads);
 }
 
-OpContext::~OpContext() = default;
+OpContext::OpContext(int threads, core::MemoryTracker& memory, core::DeviceRef device,
+                     const OpBodies& bodies)
+    : threads_(threads),
+      memory_(memory),
+      device_(device),
+      bodies_(&bodies),
+      matmul_cache_(std::make_unique<MatmulCache>()),
+      stream_(device) {
+  LOCKSTEP_CHECK(threads >= 1, "threads of an op context: {}", threads);
+  if (bodies.open_libraries != nullptr) libraries_ = bodies.open_libraries(*this);
+}
+
+OpContext::~OpContext() {
+  if (!device_.on_cpu()) device_.runtime->synchronize(stream_.handle());
+  if (libraries_ != nullptr) bodies_->close_libraries(libraries_);
+}
 
 std::byte* OpContext::scratch(std::size_t bytes) {
   if (bytes > scratch_.bytes()) {
     scratch_ = {};  // first, so that old and new are never held together
-    scratch_ = core::Buffer(memory_, "workspace", bytes);
+    scratch_ = device_.on_cpu() ? core::Buffer(memory_, "workspace", bytes)
+                                : core::Buffer(memory_, "workspace", bytes, device_);
   }
   return static_cast<std::byte*>(scratch_.data());
 }

@@ -186,12 +186,12 @@ void visit_rule(const UpdateRule& rule, double weight_decay, F&& f) {
 
 }  // namespace
 
-void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, float factor,
+void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
                       float clamp, ConstTensorView gradient, TensorView master, TensorView state0,
                       TensorView state1, TensorView parameter) {
   const float bound = clamp > 0.0F ? clamp : std::numeric_limits<float>::infinity();
   visit_rule(rule, decay ? rule.weight_decay : 0.0, [&](const auto& prepared) {
-    update(context, prepared, factor, bound, gradient, master, state0, state1, parameter);
+    update(context, prepared, factor.value, bound, gradient, master, state0, state1, parameter);
   });
 }
 

@@ -1,6 +1,6 @@
 #include "models/ops/reduce.h"
 
-#include "models/ops/cpu/dense_bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
@@ -8,10 +8,10 @@ namespace lockstep::models::ops {
 void column_sum(OpContext& context, core::ConstTensorView x, core::TensorView out) {
   constexpr const char* kOp = "column_sum";
   if (!core::is_floating(x.dtype())) core::fail_not_floating(x.dtype());
-  check_on_cpu(kOp, {x, out});
+  const OpBodies& bodies = bodies_for(context, kOp, {x, out});
   check_matrix(kOp, "x", x, x.dtype(), x.rows(), x.cols());
   check_vector(kOp, "out", out, x.dtype(), x.cols());
-  cpu::column_sum(context, x, out);
+  bodies.column_sum(context, x, out);
 }
 
 }  // namespace lockstep::models::ops

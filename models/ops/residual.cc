@@ -1,6 +1,6 @@
 #include "models/ops/residual.h"
 
-#include "models/ops/cpu/bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
@@ -22,20 +22,20 @@ void check_dropout(const char* op, const Dropout& dropout) {
 void residual_forward(OpContext& context, ConstTensorView x, ConstTensorView branch,
                       ConstTensorView gate, const Dropout& dropout, TensorView y) {
   constexpr const char* kOp = "residual_forward";
-  check_on_cpu(kOp, {x, branch, gate, y});
+  const OpBodies& bodies = bodies_for(context, kOp, {x, branch, gate, y});
   check_matrix(kOp, "x", x, x.dtype(), x.rows(), x.cols());
   check_matrix(kOp, "branch", branch, x.dtype(), x.rows(), x.cols());
   check_vector_or_empty(kOp, "gate", gate, x.dtype(), 1);
   check_matrix(kOp, "y", y, x.dtype(), x.rows(), x.cols());
   check_dropout(kOp, dropout);
-  cpu::residual_forward(context, x, branch, gate, dropout, y);
+  bodies.residual_forward(context, x, branch, gate, dropout, y);
 }
 
 void residual_backward(OpContext& context, ConstTensorView dy, ConstTensorView branch,
                        ConstTensorView gate, const Dropout& dropout, TensorView dbranch,
                        TensorView dgate) {
   constexpr const char* kOp = "residual_backward";
-  check_on_cpu(kOp, {dy, branch, gate, dbranch, dgate});
+  const OpBodies& bodies = bodies_for(context, kOp, {dy, branch, gate, dbranch, dgate});
   check_matrix(kOp, "dy", dy, dy.dtype(), dy.rows(), dy.cols());
   check_matrix(kOp, "dbranch", dbranch, dy.dtype(), dy.rows(), dy.cols());
   if (!gate.empty()) {
@@ -47,7 +47,7 @@ void residual_backward(OpContext& context, ConstTensorView dy, ConstTensorView b
                    kOp);
   }
   check_dropout(kOp, dropout);
-  cpu::residual_backward(context, dy, branch, gate, dropout, dbranch, dgate);
+  bodies.residual_backward(context, dy, branch, gate, dropout, dbranch, dgate);
 }
 
 }  // namespace lockstep::models::ops

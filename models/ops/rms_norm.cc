@@ -1,6 +1,6 @@
 #include "models/ops/rms_norm.h"
 
-#include "models/ops/cpu/bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
@@ -25,12 +25,12 @@ void rms_norm_forward(OpContext& context, ConstTensorView x, ConstTensorView gai
   constexpr const char* kOp = "rms_norm_forward";
   const std::int64_t width = head_width(kOp, x, heads);
   const DType dtype = x.dtype();
-  check_on_cpu(kOp, {x, gain, y, rstd});
+  const OpBodies& bodies = bodies_for(context, kOp, {x, gain, y, rstd});
   check_matrix(kOp, "x", x, dtype, x.rows(), x.cols());
   check_vector(kOp, "gain", gain, dtype, width);
   check_matrix(kOp, "y", y, dtype, x.rows(), x.cols());
   check_vector(kOp, "rstd", rstd, core::accumulate_dtype(dtype), x.rows() * heads);
-  cpu::rms_norm_forward(context, x, gain, eps, heads, y, rstd);
+  bodies.rms_norm_forward(context, x, gain, eps, heads, y, rstd);
 }
 
 void rms_norm_backward(OpContext& context, ConstTensorView dy, ConstTensorView x,
@@ -39,7 +39,7 @@ void rms_norm_backward(OpContext& context, ConstTensorView dy, ConstTensorView x
   constexpr const char* kOp = "rms_norm_backward";
   const std::int64_t width = head_width(kOp, x, heads);
   const DType dtype = x.dtype();
-  check_on_cpu(kOp, {dy, x, gain, rstd, add, dx, dgain});
+  const OpBodies& bodies = bodies_for(context, kOp, {dy, x, gain, rstd, add, dx, dgain});
   check_matrix(kOp, "x", x, dtype, x.rows(), x.cols());
   check_matrix(kOp, "dy", dy, dtype, x.rows(), x.cols());
   check_vector(kOp, "gain", gain, dtype, width);
@@ -47,7 +47,7 @@ void rms_norm_backward(OpContext& context, ConstTensorView dy, ConstTensorView x
   check_matrix_or_empty(kOp, "add", add, dtype, x.rows(), x.cols());
   check_matrix(kOp, "dx", dx, dtype, x.rows(), x.cols());
   check_vector(kOp, "dgain", dgain, dtype, width);
-  cpu::rms_norm_backward(context, dy, x, gain, rstd, heads, add, dx, dgain);
+  bodies.rms_norm_backward(context, dy, x, gain, rstd, heads, add, dx, dgain);
 }
 
 }  // namespace lockstep::models::ops

@@ -1,19 +1,20 @@
 #include "models/ops/rope.h"
 
 #include "core/check.h"
-#include "models/ops/cpu/sequence_bodies.h"
+#include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
 namespace lockstep::models::ops {
 
-void fill_rope_table(double theta, core::TensorView cosines, core::TensorView sines) {
+void fill_rope_table(OpContext& context, double theta, core::TensorView cosines,
+                     core::TensorView sines) {
   constexpr const char* kOp = "fill_rope_table";
   LOCKSTEP_CHECK(cosines.dtype() == core::DType::kF32 || cosines.dtype() == core::DType::kF64,
                  "{}: tables are fp32 or fp64, found {}", kOp, core::name_of(cosines.dtype()));
   LOCKSTEP_CHECK(theta > 0.0, "{}: theta is {}", kOp, theta);
-  check_on_cpu(kOp, {cosines, sines});
+  const OpBodies& bodies = bodies_for(context, kOp, {cosines, sines});
   check_matrix(kOp, "sines", sines, cosines.dtype(), cosines.rows(), cosines.cols());
-  cpu::fill_rope_table(theta, cosines, sines);
+  bodies.fill_rope_table(context, theta, cosines, sines);
 }
 
 void rope(OpContext& context, RopeDirection direction, std::int64_t length, std::int64_t head_width,
@@ -26,10 +27,10 @@ void rope(OpContext& context, RopeDirection direction, std::int64_t length, std:
   LOCKSTEP_CHECK(length > 0 && x.rows() % length == 0,
                  "{}: {} rows do not make whole sequences of {}", kOp, x.rows(), length);
   LOCKSTEP_CHECK_LE(length, cosines.rows(), "rope: sequence length and rows of the table");
-  check_on_cpu(kOp, {cosines, sines, x});
+  const OpBodies& bodies = bodies_for(context, kOp, {cosines, sines, x});
   check_matrix(kOp, "cosines", cosines, table, cosines.rows(), head_width / 2);
   check_matrix(kOp, "sines", sines, table, cosines.rows(), head_width / 2);
-  cpu::rope(context, direction, length, head_width, cosines, sines, x);
+  bodies.rope(context, direction, length, head_width, cosines, sines, x);
 }
 
 }  // namespace lockstep::models::ops

@@ -9,7 +9,8 @@ namespace lockstep::models::ops {
 
 // Rotary position table: cosines and sines [T, D/2] each in the accumulate dtype, angle = t *
 // theta^(-2i/D) (computed in double, rounded once).
-void fill_rope_table(double theta, core::TensorView cosines, core::TensorView sines);
+void fill_rope_table(OpContext& context, double theta, core::TensorView cosines,
+                     core::TensorView sines);
 
 enum class RopeDirection { kForward, kBackward };
 

@@ -60,7 +60,7 @@ void rotate(OpContext& context, RopeDirection direction, std::int64_t length,
 
 }  // namespace
 
-void fill_rope_table(double theta, core::TensorView cosines, core::TensorView sines) {
+void fill_rope_table(OpContext&, double theta, core::TensorView cosines, core::TensorView sines) {
   if (cosines.dtype() == core::DType::kF64) {
     fill_table<double>(theta, cosines, sines);
   } else {

@@ -56,7 +56,7 @@ void block_sums_of_squares(OpContext& context, core::ConstTensorView x, double* 
 void accumulate(OpContext& context, core::ConstTensorView values, bool overwrite,
                 core::TensorView sum);
 
-void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, float factor,
+void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
                       float clamp, core::ConstTensorView gradient, core::TensorView master,
                       core::TensorView state0, core::TensorView state1, core::TensorView parameter);
 

@@ -52,7 +52,7 @@ class Rope {
   Rope(std::int64_t width, int threads) : width_(width), context_(threads, memory_) {
     cosines_.resize(static_cast<std::size_t>(kLength * width / 2));
     sines_.resize(cosines_.size());
-    fill_rope_table(kTheta, table(cosines_), table(sines_));
+    fill_rope_table(context_, kTheta, table(cosines_), table(sines_));
   }
 
   // x is [rows, cols], a column slice of a buffer with 3 more columns.

@@ -1,0 +1,42 @@
+#include "models/ops/cpu/bodies.h"
+#include "models/ops/cpu/dense_bodies.h"
+#include "models/ops/cpu/sequence_bodies.h"
+#include "models/ops/op_bodies.h"
+
+namespace lockstep::models::ops {
+
+const OpBodies& cpu_op_bodies() {
+  static constexpr OpBodies kBodies = {
+      .accumulate = cpu::accumulate,
+      .activation_forward = cpu::activation_forward,
+      .activation_backward = cpu::activation_backward,
+      .gated_activation_forward = cpu::gated_activation_forward,
+      .gated_activation_backward = cpu::gated_activation_backward,
+      .attention_forward = cpu::attention_forward,
+      .attention_backward = cpu::attention_backward,
+      .cross_entropy = cpu::cross_entropy,
+      .softcap_logits = cpu::softcap_logits,
+      .dropout = cpu::dropout,
+      .embedding_forward = cpu::embedding_forward,
+      .embedding_backward = cpu::embedding_backward,
+      .position_backward = cpu::position_backward,
+      .count_nonfinite = cpu::count_nonfinite,
+      .block_sums_of_squares = cpu::block_sums_of_squares,
+      .layer_norm_forward = cpu::layer_norm_forward,
+      .layer_norm_backward = cpu::layer_norm_backward,
+      .matmul = cpu::matmul,
+      .optimizer_update = cpu::optimizer_update,
+      .column_sum = cpu::column_sum,
+      .residual_forward = cpu::residual_forward,
+      .residual_backward = cpu::residual_backward,
+      .rms_norm_forward = cpu::rms_norm_forward,
+      .rms_norm_backward = cpu::rms_norm_backward,
+      .fill_rope_table = cpu::fill_rope_table,
+      .rope = cpu::rope,
+      .open_libraries = nullptr,
+      .close_libraries = nullptr,
+  };
+  return kBodies;
+}
+
+}  // namespace lockstep::models::ops

@@ -1,0 +1,19 @@
+#include "models/ops/op_bodies.h"
+
+#include "core/error.h"
+
+namespace lockstep::models::ops {
+
+const OpBodies& bodies_for(const OpContext& context, const char* op,
+                           std::initializer_list<core::ConstTensorView> views) {
+  for (const core::ConstTensorView& view : views) {
+    if (view.empty() || view.device() == context.device()) continue;
+    throw core::Error(
+        core::ErrorKind::kConfig,
+        fmt::format("{}: an argument lies on {}, but the op was asked to run on {}", op,
+                    core::to_string(view.device()), core::to_string(context.device())));
+  }
+  return context.bodies();
+}
+
+}  // namespace lockstep::models::ops

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <initializer_list>
+
+#include "models/ops/accumulate.h"
+#include "models/ops/activation.h"
+#include "models/ops/attention.h"
+#include "models/ops/cross_entropy.h"
+#include "models/ops/dropout.h"
+#include "models/ops/embedding.h"
+#include "models/ops/gradient_stats.h"
+#include "models/ops/layer_norm.h"
+#include "models/ops/matmul.h"
+#include "models/ops/optimizer_update.h"
+#include "models/ops/reduce.h"
+#include "models/ops/residual.h"
+#include "models/ops/rms_norm.h"
+#include "models/ops/rope.h"
+
+namespace lockstep::models::ops {
+
+// The bodies of every op on one kind of device, each with the signature and the meaning of the op
+// of its name. They trust their arguments: the ops check device, shape and dtype before they call.
+struct OpBodies {
+  decltype(&ops::accumulate) accumulate;
+  decltype(&ops::activation_forward) activation_forward;
+  decltype(&ops::activation_backward) activation_backward;
+  decltype(&ops::gated_activation_forward) gated_activation_forward;
+  decltype(&ops::gated_activation_backward) gated_activation_backward;
+  decltype(&ops::attention_forward) attention_forward;
+  decltype(&ops::attention_backward) attention_backward;
+  decltype(&ops::cross_entropy) cross_entropy;
+  decltype(&ops::softcap_logits) softcap_logits;
+  decltype(&ops::dropout) dropout;
+  decltype(&ops::embedding_forward) embedding_forward;
+  decltype(&ops::embedding_backward) embedding_backward;
+  decltype(&ops::position_backward) position_backward;
+  decltype(&ops::count_nonfinite) count_nonfinite;
+  decltype(&ops::block_sums_of_squares) block_sums_of_squares;
+  decltype(&ops::layer_norm_forward) layer_norm_forward;
+  decltype(&ops::layer_norm_backward) layer_norm_backward;
+  decltype(&ops::matmul) matmul;
+  decltype(&ops::optimizer_update) optimizer_update;
+  decltype(&ops::column_sum) column_sum;
+  decltype(&ops::residual_forward) residual_forward;
+  decltype(&ops::residual_backward) residual_backward;
+  decltype(&ops::rms_norm_forward) rms_norm_forward;
+  decltype(&ops::rms_norm_backward) rms_norm_backward;
+  decltype(&ops::fill_rope_table) fill_rope_table;
+  decltype(&ops::rope) rope;
+
+  // What the device's libraries keep from call to call (handles, chosen algorithms), one for each
+  // OpContext. Null where there is nothing to keep.
+  void* (*open_libraries)(OpContext& context);
+  void (*close_libraries)(void* libraries) noexcept;
+};
+
+const OpBodies& cpu_op_bodies();
+
+// The bodies that `context` runs. Every view that is not empty must lie on its device:
+// Error(kConfig) otherwise.
+const OpBodies& bodies_for(const OpContext& context, const char* op,
+                           std::initializer_list<core::ConstTensorView> views);
+
+}  // namespace lockstep::models::ops
