@@ -2,17 +2,23 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
 
 #include "core/error.h"
 
@@ -63,11 +69,63 @@ void remove_session_of(pid_t mpirun) {
   }
 }
 
-int wait_for(pid_t child) {
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) return kLostRank;
+// How many processes it has; nothing when the kernel does not tell.
+std::optional<std::ptrdiff_t> count_children(pid_t process) {
+  std::ifstream list(fmt::format("/proc/{}/task/{}/children", process, process));
+  if (!list) return std::nullopt;
+  return std::distance(std::istream_iterator<pid_t>(list), std::istream_iterator<pid_t>());
+}
+
+// Ranks leave together, and mpirun ends the others when one dies; but one that dies in the middle
+// of MPI_Init can leave mpirun, and with it the others, waiting for ever (PMIx 4.2 gives up on the
+// connection with a lock held). Says whether the first rank has been gone for too long.
+class StuckMpirun {
+ public:
+  StuckMpirun(pid_t mpirun, int ranks) : mpirun_(mpirun), ranks_(ranks) {}
+
+  bool observe() {
+    const auto now = std::chrono::steady_clock::now();
+    const std::ptrdiff_t found = count_children(mpirun_).value_or(ranks_);
+    started_ = started_ || found > 0;
+    if (!started_ || found >= ranks_) whole_ = now;
+    return now - whole_ > kPatience;
   }
+  bool started() const { return started_; }
+
+  static constexpr std::chrono::seconds kPatience{10};
+
+ private:
+  pid_t mpirun_;
+  std::ptrdiff_t ranks_;
+  bool started_ = false;  // has had a rank
+  std::chrono::steady_clock::time_point whole_ = std::chrono::steady_clock::now();
+};
+
+// Its status, as waitpid gives it.
+int wait_for_end(pid_t child, int ranks) {
+  const int descriptor = static_cast<int>(syscall(SYS_pidfd_open, child, 0));
+  StuckMpirun stuck(child, ranks);
+  int status = 0;
+  pid_t ended = 0;
+  while ((ended = waitpid(child, &status, WNOHANG)) == 0 || (ended < 0 && errno == EINTR)) {
+    pollfd entry{descriptor, POLLIN, 0};
+    poll(&entry, 1, stuck.started() ? 500 : 20);
+    if (!stuck.observe()) continue;
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    remove_session_of(child);
+    throw core::Error(
+        core::ErrorKind::kCommunication,
+        fmt::format("a rank has ended and mpirun did not end within {} s; it was killed, with the "
+                    "ranks that were left: look into OUTPUT/exit and OUTPUT/logs, and resume",
+                    StuckMpirun::kPatience.count()));
+  }
+  if (descriptor >= 0) close(descriptor);
+  return ended == child ? status : SIGKILL;
+}
+
+int wait_for(pid_t child, int ranks) {
+  const int status = wait_for_end(child, ranks);
   if (WIFSIGNALED(status)) {
     remove_session_of(child);
     return kLostRank;
@@ -126,7 +184,7 @@ int launch_ranks(int ranks, const std::vector<std::string>& arguments) {
   forward.sa_handler = forward_signal;
   sigaction(SIGTERM, &forward, nullptr);
   sigaction(SIGINT, &forward, nullptr);
-  const int code = wait_for(child);
+  const int code = wait_for(child, ranks);
   forward_to = 0;
   return code;
 }

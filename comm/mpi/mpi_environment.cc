@@ -6,10 +6,16 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <mutex>
 #include <string>
+#include <thread>
 
 #include "comm/mpi/mpi_check.h"
 #include "core/check.h"
@@ -60,6 +66,41 @@ void leave_out_shared_memory_of_mpi() {
   setenv("OMPI_MCA_btl", "^vader", 0);
 }
 
+// Ends this process if MPI_Init does not come to an end, as when another rank died in it: nothing
+// could be agreed or recorded yet.
+class StartLimit {
+ public:
+  StartLimit() : thread_([this] { watch(); }) {}
+  ~StartLimit() {
+    {
+      const std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    changed_.notify_one();
+    thread_.join();
+  }
+  StartLimit(const StartLimit&) = delete;
+  StartLimit& operator=(const StartLimit&) = delete;
+
+ private:
+  static constexpr std::chrono::seconds kLongest{300};
+
+  void watch() {
+    std::unique_lock lock(mutex_);
+    if (changed_.wait_for(lock, kLongest, [this] { return done_; })) return;
+    std::fprintf(stderr,
+                 "lockstep: communication error: MPI_Init has not ended for %lld s: another rank "
+                 "may have died in it; start again\n",
+                 static_cast<long long>(kLongest.count()));
+    _exit(static_cast<int>(core::ErrorKind::kCommunication));
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool done_ = false;
+  std::thread thread_;
+};
+
 }  // namespace
 
 bool started_by_mpi_launcher() {
@@ -73,6 +114,7 @@ MpiEnvironment::MpiEnvironment() {
     // A rank must not outlive its launcher. One that is gone already makes MPI_Init fail.
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     leave_out_shared_memory_of_mpi();
+    const StartLimit limit;
     int provided = MPI_THREAD_SINGLE;
     check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
     owned_ = true;

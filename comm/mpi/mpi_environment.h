@@ -9,6 +9,7 @@ bool started_by_mpi_launcher();
 // Initialises MPI (thread level FUNNELED: one thread talks to MPI) with errors returned as codes.
 // Asks the kernel to kill this process when its launcher ends, and Open MPI to leave out its shared
 // memory between the ranks of a host, unless people chose their own transports (OMPI_MCA_btl).
+// Ends the process with 5 if initialising takes more than 300 s.
 // Throws Error(kCommunication) if initialising fails, and Error(kConfig) if srun started several tasks that
 // MPI sees as worlds of one. If MPI is initialised already it is left to whoever did that.
 class MpiEnvironment {
