@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "launcher/cluster_file.h"
+#include "launcher/cluster_report.h"
 #include "launcher/run_description.h"
 #include "runtime/config/load_config.h"
 #include "runtime/memory_plan.h"
@@ -17,6 +20,8 @@ struct PlanOptions {
   std::string file;
   std::vector<std::string> overrides;
   int ranks = 1;
+  std::string cluster;  // file; empty: memory only
+  Scaling scaling = Scaling::kStrong;
   OutputFormat format = OutputFormat::kTable;
 };
 
@@ -70,8 +75,16 @@ void print_comparison(const std::vector<runtime::MemoryPlan>& plans, std::ostrea
   }
 }
 
+int plan_cluster(const PlanOptions& options, const runtime::Config& config, std::ostream& out) {
+  const runtime::ClusterSpec cluster = load_cluster(options.cluster);
+  print_cluster(predict_cluster(config, cluster, options.scaling, options.ranks), cluster,
+                options.format, out);
+  return 0;
+}
+
 int plan(const PlanOptions& options, std::ostream& out) {
   const runtime::Config config = runtime::load_config(options.file, options.overrides);
+  if (!options.cluster.empty()) return plan_cluster(options, config, out);
   runtime::validate_for_world(config, options.ranks);
   const int threads = threads_of_rank(config, options.ranks);
   const std::vector<runtime::MemoryPlan> plans = all_plans(config, options.ranks, threads);
@@ -103,6 +116,21 @@ void add_plan_command(CLI::App& app, CommandContext& context) {
       ->check(CLI::Range(1, 1 << 20).description(""))
       ->option_text("N")
       ->capture_default_str();
+  CLI::Option* cluster =
+      command
+          ->add_option(
+              "--cluster", options->cluster,
+              "predict step time and memory on 1, 2, 4, ... ranks of the cluster that this "
+              "file describes (configs/clusters)")
+          ->option_text("FILE");
+  const std::map<std::string, Scaling> scalings = {{"strong", Scaling::kStrong},
+                                                   {"weak", Scaling::kWeak}};
+  command
+      ->add_option("--scaling", options->scaling,
+                   "with --cluster: strong keeps batch.global, weak lets it grow with the ranks")
+      ->transform(CLI::CheckedTransformer(scalings).description(""))
+      ->option_text("strong|weak")
+      ->needs(cluster);
   add_output_option(*command, options->format);
   set_action(*command, context, [options, &context] { return plan(*options, context.out); });
 }
