@@ -17,15 +17,10 @@ if(NOT LOCKSTEP_SANITIZE MATCHES "^(none|address|thread)$")
     "LOCKSTEP_SANITIZE is '${LOCKSTEP_SANITIZE}'; expected address, thread or none")
 endif()
 
-set(LOCKSTEP_CUDA AUTO CACHE STRING "Build the CUDA bodies: AUTO, ON or OFF")
+set(LOCKSTEP_CUDA AUTO CACHE STRING "Build the CUDA module: AUTO (where nvcc is found), ON or OFF")
 set_property(CACHE LOCKSTEP_CUDA PROPERTY STRINGS AUTO ON OFF)
 if(NOT LOCKSTEP_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "LOCKSTEP_CUDA is '${LOCKSTEP_CUDA}'; expected AUTO, ON or OFF")
 endif()
-if(LOCKSTEP_CUDA STREQUAL "ON")
-  message(FATAL_ERROR
-    "LOCKSTEP_CUDA=ON, but the CUDA bodies are not part of this tree yet; "
-    "build with LOCKSTEP_CUDA=AUTO or OFF")
-elseif(LOCKSTEP_CUDA STREQUAL "AUTO")
-  message(STATUS "LOCKSTEP_CUDA=AUTO: OFF, the CUDA bodies are not part of this tree yet")
-endif()
+set(LOCKSTEP_CUDA_ARCHITECTURES "80-real;90a-real" CACHE STRING
+  "GPU architectures of the CUDA module, as CMAKE_CUDA_ARCHITECTURES takes them")

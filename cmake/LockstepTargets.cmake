@@ -91,7 +91,7 @@ function(lockstep_add_executable)
 endfunction()
 
 # lockstep_check_all_listed([EXCEPT file...])
-# Stops the configuration when a *.cc below the current folder is in no target made in it. Lists are
+# Stops the configuration when a *.cc or *.cu below the current folder is in no target made in it. Lists are
 # explicit, so that a build compiles what was meant and nothing that lies about; this keeps a new file
 # from being forgotten. One that git does not track yet is only told: it is still being written. Last
 # line of a folder's CMakeLists.txt.
@@ -104,7 +104,7 @@ function(lockstep_check_all_listed)
     get_target_property(sources ${target} SOURCES)
     list(APPEND listed ${sources})
   endforeach()
-  file(GLOB_RECURSE forgotten CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" *.cc)
+  file(GLOB_RECURSE forgotten CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" *.cc *.cu)
   list(REMOVE_ITEM forgotten ${listed})
   # A folder below with a list of its own answers for its own files.
   get_property(subfolders DIRECTORY PROPERTY SUBDIRECTORIES)

@@ -13,7 +13,7 @@ set(wrong "")
 set(count 0)
 foreach(layer core comm models runtime launcher)
   file(GLOB_RECURSE files RELATIVE "${ROOT}" "${ROOT}/${layer}/*.h" "${ROOT}/${layer}/*.cc"
-    "${ROOT}/${layer}/*.cu")
+    "${ROOT}/${layer}/*.cu" "${ROOT}/${layer}/*.cuh")
   foreach(file IN LISTS files)
     math(EXPR count "${count} + 1")
     file(STRINGS "${ROOT}/${file}" includes REGEX "^[ \t]*#[ \t]*include[ \t]*\"")

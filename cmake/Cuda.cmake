@@ -1,0 +1,76 @@
+# Whether the CUDA module is built, LOCKSTEP_HAVE_CUDA, and what `lockstep version` says of it,
+# LOCKSTEP_CUDA_BUILD. Nothing but the module is compiled by nvcc or linked with CUDA.
+
+set(LOCKSTEP_HAVE_CUDA FALSE)
+set(LOCKSTEP_CUDA_BUILD "")
+if(LOCKSTEP_CUDA STREQUAL "OFF")
+  set(LOCKSTEP_CUDA_BUILD "it was configured with LOCKSTEP_CUDA=OFF")
+elseif(LOCKSTEP_CUDA STREQUAL "AUTO" AND NOT LOCKSTEP_SANITIZE STREQUAL "none")
+  set(LOCKSTEP_CUDA_BUILD "LOCKSTEP_CUDA=AUTO leaves CUDA out of builds with sanitizers")
+else()
+  if(NOT CMAKE_CUDA_COMPILER)
+    find_program(LOCKSTEP_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH /usr/local/cuda
+      PATH_SUFFIXES bin)
+    mark_as_advanced(LOCKSTEP_NVCC)
+    if(LOCKSTEP_NVCC)
+      set(CMAKE_CUDA_COMPILER "${LOCKSTEP_NVCC}" CACHE FILEPATH "nvcc")
+    endif()
+  endif()
+  if(CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_ARCHITECTURES "${LOCKSTEP_CUDA_ARCHITECTURES}")
+    set(CMAKE_CUDA_HOST_COMPILER "${CMAKE_CXX_COMPILER}" CACHE FILEPATH "host compiler of nvcc")
+    if(NOT DEFINED CMAKE_CUDA_COMPILER_LAUNCHER AND CMAKE_CXX_COMPILER_LAUNCHER)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER "${CMAKE_CXX_COMPILER_LAUNCHER}")
+    endif()
+    include(CheckLanguage)
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+      enable_language(CUDA)
+      find_package(CUDAToolkit QUIET)
+    endif()
+  endif()
+  if(NOT CMAKE_CUDA_COMPILER)
+    set(missing "nvcc (looked in PATH, \$CUDA_HOME/bin, \$CUDA_PATH/bin and /usr/local/cuda/bin)")
+  elseif(NOT TARGET CUDA::cudart_static)
+    set(missing "the CUDA runtime (libcudart_static.a) of ${CMAKE_CUDA_COMPILER}")
+  elseif(NOT TARGET CUDA::cublasLt)
+    set(missing "cuBLASLt (libcublasLt.so) of ${CMAKE_CUDA_COMPILER}")
+  else()
+    set(LOCKSTEP_HAVE_CUDA TRUE)
+  endif()
+  if(NOT LOCKSTEP_HAVE_CUDA)
+    if(LOCKSTEP_CUDA STREQUAL "ON")
+      message(FATAL_ERROR "LOCKSTEP_CUDA=ON needs ${missing}, which was not found. Install NVIDIA's "
+        "CUDA toolkit and set CUDA_HOME, or build with LOCKSTEP_CUDA=OFF")
+    endif()
+    set(LOCKSTEP_CUDA_BUILD "LOCKSTEP_CUDA=AUTO did not find ${missing}")
+  endif()
+endif()
+if(LOCKSTEP_HAVE_CUDA)
+  message(STATUS
+    "CUDA module: nvcc ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${LOCKSTEP_CUDA_ARCHITECTURES}")
+else()
+  message(STATUS "CUDA module: not built; ${LOCKSTEP_CUDA_BUILD}")
+endif()
+configure_file("${PROJECT_SOURCE_DIR}/cmake/cuda_build.h.in"
+  "${PROJECT_BINARY_DIR}/generated/core/cuda_build.h" @ONLY)
+
+# Flags for a target with sources of nvcc: those of the house for its C++ sources, and for kernels
+# the header that kernel.cuh needs.
+function(lockstep_configure_cuda_target target)
+  target_compile_features(${target} PRIVATE cxx_std_20)
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF
+    CUDA_EXTENSIONS OFF
+    POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden
+    VISIBILITY_INLINES_HIDDEN ON)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:${LOCKSTEP_WARNINGS}>
+    $<$<COMPILE_LANGUAGE:CXX>:${LOCKSTEP_COMPILE_FLAGS}>
+    # fmt's consteval constructors are beyond nvcc's front end.
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --Werror all-warnings
+      -DFMT_CONSTEVAL= -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter>)
+  target_compile_definitions(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:LOCKSTEP_KERNEL_PLATFORM="core/cuda/nvidia/platform.cuh">)
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}"
+    "${PROJECT_BINARY_DIR}/generated")
+endfunction()

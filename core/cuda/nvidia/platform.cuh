@@ -1,0 +1,134 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <tuple>
+
+#include "core/cuda/nvidia/launch.h"
+#include "core/device_runtime.h"
+
+// The words of core/cuda/kernel.cuh on a GPU.
+namespace lockstep::core::cuda {
+
+using BF16 = __nv_bfloat16;
+using F16 = __half;
+
+__device__ inline float to_float(float x) {
+  return x;
+}
+__device__ inline float to_float(BF16 x) {
+  return __bfloat162float(x);
+}
+__device__ inline float to_float(F16 x) {
+  return __half2float(x);
+}
+
+template <typename T>
+__device__ inline T from_float(float x);
+template <>
+__device__ inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ inline BF16 from_float<BF16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+template <>
+__device__ inline F16 from_float<F16>(float x) {
+  return __float2half_rn(x);
+}
+
+#define LOCKSTEP_SHARED(T, name, n) __shared__ alignas(16) T name[n]
+
+template <typename T>
+__device__ inline T* dynamic_shared() {
+  extern __shared__ uint4 lockstep_dynamic_shared[];
+  return reinterpret_cast<T*>(lockstep_dynamic_shared);
+}
+
+__device__ inline void sync_threads() {
+  __syncthreads();
+}
+__device__ inline void sync_warp() {
+  __syncwarp();
+}
+
+inline constexpr unsigned kAllLanes = 0xffffffffU;
+
+template <typename A>
+__device__ inline A shuffle(A value, int lane) {
+  return __shfl_sync(kAllLanes, value, lane);
+}
+template <typename A>
+__device__ inline A shuffle_xor(A value, int mask) {
+  return __shfl_xor_sync(kAllLanes, value, mask);
+}
+__device__ inline unsigned ballot(bool predicate) {
+  return __ballot_sync(kAllLanes, predicate);
+}
+
+__device__ inline void copy_async(void* to, const void* from) {
+  const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(shared), "l"(from) : "memory");
+}
+__device__ inline void copy_async_commit() {
+  asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
+template <int N>
+__device__ inline void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
+}
+
+__device__ inline void load_matrices(unsigned (&r)[4], const void* row) {
+  const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared)
+               : "memory");
+}
+__device__ inline void load_matrices_transposed(unsigned (&r)[4], const void* row) {
+  const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared)
+               : "memory");
+}
+
+__device__ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                    BF16) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                    F16) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ inline float expand_exp2(float x) {
+  return exp2f(x);
+}
+
+inline void check_device_range(const void*, std::size_t) {}
+
+// Starts `kernel` on `stream`; `name` is for messages.
+template <typename... P, typename... A>
+void launch(const char* name, void (*kernel)(P...), const Grid& grid, const DeviceStream& stream,
+            const A&... arguments) {
+  std::tuple<P...> values(static_cast<P>(arguments)...);
+  std::apply(
+      [&](P&... value) {
+        void* pointers[] = {static_cast<void*>(&value)..., nullptr};
+        launch_pointer(name, reinterpret_cast<const void*>(kernel), grid, stream, pointers);
+      },
+      values);
+}
+
+}  // namespace lockstep::core::cuda
