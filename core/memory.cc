@@ -8,8 +8,27 @@
 
 namespace lockstep::core {
 
+namespace {
+
+double mebibytes(std::size_t bytes) {
+  return static_cast<double>(bytes) / 1048576.0;
+}
+
+}  // namespace
+
+void MemoryTracker::set_limit(std::size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  limit_ = bytes;
+}
+
 void MemoryTracker::add(const std::string& region, std::size_t bytes) {
   const std::lock_guard lock(mutex_);
+  if (limit_ > 0 && current_ + bytes > limit_) {
+    throw Error(ErrorKind::kOutOfMemory,
+                fmt::format("cannot allocate {:.1f} MiB for {}: {:.1f} MiB are allocated already, "
+                            "and memory.limit_mib is {:.1f}",
+                            mebibytes(bytes), region, mebibytes(current_), mebibytes(limit_)));
+  }
   Usage& usage = regions_[region];
   usage.current += bytes;
   usage.peak = std::max(usage.peak, usage.current);
@@ -67,20 +86,39 @@ void* map_memory(std::size_t bytes) {
   return p;
 }
 
+bool can_map(std::size_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return false;
+  munmap(p, bytes);
+  return true;
+}
+
 }  // namespace
+
+std::size_t mappable_bytes(std::size_t wanted) {
+  constexpr std::size_t kResolution = std::size_t{1} << 20;
+  if (wanted == 0 || can_map(wanted)) return wanted;
+  std::size_t fits = 0;
+  std::size_t too_much = wanted;
+  while (too_much - fits > kResolution) {
+    const std::size_t middle = fits + (too_much - fits) / 2;
+    (can_map(middle) ? fits : too_much) = middle;
+  }
+  return fits;
+}
 
 Buffer::Buffer(MemoryTracker& tracker, std::string region, std::size_t bytes)
     : tracker_(&tracker), region_(std::move(region)), bytes_(bytes) {
   if (bytes == 0) return;
-  data_ = map_memory(bytes);
-  if (data_ == nullptr) {
-    const std::size_t held = tracker.current();
-    throw Error(ErrorKind::kOutOfMemory,
-                fmt::format("cannot allocate {:.1f} MiB for {} ({:.1f} MiB already allocated): {}",
-                            static_cast<double>(bytes) / 1048576.0, region_,
-                            static_cast<double>(held) / 1048576.0, std::strerror(errno)));
-  }
   tracker.add(region_, bytes_);
+  data_ = map_memory(bytes);
+  if (data_ != nullptr) return;
+  const int reason = errno;
+  tracker.remove(region_, bytes_);
+  throw Error(
+      ErrorKind::kOutOfMemory,
+      fmt::format("cannot allocate {:.1f} MiB for {} ({:.1f} MiB already allocated): {}",
+                  mebibytes(bytes), region_, mebibytes(tracker.current()), std::strerror(reason)));
 }
 
 Buffer::Buffer(MemoryTracker& tracker, std::string region, std::size_t bytes, DeviceRef device)
@@ -106,9 +144,8 @@ void Buffer::allocate_on_device() {
   tracker_->remove(region_, bytes_);
   check_device(runtime, code,
                fmt::format("cannot allocate {:.1f} MiB for {} on {} ({:.1f} MiB already allocated)",
-                           static_cast<double>(bytes_) / 1048576.0, region_,
-                           to_string(device_.device),
-                           static_cast<double>(tracker_->current()) / 1048576.0));
+                           mebibytes(bytes_), region_, to_string(device_.device),
+                           mebibytes(tracker_->current())));
 }
 
 TensorView Buffer::view(DType dtype, Shape shape, std::size_t byte_offset) const {

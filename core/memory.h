@@ -21,6 +21,11 @@ class MemoryTracker {
     std::size_t peak = 0;     // bytes, this region's own peak
   };
 
+  // From now on add() refuses what would bring the sum over regions above `bytes`; 0: no limit.
+  void set_limit(std::size_t bytes);
+
+  // Throws Error(kOutOfMemory) naming region, size and limit when the limit forbids it; nothing is
+  // counted then.
   void add(const std::string& region, std::size_t bytes);
   void remove(const std::string& region, std::size_t bytes);
 
@@ -33,7 +38,13 @@ class MemoryTracker {
   std::map<std::string, Usage> regions_;
   std::size_t current_ = 0;
   std::size_t peak_ = 0;
+  std::size_t limit_ = 0;  // 0: none
 };
+
+// How much of `wanted` bytes of fresh memory the system would let this process map right now:
+// `wanted`, or less where RLIMIT_AS, RLIMIT_DATA or the kernel's overcommit rule forbid it. Nothing
+// is kept. That the system allows it does not mean that there are as many free pages.
+std::size_t mappable_bytes(std::size_t wanted);
 
 // Owning, move-only, zero-filled memory: of the CPU, aligned to 64 bytes (to 2 MiB, with huge pages
 // advised, from 4 MiB on), or of a device, aligned to 256 bytes. Counted in the tracker, which must outlive the buffer. Throws

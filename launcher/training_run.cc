@@ -1,7 +1,9 @@
 #include "launcher/training_run.h"
 
 #include <fmt/format.h>
+
 #include <exception>
+#include <new>
 #include <optional>
 
 #include "comm/flight_recorder.h"
@@ -15,6 +17,8 @@
 #include "runtime/agree.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/config/load_config.h"
+#include "runtime/memory_budget.h"
+#include "runtime/memory_plan.h"
 #include "runtime/run_directory.h"
 #include "runtime/trainer.h"
 
@@ -59,12 +63,13 @@ void record_flight(const runtime::Config& config, const runtime::RunDirectory& d
   communicator.record_to(&*recorder);
 }
 
-void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
-           const runtime::RunDirectory& directory, comm::Communicator& communicator,
-           const StopRequest& stop, core::Logger& log, ExitRecord& record) {
-  const std::string checkpoint = choose_checkpoint(config, resume, directory, communicator, log);
+// Builds the trainer and trains; record.step is what was reached, however it ends.
+void train_fitted(const runtime::FittedConfig& fitted, const std::string& checkpoint,
+                  const runtime::RunDirectory& directory, comm::Communicator& communicator,
+                  core::MemoryTracker& memory, const StopRequest& stop, core::Logger& log,
+                  ExitRecord& record) {
+  const runtime::Config& config = fitted.config;
   const int threads = threads_of_rank(config, communicator.world_size());
-  core::MemoryTracker memory;
   runtime::Trainer trainer(config, threads, communicator, memory, log);
   trainer.set_attempt(directory.attempt());
   trainer.listen_to(stop.flag());
@@ -74,6 +79,7 @@ void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
   } else {
     trainer.resume(checkpoint, run_line);
   }
+  if (!fitted.health.empty()) trainer.tell_health(fitted.health);
   directory.write_config(config);
   log.info("run", "{}", run_description(config, communicator, threads, trainer.table()));
   try {
@@ -83,6 +89,29 @@ void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
     throw;
   }
   record.step = trainer.progress().step;
+}
+
+void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
+           const runtime::RunDirectory& directory, comm::Communicator& communicator,
+           const StopRequest& stop, core::Logger& log, ExitRecord& record) {
+  const std::string checkpoint = choose_checkpoint(config, resume, directory, communicator, log);
+  const int ranks = communicator.world_size();
+  const int threads = threads_of_rank(config, ranks);
+  const runtime::FittedConfig fitted = runtime::fit_to_memory(config, threads, communicator, log);
+  core::MemoryTracker memory;
+  memory.set_limit(static_cast<std::size_t>(config.memory.limit_mib * 1048576.0));
+  try {
+    train_fitted(fitted, checkpoint, directory, communicator, memory, stop, log, record);
+  } catch (const std::bad_alloc&) {
+    // The plan fits, so this was something small beside it, on a host that has nothing left.
+    const auto plan = runtime::plan_memory(fitted.config, ranks, threads, communicator.rank());
+    throw core::Error(
+        core::ErrorKind::kOutOfMemory,
+        fmt::format(
+            "the host's memory ran out in an allocation outside of the plan, after step {}; "
+            "free memory there, or use fewer ranks per host\n{}",
+            record.step, runtime::to_table(plan, &memory)));
+  }
 }
 
 // Tells an error where it belongs, lets the peers know, and puts it into the exit record.

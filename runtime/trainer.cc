@@ -74,6 +74,7 @@ StepDecision Trainer::step() {
   record.view = view_of_run();
 
   faults_.slow_down(record.view.step);
+  faults_.exhaust_memory(record.view.step);
   faults_.kill_or_hang(record.view.step);
   flip_bit_if_asked();
   accumulate_gradients();

@@ -80,6 +80,9 @@ class Trainer {
   // Saves a checkpoint and waits until it is whole.
   void save_checkpoint();
 
+  // A `health` line of metrics.jsonl with these members.
+  void tell_health(const std::string& fields);
+
   const RunProgress& progress() const { return progress_; }
   ModelState& state() { return *state_; }
   const models::ParameterTable& table() const { return table_; }

@@ -28,4 +28,8 @@ BucketLayout bucket_layout(const Config& config, const models::ParameterTable& t
           static_cast<std::int64_t>(core::size_of(config.precision.compute))};
 }
 
+void Trainer::tell_health(const std::string& fields) {
+  recorder_.event("health", fields);
+}
+
 }  // namespace lockstep::runtime

@@ -32,6 +32,10 @@ std::optional<std::uint64_t> read_number(const std::string& path) {
   return std::nullopt;
 }
 
+std::uint64_t limit_of_group(const std::string& directory) {
+  return read_number(directory + "/memory.max").value_or(kUnlimited);
+}
+
 std::uint64_t left_in_group(const std::string& directory) {
   const auto limit = read_number(directory + "/memory.max");
   const auto used = read_number(directory + "/memory.current");
@@ -41,30 +45,37 @@ std::uint64_t left_in_group(const std::string& directory) {
   return *limit - std::min(*limit, held);
 }
 
-// The least that is left in this process's control group and those around it.
-std::uint64_t left_in_groups() {
+// The least value of this process's control group and those around it.
+std::uint64_t least_of_groups(std::uint64_t (*value)(const std::string& directory)) {
   std::ifstream file("/proc/self/cgroup");
   std::string line;
   std::string path;
   while (std::getline(file, line)) {
     if (line.rfind("0::", 0) == 0) path = line.substr(3);
   }
-  std::uint64_t least = left_in_group("/sys/fs/cgroup");
+  std::uint64_t least = value("/sys/fs/cgroup");
   while (path.size() > 1) {
-    least = std::min(least, left_in_group("/sys/fs/cgroup" + path));
+    least = std::min(least, value("/sys/fs/cgroup" + path));
     path.resize(path.rfind('/'));
   }
   return least;
 }
 
+// The sum of two lines of /proc/meminfo, which counts KiB.
+std::uint64_t machine_bytes(const std::string& memory_key, const std::string& swap_key) {
+  const auto memory = find_number("/proc/meminfo", memory_key);
+  const auto swap = find_number("/proc/meminfo", swap_key);
+  return memory ? (*memory + swap.value_or(0)) * 1024 : kUnlimited;
+}
+
 }  // namespace
 
 std::uint64_t available_memory() {
-  const auto available = find_number("/proc/meminfo", "MemAvailable:");
-  const auto swap = find_number("/proc/meminfo", "SwapFree:");
-  const std::uint64_t machine =
-      available ? (*available + swap.value_or(0)) * 1024 : kUnlimited;  // the file counts KiB
-  return std::min(machine, left_in_groups());
+  return std::min(machine_bytes("MemAvailable:", "SwapFree:"), least_of_groups(left_in_group));
+}
+
+std::uint64_t memory_capacity() {
+  return std::min(machine_bytes("MemTotal:", "SwapTotal:"), least_of_groups(limit_of_group));
 }
 
 }  // namespace lockstep::comm

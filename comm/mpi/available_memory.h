@@ -10,4 +10,8 @@ namespace lockstep::comm {
 // before reserving any.
 std::uint64_t available_memory();
 
+// Bytes that all processes of the machine, or of the strictest of this process's control groups,
+// can hold at most: what can never be exceeded, however much others give back.
+std::uint64_t memory_capacity();
+
 }  // namespace lockstep::comm

@@ -74,7 +74,8 @@ NodeSegment::NodeSegment(SegmentKind kind, std::size_t bytes, PeerAccess access,
     close_descriptor();
     for (std::size_t r = 0; r < outcomes.size(); ++r) {
       if (outcomes[r].error == 0) continue;
-      throw core::Error(core::ErrorKind::kCommunication,
+      throw core::Error(outcomes[r].error == ENOMEM ? core::ErrorKind::kOutOfMemory
+                                                    : core::ErrorKind::kCommunication,
                         fmt::format("rank {} of this node cannot map its peers' memory: {}", r,
                                     std::strerror(outcomes[r].error)));
     }

@@ -11,6 +11,7 @@
 #include "launcher/cluster_report.h"
 #include "launcher/run_description.h"
 #include "runtime/config/load_config.h"
+#include "runtime/memory_advice.h"
 #include "runtime/memory_plan.h"
 
 namespace lockstep::launcher {
@@ -20,7 +21,8 @@ struct PlanOptions {
   std::string file;
   std::vector<std::string> overrides;
   int ranks = 1;
-  std::string cluster;  // file; empty: memory only
+  std::uint64_t device_memory = 0;  // bytes that one rank may take; 0: memory.limit_mib
+  std::string cluster;              // file; empty: memory only
   Scaling scaling = Scaling::kStrong;
   OutputFormat format = OutputFormat::kTable;
 };
@@ -75,6 +77,46 @@ void print_comparison(const std::vector<runtime::MemoryPlan>& plans, std::ostrea
   }
 }
 
+// Whether the plan fits what a rank may take, and if not, what would.
+struct Fit {
+  std::uint64_t budget = 0;  // bytes; 0: nobody asked
+  bool fits = true;
+  std::vector<runtime::MemoryAdvice> advice;
+};
+
+Fit fit_of(const PlanOptions& options, const runtime::Config& config, std::uint64_t needed,
+           int threads) {
+  Fit fit;
+  fit.budget = options.device_memory > 0
+                   ? options.device_memory
+                   : static_cast<std::uint64_t>(config.memory.limit_mib * 1048576.0);
+  if (fit.budget == 0) return fit;
+  fit.fits = needed <= fit.budget;
+  if (!fit.fits) {
+    fit.advice = runtime::advise_memory(config, options.ranks, threads, 0, fit.budget, true);
+  }
+  return fit;
+}
+
+std::string fit_text(const Fit& fit) {
+  if (fit.budget == 0) return "";
+  const double mebibytes = static_cast<double>(fit.budget) / 1048576.0;
+  if (fit.fits) return fmt::format("\nfits in {:.1f} MiB\n", mebibytes);
+  return fmt::format("\ndoes not fit in {:.1f} MiB; {}\n", mebibytes,
+                     fit.advice.empty()
+                         ? "no batch.micro, no parallel.zero_stage and no number of ranks does"
+                         : "what would: " + runtime::to_text(fit.advice));
+}
+
+void add_fit(const Fit& fit, nlohmann::ordered_json& json) {
+  if (fit.budget == 0) return;
+  json["budget_bytes"] = fit.budget;
+  json["fits"] = fit.fits;
+  json["advice"] = nlohmann::ordered_json::array();
+  for (const runtime::MemoryAdvice& advice : fit.advice)
+    json["advice"].push_back({{"change", advice.change}, {"bytes_per_rank", advice.bytes}});
+}
+
 int plan_cluster(const PlanOptions& options, const runtime::Config& config, std::ostream& out) {
   const runtime::ClusterSpec cluster = load_cluster(options.cluster);
   print_cluster(predict_cluster(config, cluster, options.scaling, options.ranks), cluster,
@@ -88,8 +130,10 @@ int plan(const PlanOptions& options, std::ostream& out) {
   runtime::validate_for_world(config, options.ranks);
   const int threads = threads_of_rank(config, options.ranks);
   const std::vector<runtime::MemoryPlan> plans = all_plans(config, options.ranks, threads);
+  const Fit fit = fit_of(options, config, plans[0].total(), threads);
   if (options.format == OutputFormat::kJson) {
     nlohmann::ordered_json json = to_json(plans[0]);
+    add_fit(fit, json);
     for (std::size_t i = 1; i < plans.size(); ++i)
       json["alternatives"].push_back(to_json(plans[i]));
     out << json.dump() << "\n";
@@ -97,7 +141,7 @@ int plan(const PlanOptions& options, std::ostream& out) {
   }
   out << fmt::format("{} ranks, ZeRO stage {}, grad_sync {}\n\n", options.ranks,
                      plans[0].zero_stage, name_of(plans[0].grad_sync));
-  out << runtime::to_table(plans[0], nullptr);
+  out << runtime::to_table(plans[0], nullptr) << fit_text(fit);
   print_comparison(plans, out);
   return 0;
 }
@@ -116,6 +160,12 @@ void add_plan_command(CLI::App& app, CommandContext& context) {
       ->check(CLI::Range(1, 1 << 20).description(""))
       ->option_text("N")
       ->capture_default_str();
+  command
+      ->add_option("--device-memory", options->device_memory,
+                   "what one rank may take, as 80GiB or 512MiB: says whether it fits, and which "
+                   "changes would (default: memory.limit_mib)")
+      ->transform(CLI::AsSizeValue(false).description(""))
+      ->option_text("SIZE");
   CLI::Option* cluster =
       command
           ->add_option(

@@ -27,7 +27,8 @@ enum class DeviceChoice { kAuto, kCpu, kCuda };
 enum class CommChoice { kAuto, kSelf, kMpi, kNccl };
 enum class Recompute { kNone, kAttention, kBlock };
 enum class OnDivergence { kStop, kSkip, kRollback };
-enum class FaultKind { kOverflow, kNan, kBitflip, kHang, kKill, kSlow };
+enum class OnExhausted { kStop, kHalveMicro };
+enum class FaultKind { kOverflow, kNan, kBitflip, kHang, kKill, kSlow, kOom };
 
 struct RunConfig {
   std::string name;  // the stem of the configuration file unless given
@@ -127,6 +128,8 @@ struct BackendConfig {
 
 struct MemoryConfig {
   Recompute recompute = Recompute::kNone;
+  double limit_mib = 0.0;  // of what one rank allocates; 0: none
+  OnExhausted on_exhausted = OnExhausted::kStop;
 };
 
 struct EmaConfig {

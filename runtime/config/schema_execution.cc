@@ -51,6 +51,14 @@ void add_upkeep(SchemaBuilder& schema) {
                {"attention", Recompute::kAttention},
                {"block", Recompute::kBlock}},
               "activations computed again in backward instead of kept")
+      .number("memory.limit_mib", LOCKSTEP_FIELD(memory.limit_mib), at_least(0),
+              "MiB that one rank may allocate; a run that needs more ends at its start (exit 6); "
+              "0: no limit")
+      .choice(
+          "memory.on_exhausted", LOCKSTEP_FIELD(memory.on_exhausted),
+          {std::pair{"stop", OnExhausted::kStop}, {"halve_micro", OnExhausted::kHalveMicro}},
+          "when a rank lacks memory at the start: end all ranks (exit 6), or halve batch.micro, "
+          "and double the rounds, until it fits")
       .number("ema.decay", LOCKSTEP_FIELD(ema.decay), below(0, 1),
               "exponential moving average of the weights; 0: off")
       .integer("checkpoint.every_steps", LOCKSTEP_FIELD(checkpoint.every_steps), at_least(0),
@@ -80,8 +88,8 @@ void add_upkeep(SchemaBuilder& schema) {
               "what follows a loss that is not finite")
       .faults(
           "fault", LOCKSTEP_FIELD(fault),
-          "faults injected for drills: kind overflow, nan, bitflip, hang, kill or slow; step as "
-          "in metrics; rank (0); layer, 0-based (0)");
+          "faults injected for drills: kind overflow, nan, bitflip, hang, kill, slow or oom; step "
+          "as in metrics; rank (0); layer, 0-based (0)");
 }
 
 }  // namespace

@@ -94,8 +94,8 @@ std::string format_value(const Value& value) {
 }
 
 const std::vector<std::string>& fault_words() {
-  static const std::vector<std::string> words = {"overflow", "nan",  "bitflip",
-                                                 "hang",     "kill", "slow"};
+  static const std::vector<std::string> words = {"overflow", "nan",  "bitflip", "hang",
+                                                 "kill",     "slow", "oom"};
   return words;
 }
 

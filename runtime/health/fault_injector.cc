@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <limits>
+#include <new>
 #include <thread>
 
 namespace lockstep::runtime {
@@ -39,6 +40,20 @@ void FaultInjector::overflow_gradient(std::int64_t step, int block,
   }
 }
 
+void FaultInjector::overflow_bucket(std::int64_t step, const models::ParameterTable& table,
+                                    const BucketPlacement& bucket, core::TensorView leaf) const {
+  const bool is_block = bucket.spec.group > 0 && bucket.spec.group < table.groups() - 1;
+  if (!is_block) return;
+  for (std::size_t i = 0; i < bucket.spec.pieces.size(); ++i) {
+    const models::ParameterSpec& spec = table[bucket.spec.pieces[i].parameter];
+    if (spec.role != models::ParameterRole::kLinearWeight) continue;
+    auto* data = static_cast<std::byte*>(leaf.raw()) +
+                 static_cast<std::size_t>(bucket.piece_offsets[i]) * core::size_of(leaf.dtype());
+    overflow_gradient(step, bucket.spec.group - 1, {data, leaf.dtype(), core::Shape{1}});
+    return;
+  }
+}
+
 int FaultInjector::flipped_block(std::int64_t step) const {
   const FaultConfig* fault = find(FaultKind::kBitflip, step);
   return fault == nullptr ? -1 : static_cast<int>(fault->layer);
@@ -48,6 +63,12 @@ void FaultInjector::slow_down(std::int64_t step) const {
   if (find(FaultKind::kSlow, step) == nullptr) return;
   log_.warning("fault", "drill: sleeping {} s at step {}", kSlowSeconds, step);
   std::this_thread::sleep_for(std::chrono::duration<double>(kSlowSeconds));
+}
+
+void FaultInjector::exhaust_memory(std::int64_t step) const {
+  if (find(FaultKind::kOom, step) == nullptr) return;
+  log_.warning("fault", "drill: an allocation fails at step {}", step);
+  throw std::bad_alloc();
 }
 
 void FaultInjector::kill_or_hang(std::int64_t step) const {

@@ -5,7 +5,9 @@
 
 #include "core/log.h"
 #include "core/tensor.h"
+#include "models/parameter_table.h"
 #include "runtime/config/config.h"
+#include "runtime/sharding/bucket_layout.h"
 
 namespace lockstep::runtime {
 
@@ -23,6 +25,11 @@ class FaultInjector {
   // step and block.
   void overflow_gradient(std::int64_t step, int block, core::TensorView gradient) const;
 
+  // The same for a whole bucket: where the drill puts it into the gradient of a block. leaf:
+  // [padded], any floating dtype; buckets that are no blocks stay as they are.
+  void overflow_bucket(std::int64_t step, const models::ParameterTable& table,
+                       const BucketPlacement& bucket, core::TensorView leaf) const;
+
   // kBitflip: the block in whose parameters a bit is to be flipped before this step; -1 when none.
   int flipped_block(std::int64_t step) const;
 
@@ -30,6 +37,9 @@ class FaultInjector {
   void slow_down(std::int64_t step) const;
 
   static constexpr double kSlowSeconds = 1.0;
+
+  // kOom: throws std::bad_alloc, as an allocation that fails.
+  void exhaust_memory(std::int64_t step) const;
 
   // kKill: ends this process by SIGKILL; kHang: never returns. Both only in a run's first attempt.
   void kill_or_hang(std::int64_t step) const;

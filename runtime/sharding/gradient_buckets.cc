@@ -203,22 +203,6 @@ void GradientBuckets::zero_unwritten(const Slot& slot) {
   }
 }
 
-void GradientBuckets::inject_overflow(const Slot& slot) const {
-  const BucketPlacement& placement = layout_[slot.bucket];
-  const bool is_block = placement.spec.group > 0 && placement.spec.group < table_.groups() - 1;
-  if (!is_block || round_ + 1 != plan_.rounds) return;
-  for (std::size_t i = 0; i < placement.spec.pieces.size(); ++i) {
-    if (table_[placement.spec.pieces[i].parameter].role != models::ParameterRole::kLinearWeight) {
-      continue;
-    }
-    auto* data = static_cast<std::byte*>(leaf(slot).raw()) +
-                 bytes_of(placement.piece_offsets[i], plan_.compute);
-    faults_.overflow_gradient(step_, placement.spec.group - 1,
-                              {data, plan_.compute, core::Shape{1}});
-    return;
-  }
-}
-
 void GradientBuckets::find_nonfinite(const Slot& slot) {
   if (own_nonfinite_.found()) return;
   const core::TensorView values = leaf(slot);
@@ -240,7 +224,8 @@ void GradientBuckets::finish(int bucket) {
   zero_unwritten(slot);
   open_ = nullptr;
   expected_ = bucket - 1;
-  inject_overflow(slot);
+  if (round_ + 1 == plan_.rounds)
+    faults_.overflow_bucket(step_, table_, layout_[bucket], leaf(slot));
   find_nonfinite(slot);
   advance(slot, BucketState::kFilling, BucketState::kReady);
   if (plan_.boundary()) {

@@ -100,7 +100,6 @@ class GradientBuckets : public models::GradientSink {
   core::TensorView accumulator(int bucket) const;  // fp32 [shard] of the aggregated gradient
   void submit_zeros_down_to(int bucket);
   void zero_unwritten(const Slot& slot);
-  void inject_overflow(const Slot& slot) const;
   void find_nonfinite(const Slot& slot);
   void reduce_leaf(Slot& slot);
   void add_to_full(Slot& slot);
