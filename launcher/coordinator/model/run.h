@@ -173,7 +173,9 @@ struct Attempt {
   std::int64_t create_time_ns = 0;
   std::int64_t start_time_ns = 0;
   std::int64_t end_time_ns = 0;
+  std::int64_t checkpoint_step = 0;  // of the run's newest verified checkpoint when it ended
   std::optional<ExitInfo> exit;
+  std::vector<std::string> stuck;  // of a hang: who waits for whom, one sentence each
 
   bool operator==(const Attempt&) const = default;
 };
@@ -228,10 +230,12 @@ struct Run {
   bool suspect = false;             // its agent has not been heard of; not a failure
   std::string cleanup_state;        // empty, or what could not be cleaned up
 
-  int current_attempt = 0;  // 0: none yet
-  int restart_count = 0;    // attempts that a failure cost
-  int hang_count = 0;       // since a checkpoint newer than the one before was committed
-  int launch_failures = 0;  // in a row
+  int current_attempt = 0;    // 0: none yet
+  int restart_count = 0;      // attempts that a failure cost
+  int budget_used = 0;        // of restart_count, since the budget was last refilled
+  int fresh_checkpoints = 0;  // committed since the last restart; enough of them refill the budget
+  int hang_count = 0;         // as budget_used, of hangs alone
+  int launch_failures = 0;    // in a row
   Progress progress;
   std::int64_t checkpoint_control_id = 0;  // newest control id given out to the agent
   bool checkpoint_wanted = false;          // asked for and not yet seen
