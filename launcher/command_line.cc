@@ -23,8 +23,9 @@ int report(std::ostream& err, core::ErrorKind kind, const std::string& message) 
 
 std::vector<std::string> subcommand_names(const CLI::App& app) {
   std::vector<std::string> names;
-  for (const CLI::App* command : app.get_subcommands(nullptr))
-    names.push_back(command->get_name());
+  for (const CLI::App* command : app.get_subcommands(nullptr)) {
+    if (!command->get_group().empty()) names.push_back(command->get_name());  // "": not for people
+  }
   return names;
 }
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "launcher/coordinator/attempts/descriptor.h"
+
 namespace lockstep::launcher::coordinator {
 
 // Which of the logs of an attempt, and where to begin.
@@ -57,14 +59,17 @@ class LogReader {
 
  private:
   class Stream;
-  void find_streams();
+  void find_streams(bool first);
+  void read_cursor(const std::string& cursor);
+  bool selects(int rank, bool err) const;
+  Stream* earliest(bool ended);
 
   std::string directory_;
   int attempt_;
   LogQuery query_;
   bool resumed_;
-  int folder_ = -1;
-  std::int64_t folder_changed_ns_ = -1;
+  Descriptor folder_;                    // logs/
+  std::int64_t folder_changed_ns_ = -1;  // when it was last read; -1: to be read again
   std::map<std::string, std::unique_ptr<Stream>> streams_;  // by name
   std::map<std::string, std::int64_t> start_at_;            // from the cursor
 };

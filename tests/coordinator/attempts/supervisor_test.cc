@@ -1,0 +1,87 @@
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "core/error.h"
+#include "tests/coordinator/attempts/attempt_test.h"
+
+namespace lockstep::launcher::coordinator {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+TEST_F(AttemptTest, RunsToItsEndAndKeepsWhatEachRankSaid) {
+  const LaunchSpec run = launch(spec(2, {{"steps", 5}, {"say", "on stderr"}}));
+  const AttemptStatus end = wait_for_end(run);
+  EXPECT_EQ(end.exit.category, FailureCategory::kDone) << story(run);
+  EXPECT_EQ(end.exit.code, 0);
+  EXPECT_EQ(end.exit.step, 5);
+  ASSERT_EQ(end.exit.ranks.size(), 2U);
+  EXPECT_EQ(end.exit.ranks[1].code, 0);
+  EXPECT_EQ(end.cleanup, "");
+  for (const int rank : {0, 1}) {
+    EXPECT_EQ(log(run, rank), "step 1\nstep 2\nstep 3\nstep 4\nstep 5\n");
+    EXPECT_EQ(log(run, rank, true), "on stderr\n");
+  }
+  EXPECT_EQ(end.log_dropped, 0);
+  EXPECT_GT(end.log_bytes, 80);
+}
+
+TEST_F(AttemptTest, StopsGracefullyAtAStepBoundary) {
+  const LaunchSpec run = launch(spec(1, {{"step_ms", 20}}));
+  wait_for_steps(run);
+  EXPECT_EQ(attempts_.stop(run.attempt, {}), StopAnswer::kAccepted);
+  const AttemptStatus end = wait_for_end(run);
+  EXPECT_EQ(end.exit.category, FailureCategory::kStopped) << story(run);
+  EXPECT_EQ(end.exit.code, 7);
+  EXPECT_EQ(attempts_.stop(run.attempt, {}), StopAnswer::kEnded);
+}
+
+TEST_F(AttemptTest, F3_GoesOnWithoutItsCoordinatorAndIsFoundAgain) {
+  const LaunchSpec run = spec(2, {{"steps", 40}, {"step_ms", 20}});
+  {
+    SupervisedAttempts first({state_.path().string(), LOCKSTEP_FAKE_RANK});
+    first.launch(run);
+  }
+  EXPECT_THAT(attempts_.find_all(), ElementsAre(run.attempt));
+  const AttemptStatus running = wait_for(run, AttemptPhase::kRunning);
+  EXPECT_TRUE(running.supervisor_alive);
+  const AttemptStatus end = wait_for_end(run);
+  EXPECT_EQ(end.exit.category, FailureCategory::kDone) << story(run);
+  EXPECT_THAT(attempts_.find_all(), IsEmpty());
+  attempts_.remove(run.attempt);
+  EXPECT_EQ(attempts_.poll(run.attempt).phase, AttemptPhase::kAbsent);
+}
+
+TEST_F(AttemptTest, SaysWhyNothingCouldBeLaunched) {
+  LaunchSpec run = spec(2, {});
+  run.program = {"/nowhere/lockstep"};
+  launch(run);
+  const AttemptStatus end = wait_for_end(run);
+  EXPECT_EQ(end.exit.category, FailureCategory::kLaunch) << story(run);
+  EXPECT_THAT(end.exit.message, HasSubstr("/nowhere/lockstep"));
+  EXPECT_EQ(attempts_.poll({"never", 1, 5}).phase, AttemptPhase::kAbsent);
+}
+
+TEST_F(AttemptTest, F11_AnOldFenceChangesNothing) {
+  const LaunchSpec run = launch(spec(1, {}));
+  wait_for_steps(run);
+  AttemptRef old = run.attempt;
+  old.fence -= 1;
+  StopRequest force;
+  force.force = true;
+  EXPECT_EQ(attempts_.stop(old, force), StopAnswer::kStaleFence);
+  EXPECT_EQ(attempts_.poll(run.attempt).rung, StopRung::kNone);
+  EXPECT_THROW(attempts_.launch(run), core::Error) << "launched twice";
+  // Also by the socket itself, past the check of the files.
+  const std::string text = to_text(to_json(force, old.fence));
+  const auto reply = call_control(directory(run), text, 5000);
+  ASSERT_TRUE(reply);
+  EXPECT_EQ(reply->text, "stale");
+  EXPECT_EQ(attempts_.poll(run.attempt).rung, StopRung::kNone);
+  EXPECT_EQ(attempts_.poll(run.attempt).phase, AttemptPhase::kRunning);
+}
+
+}  // namespace
+}  // namespace lockstep::launcher::coordinator
