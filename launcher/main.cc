@@ -19,6 +19,7 @@
 #include "launcher/commands/resume_command.h"
 #include "launcher/commands/retry_command.h"
 #include "launcher/commands/runs_command.h"
+#include "launcher/commands/replay_command.h"
 #include "launcher/commands/sample_command.h"
 #include "launcher/commands/submit_command.h"
 #include "launcher/commands/supervise_command.h"
@@ -49,6 +50,7 @@ int main(int argc, char** argv) {
   add_resume_command(app, context);
   add_retry_command(app, context);
   add_runs_command(app, context);
+  add_replay_command(app, context);
   add_sample_command(app, context);
   add_submit_command(app, context);
   add_supervise_command(app, context);

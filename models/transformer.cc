@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include "core/check.h"
 #include "models/activations.h"
@@ -86,6 +87,7 @@ struct Transformer::Parts {
   Embedding embedding;
   std::vector<Block> blocks;
   Head head;
+  ActivationObserver observer;
   std::optional<MicroBatch> pending;  // of the forward whose backward has not run; spans are empty
 };
 
@@ -109,14 +111,19 @@ void Transformer::Parts::check(const MicroBatch& batch, bool needs_targets) cons
 
 core::TensorView Transformer::Parts::forward_to_logits(const Pass& pass) {
   const ActivationPlan& plan = activations.plan();
+  const bool observed = observer && pass.training;
   embedding.forward(pass, pass.stream(plan.blocks.front().input));
+  if (observed) observer({kNonFiniteEmbeddings, "output", pass.stream(plan.blocks.front().input)});
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     const bool last = i + 1 == blocks.size();
     const core::TensorView output = pass.stream(last ? plan.head.input : plan.blocks[i + 1].input);
     blocks[i].forward(pass, plan.blocks[i], output);
     if (pass.batch.poison_block == static_cast<int>(i)) poison(pass, output);
+    if (observed) observe_block(pass, plan.blocks[i], static_cast<int>(i), output, observer);
   }
-  return head.forward(pass);
+  const core::TensorView logits = head.forward(pass);
+  if (observed) observe_head(pass, logits, observer);
+  return logits;
 }
 
 Transformer::Transformer(const ModelConfig& config, const ParameterTable& table,
@@ -154,6 +161,10 @@ void Transformer::backward(ParameterSource& parameters, GradientSink& gradients)
     bucket.finish();
   }
   parts_->embedding.backward(pass, parts_->table, gradients, dstream);
+}
+
+void Transformer::observe(ActivationObserver observer) {
+  parts_->observer = std::move(observer);
 }
 
 int Transformer::first_nonfinite_layer() {

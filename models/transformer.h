@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "models/activation_observer.h"
 #include "models/model_config.h"
 #include "models/model_io.h"
 #include "models/ops/op_context.h"
@@ -42,6 +43,10 @@ class Transformer {
   // or NaN, or `layers` when only the head's result does.
   int first_nonfinite_layer();
   static constexpr int kNonFiniteEmbeddings = -1;
+
+  // Every forward() from now on tells of its activations as it goes, layer after layer; null: of
+  // none. For replays: it slows a forward down.
+  void observe(ActivationObserver observer);
 
   // Forward without dropout; optimised equals cross_entropy. Like logits(), it uses the memory of
   // forward(): a backward that was still due is no longer possible.

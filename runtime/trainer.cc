@@ -52,6 +52,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       timer_(communicator),
       timing_log_(config.metrics.every_steps),
       stragglers_(communicator.world_size()),
+      replay_writer_(config, table_, log),
       saver_(config, table_, layout_, state_->state_tensors(), communicator, memory, log) {
   open_data();
   progress_.decision = initial_decision_state(rules_);
@@ -92,6 +93,7 @@ StepDecision Trainer::step() {
   record.seconds = seconds_since(step_begin_);
   step_begin_ = Clock::now();
   recorder_.step(record);
+  keep_for_replay(record.decision, reports);
   report_timings(record.view.step, reports);
   timer_.end_step();
   progress_.step += 1;

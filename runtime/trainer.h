@@ -19,6 +19,7 @@
 #include "runtime/data/token_dataset.h"
 #include "runtime/health/fault_injector.h"
 #include "runtime/health/parameter_guard.h"
+#include "runtime/health/replay_writer.h"
 #include "runtime/health/straggler_watch.h"
 #include "runtime/metrics/run_recorder.h"
 #include "runtime/metrics/step_timer.h"
@@ -101,6 +102,7 @@ class Trainer {
   std::vector<double> tensor_coefficients(double unscale);
   models::ops::UpdateRule update_rule() const;
   void flip_bit_if_asked();
+  void keep_for_replay(const StepDecision& decision, const std::vector<StepReport>& reports);
   void stop_if_decided(const StepDecision& decision) const;
   std::string culprit_text(const StepDecision& decision) const;
   std::string diverged_text(const StepDecision& decision) const;
@@ -135,6 +137,7 @@ class Trainer {
   StepTimer timer_;
   TimingLog timing_log_;
   StragglerWatch stragglers_;
+  ReplayWriter replay_writer_;
 
   CheckpointSaver saver_;
   std::int64_t saving_step_ = 0;  // of the checkpoint in flight

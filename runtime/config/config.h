@@ -154,6 +154,7 @@ struct HealthConfig {
   double vanishing_norm = 0.0;  // 0: off
   double spike_factor = 0.0;    // 0: off
   OnDivergence on_divergence = OnDivergence::kStop;
+  std::int64_t replay_bundles = 3;  // newest ones kept; 0: none are written
 };
 
 // One injected fault. `step` is the attempt shown in metrics (from 1), `layer` a 0-based block.

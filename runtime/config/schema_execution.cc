@@ -86,6 +86,8 @@ void add_upkeep(SchemaBuilder& schema) {
                {"skip", OnDivergence::kSkip},
                {"rollback", OnDivergence::kRollback}},
               "what follows a loss that is not finite")
+      .integer("health.replay_bundles", LOCKSTEP_FIELD(health.replay_bundles), at_least(0),
+               "newest replay bundles that are kept, of steps that went wrong; 0: none are written")
       .faults(
           "fault", LOCKSTEP_FIELD(fault),
           "faults injected for drills: kind overflow, nan, bitflip, hang, kill, slow or oom; step "

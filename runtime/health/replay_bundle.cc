@@ -1,0 +1,191 @@
+#include "runtime/health/replay_bundle.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <filesystem>
+#include <limits>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/mapped_file.h"
+#include "runtime/build_info.h"
+#include "runtime/checkpoint/checkpoint_directory.h"
+#include "runtime/config/load_config.h"
+#include "runtime/sealed_json.h"
+
+namespace lockstep::runtime {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kFormat = "lockstep replay bundle";
+
+[[noreturn]] void fail(const std::string& path, const std::string& what) {
+  throw core::Error(core::ErrorKind::kData, fmt::format("{}: {}", path, what));
+}
+
+// nlohmann writes what is not finite as null.
+double number(const Json& json) {
+  return json.is_null() ? std::numeric_limits<double>::quiet_NaN() : json.get<double>();
+}
+
+Json rank_json(const RecordedRank& rank) {
+  Json json = {{"loss_sum", rank.loss_sum},
+               {"tokens", rank.counted},
+               {"nonfinite_losses", rank.nonfinite_losses},
+               {"nonfinite_layer", rank.nonfinite_layer},
+               {"sum_of_squares", rank.sum_of_squares},
+               {"own_nonfinite", nullptr}};
+  if (!rank.own.bucket.empty()) {
+    json["own_nonfinite"] = {{"bucket", rank.own.bucket},
+                             {"tensor", rank.own.tensor},
+                             {"inf", rank.own.inf},
+                             {"nan", rank.own.nan}};
+  }
+  return json;
+}
+
+RecordedRank parse_rank(const Json& json) {
+  RecordedRank rank;
+  rank.loss_sum = number(json.at("loss_sum"));
+  rank.counted = json.at("tokens").get<std::int64_t>();
+  rank.nonfinite_losses = json.at("nonfinite_losses").get<std::int64_t>();
+  rank.nonfinite_layer = json.at("nonfinite_layer").get<std::int64_t>();
+  rank.sum_of_squares = number(json.at("sum_of_squares"));
+  const Json& own = json.at("own_nonfinite");
+  if (!own.is_null()) {
+    rank.own = {own.at("bucket").get<std::string>(), own.at("tensor").get<std::string>(),
+                own.at("inf").get<std::int64_t>(), own.at("nan").get<std::int64_t>()};
+  }
+  return rank;
+}
+
+ReplayRecord parse_record(const Json& json) {
+  ReplayRecord record;
+  record.step = json.at("step").get<std::int64_t>();
+  record.data_position = json.at("data_position").get<std::int64_t>();
+  record.outcome = json.at("outcome").get<std::string>();
+  record.stopped = json.at("stopped").get<bool>();
+  record.loss_scale = json.at("loss_scale").get<double>();
+  record.learning_rate = json.at("learning_rate").get<double>();
+  record.loss = number(json.at("loss"));
+  record.grad_norm = number(json.at("grad_norm"));
+  record.counted = json.at("tokens").get<std::int64_t>();
+  record.config_fingerprint = core::parse_hex64(json.at("config_fingerprint").get<std::string>());
+  record.build = json.at("build").get<std::string>();
+  for (const Json& rank : json.at("ranks"))
+    record.ranks.push_back(parse_rank(rank));
+  return record;
+}
+
+std::string read_text(const std::string& path) {
+  const core::MappedFile file(path);
+  return {reinterpret_cast<const char*>(file.data()), file.size()};
+}
+
+Json parse_sealed(const std::string& path) {
+  const std::string text = read_text(path);
+  const Json json = Json::parse(text, nullptr, false);
+  if (json.is_discarded() || !json.is_object() || json.value("format", "") != kFormat) {
+    fail(path, "expected the manifest of a replay bundle, found something else");
+  }
+  const Json version = json.value("version", Json());
+  if (version != kReplayVersion) {
+    fail(path, fmt::format("expected version {}, found {}: it was written by another version of "
+                           "Lockstep",
+                           kReplayVersion, version.dump()));
+  }
+  if (!is_sealed(json, text)) fail(path, "torn or altered: its own hash does not fit");
+  return json;
+}
+
+// The bundles of a run whose directory was given in place of one of them.
+std::string bundles_below(const std::string& directory) {
+  std::string text;
+  for (const char* below : {"", "/replay"}) {
+    if (!std::filesystem::is_directory(directory + below)) continue;
+    for (const std::string& name : list_entries(directory + below)) {
+      const std::string path = directory + below + "/" + name;
+      std::error_code ignored;
+      if (step_of_name(name) && std::filesystem::exists(path + "/" + kReplayWeightsFile, ignored)) {
+        text += "; it holds the bundle " + path;
+      }
+    }
+  }
+  return text;
+}
+
+void check_files(const std::string& directory, const Json& list) {
+  for (const Json& entry : list) {
+    const auto name = entry.at("name").get<std::string>();
+    const std::string path = directory + "/" + name;
+    const ManifestFile found = describe_file(directory, name);
+    const auto bytes = entry.at("bytes").get<std::uint64_t>();
+    if (found.bytes != bytes)
+      fail(path, fmt::format("torn: expected {} bytes, found {}", bytes, found.bytes));
+    if (core::to_hex(found.hash) != entry.at("xxh3").get<std::string>())
+      fail(path, "altered: its contents do not fit the hash in the manifest");
+  }
+}
+
+}  // namespace
+
+std::string replay_build() {
+  const BuildInfo info = build_info();
+  return info.version + " " + info.commit;
+}
+
+std::string replay_manifest_text(const ReplayRecord& record,
+                                 const std::vector<ManifestFile>& files) {
+  Json json = {{"format", kFormat},
+               {"version", kReplayVersion},
+               {"build", record.build},
+               {"step", record.step},
+               {"data_position", record.data_position},
+               {"outcome", record.outcome},
+               {"stopped", record.stopped},
+               {"loss_scale", record.loss_scale},
+               {"learning_rate", record.learning_rate},
+               {"loss", record.loss},
+               {"grad_norm", record.grad_norm},
+               {"tokens", record.counted},
+               {"config_fingerprint", core::to_hex(record.config_fingerprint)},
+               {"ranks", Json::array()},
+               {"files", Json::array()}};
+  for (const RecordedRank& rank : record.ranks)
+    json["ranks"].push_back(rank_json(rank));
+  for (const ManifestFile& file : files) {
+    json["files"].push_back(
+        {{"name", file.name}, {"bytes", file.bytes}, {"xxh3", core::to_hex(file.hash)}});
+  }
+  return sealed_text(std::move(json));
+}
+
+ReplayBundle read_replay_bundle(const std::string& directory) {
+  const std::string path = directory + "/" + kManifestFile;
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) {
+    fail(directory, fmt::format("expected a replay bundle, found no {} in it{}", kManifestFile,
+                                bundles_below(directory)));
+  }
+  ReplayBundle bundle;
+  bundle.directory = directory;
+  try {
+    const Json json = parse_sealed(path);
+    bundle.record = parse_record(json);
+    check_files(directory, json.at("files"));
+  } catch (const nlohmann::json::exception& failure) {
+    fail(path, fmt::format("not a whole manifest: {}", failure.what()));
+  }
+  try {
+    bundle.config = load_config(directory + "/" + kConfigFile);
+  } catch (const core::Error& failure) {
+    fail(directory, fmt::format("its configuration is not one of this version of Lockstep: {}",
+                                failure.what()));
+  }
+  return bundle;
+}
+
+}  // namespace lockstep::runtime
