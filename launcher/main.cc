@@ -16,10 +16,10 @@
 #include "launcher/commands/metrics_command.h"
 #include "launcher/commands/pause_command.h"
 #include "launcher/commands/plan_command.h"
+#include "launcher/commands/replay_command.h"
 #include "launcher/commands/resume_command.h"
 #include "launcher/commands/retry_command.h"
 #include "launcher/commands/runs_command.h"
-#include "launcher/commands/replay_command.h"
 #include "launcher/commands/sample_command.h"
 #include "launcher/commands/submit_command.h"
 #include "launcher/commands/supervise_command.h"
@@ -47,10 +47,10 @@ int main(int argc, char** argv) {
   add_metrics_command(app, context);
   add_pause_command(app, context);
   add_plan_command(app, context);
+  add_replay_command(app, context);
   add_resume_command(app, context);
   add_retry_command(app, context);
   add_runs_command(app, context);
-  add_replay_command(app, context);
   add_sample_command(app, context);
   add_submit_command(app, context);
   add_supervise_command(app, context);
