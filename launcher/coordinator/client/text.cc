@@ -64,6 +64,7 @@ double unit_seconds(std::string_view unit) {
 double duration_seconds(std::string_view text) {
   double seconds = 0.0;
   bool has_unit = true;
+  int parts = 0;
   if (text.empty()) return -1.0;
   while (!text.empty()) {
     double number = 0.0;
@@ -76,8 +77,11 @@ double duration_seconds(std::string_view text) {
     if (unit == 0.0) return -1.0;
     has_unit = next > 0;
     seconds += number * unit;
+    ++parts;
     text.remove_prefix(next);
   }
+  // "1h30" could mean minutes.
+  if (!has_unit && parts > 1) return -1.0;
   return seconds < 1e10 ? seconds : -1.0;
 }
 

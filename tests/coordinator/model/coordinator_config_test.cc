@@ -1,0 +1,136 @@
+#include "launcher/coordinator/model/coordinator_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "core/error.h"
+
+namespace lockstep::launcher::coordinator {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+std::string problems_of(const std::string& text) {
+  try {
+    parse_coordinator_config(text, "c.yaml");
+  } catch (const core::Error& error) {
+    EXPECT_EQ(error.kind(), core::ErrorKind::kConfig);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(CoordinatorConfig, HasDefaultsForEverything) {
+  setenv("XDG_RUNTIME_DIR", "/run/user/7", 1);
+  setenv("HOME", "/home/somebody", 1);
+  const CoordinatorConfig config = default_coordinator_config();
+  EXPECT_EQ(config.state_directory, "/home/somebody/.local/state/lockstep");
+  ASSERT_EQ(config.listen.size(), 1U);
+  EXPECT_EQ(config.listen[0].text(), "unix:/run/user/7/lockstep/coordinator.sock");
+  EXPECT_EQ(config.agent_address, config.listen[0].text());
+  ASSERT_EQ(config.hosts.size(), 1U);
+  EXPECT_EQ(config.hosts[0].address, "localhost");
+  EXPECT_GE(config.hosts[0].slots, 1);
+  EXPECT_EQ(config.metrics_port, 0);
+  EXPECT_EQ(config.retry.max_restarts, 5);
+  unsetenv("XDG_RUNTIME_DIR");
+  EXPECT_EQ(default_socket(), "/home/somebody/.lockstep/coordinator.sock");
+}
+
+TEST(CoordinatorConfig, ReadsEveryKey) {
+  const CoordinatorConfig config = parse_coordinator_config(R"(
+state_directory: state
+listen: [unix:/tmp/s.sock, "127.0.0.1:0", "[::1]:7070", "0.0.0.0:7071"]
+tls: {certificate: c.pem, key: /k.pem, client_ca: ca.pem}
+agents: {address: "head:7071"}
+hosts:
+  - {name: a, slots: 2}
+  - {name: b, address: 10.0.0.2, gpus: 8}
+metrics_port: 9464
+limits: {queued_runs: 5, queued_runs_per_caller: 4, streams_per_caller: 3, connections: 2,
+         log_bytes_per_run: 1048576}
+retry: {max_restarts: 0, base_delay_seconds: 0.5, max_delay_seconds: 60}
+log: {file: log.jsonl, level: debug}
+)",
+                                                            "c.yaml");
+  EXPECT_EQ(config.state_directory, std::filesystem::current_path() / "state");
+  ASSERT_EQ(config.listen.size(), 4U);
+  EXPECT_EQ(config.listen[2].text(), "[::1]:7070");
+  EXPECT_TRUE(config.listen[2].is_loopback());
+  EXPECT_FALSE(config.listen[3].is_loopback());
+  EXPECT_EQ(config.tls.key, "/k.pem");
+  EXPECT_EQ(config.tls.client_ca, std::filesystem::current_path() / "ca.pem");
+  EXPECT_EQ(config.agent_address, "head:7071");
+  EXPECT_EQ(config.hosts.at(0).address, "a");
+  EXPECT_EQ(config.hosts.at(1).kind, "gpu");
+  EXPECT_EQ(config.hosts.at(1).slots, 8);
+  EXPECT_EQ(config.metrics_port, 9464);
+  EXPECT_EQ(config.limits.log_bytes_per_run, 1'048'576);
+  EXPECT_EQ(config.retry.max_restarts, -1);
+  EXPECT_EQ(config.retry.base_delay_ns, kSecond / 2);
+  EXPECT_EQ(config.log.level, "debug");
+}
+
+TEST(CoordinatorConfig, NamesPlaceAndNearestKeyOfAllThatIsWrong) {
+  const std::string text = problems_of(
+      "state_directry: /x\n"
+      "limits:\n"
+      "  queued_run: 3\n"
+      "  connections: many\n"
+      "hosts:\n"
+      "  - {name: a, slots: 0}\n"
+      "  - {name: a, slots: 1, gpus: 1}\n"
+      "metrics_port: 70000\n");
+  EXPECT_THAT(text, AllOf(HasSubstr("c.yaml:1:1: state_directry: unknown key"),
+                          HasSubstr("did you mean 'state_directory'?"),
+                          HasSubstr("c.yaml:3:3: limits.queued_run: unknown key"),
+                          HasSubstr("c.yaml:4:16: limits.connections:"), HasSubstr("c.yaml:6:"),
+                          HasSubstr("a second host of the name 'a'"),
+                          HasSubstr("either slots (CPU ranks) or gpus"),
+                          HasSubstr("c.yaml:8:15: metrics_port: found 70000")));
+}
+
+TEST(CoordinatorConfig, RefusesDuplicatesAndWhatIsNotYaml) {
+  EXPECT_THAT(problems_of("metrics_port: 1\nmetrics_port: 2\n"), HasSubstr("duplicate key"));
+  EXPECT_THAT(problems_of("a: [\n"), HasSubstr("not valid YAML"));
+  EXPECT_THAT(problems_of("- a\n"), HasSubstr("expected a map"));
+  EXPECT_THAT(problems_of("--- {}\n--- {}\n"), HasSubstr("a second YAML document"));
+  EXPECT_THAT(problems_of("state_directory: ~/x\n"), HasSubstr("~ is not expanded"));
+  EXPECT_EQ(problems_of(""), "");
+}
+
+TEST(S1_OnlyLoopbackWithoutTls, TheReaderRefusesAnythingElse) {
+  for (const char* open : {"0.0.0.0:7070", "'[::]:7070'", "head.example.org:7070", "10.1.2.3:1"}) {
+    EXPECT_THAT(problems_of(std::string("listen: ") + open), HasSubstr("needs tls")) << open;
+    EXPECT_EQ(problems_of(std::string("tls: {certificate: c, key: k}\nlisten: ") + open), "");
+  }
+  for (const char* closed :
+       {"unix:/s", "/s", "127.0.0.1:7070", "127.9.9.9:1", "'[::1]:7070'", "localhost:7070"}) {
+    EXPECT_EQ(problems_of(std::string("listen: ") + closed), "") << closed;
+  }
+  // A name that only looks like loopback.
+  EXPECT_THAT(problems_of("listen: 127.evil.example.org:7070"), HasSubstr("needs tls"));
+  EXPECT_THAT(problems_of("listen: []"), HasSubstr("nobody could reach"));
+  EXPECT_THAT(problems_of("listen: here"), HasSubstr("expected unix:/PATH, HOST:PORT"));
+  EXPECT_THAT(problems_of("listen: 127.0.0.1:99999"), HasSubstr("expected a port"));
+}
+
+TEST(CoordinatorConfig, OtherHostsMustBeAbleToReachIt) {
+  EXPECT_THAT(problems_of("hosts: [{name: far, slots: 1}]"), HasSubstr("agents.address"));
+  EXPECT_EQ(problems_of("agents: {address: 'head:1'}\nhosts: [{name: far, slots: 1}]"), "");
+  EXPECT_THAT(problems_of("hosts: []"), HasSubstr("nothing could ever run"));
+  EXPECT_THAT(problems_of("hosts: [{name: 'a b', slots: 1}]"), HasSubstr("letters, digits"));
+  EXPECT_THAT(problems_of("hosts: [{name: '-oProxy', slots: 1}]"), HasSubstr("letters, digits"));
+}
+
+TEST(CoordinatorConfig, TheFileThatComesWithTheSourceIsRight) {
+  const char* source = std::getenv("LOCKSTEP_SOURCE_DIR");
+  ASSERT_NE(source, nullptr) << "set LOCKSTEP_SOURCE_DIR, as ctest does";
+  EXPECT_NO_THROW(load_coordinator_config(std::string(source) + "/configs/coordinator.yaml"));
+}
+
+}  // namespace
+}  // namespace lockstep::launcher::coordinator
