@@ -74,11 +74,7 @@ StepDecision Trainer::step() {
   StepRecord record;
   record.view = view_of_run();
 
-  faults_.slow_down(record.view.step);
-  faults_.exhaust_memory(record.view.step);
-  faults_.kill_or_hang(record.view.step);
-  flip_bit_if_asked();
-  accumulate_gradients();
+  if (!left_out()) compute_gradients();
   const StepReport report = form_report();
   record.view = report.view;
   const std::vector<StepReport> reports = communicator_.all_gather_small(report, "step_report");
@@ -87,6 +83,9 @@ StepDecision Trainer::step() {
   if (verifies(record.view.step)) {
     record.parameter_hashes = guard_.bucket_hashes();
     guard_.clear();
+  }
+  if (record.decision.spike.found()) {
+    record.decision.largest = largest_gradient(record.decision.unscale);
   }
   if (record.decision.applied()) record.coefficient = apply(record.decision);
 
@@ -112,6 +111,19 @@ RunView Trainer::view_of_run() const {
   view.config_fingerprint = fingerprint_;
   view.chain_head = recorder_.chain_head();
   return view;
+}
+
+bool Trainer::left_out() const {
+  return is_left_out(progress_.decision.rollbacks, progress_.step + 1);
+}
+
+void Trainer::compute_gradients() {
+  const std::int64_t step = progress_.step + 1;
+  faults_.slow_down(step);
+  faults_.exhaust_memory(step);
+  faults_.kill_or_hang(step);
+  flip_bit_if_asked();
+  accumulate_gradients();
 }
 
 void Trainer::accumulate_gradients() {
@@ -160,11 +172,20 @@ models::MicroBatch Trainer::load_micro_batch(std::int64_t round) {
 StepReport Trainer::form_report() {
   StepReport report;
   report.view = view_of_run();
+  if (left_out()) state_->finish_gather();  // no forward has waited for it
   if (config_.parallel.verify_every > 0) guard_.used(report.view.step);
   if (verifies(report.view.step)) {
     report.view.parameter_digest = guard_.digest();
     report.contradicted_bucket = guard_.contradicted_bucket();
   }
+  if (!left_out()) measure_gradients(report);
+  report.requests = control_requests();
+  report.save = saver_.progress();
+  report.timing = timer_.take();
+  return report;
+}
+
+void Trainer::measure_gradients(StepReport& report) {
   squared_sums_ = squared_sums(table_, layout_, *gradients_, communicator_.rank(),
                                config_.clip.mode == ClipMode::kTensorNorm, context_);
   report.sum_of_squares = squared_sums_.total;
@@ -176,10 +197,6 @@ StepReport Trainer::form_report() {
   report.nonfinite_losses = nonfinite_losses_;
   report.nonfinite_layer = nonfinite_layer_;
   report.own = gradients_->own_nonfinite();
-  report.requests = control_requests();
-  report.save = saver_.progress();
-  report.timing = timer_.take();
-  return report;
 }
 
 std::uint32_t Trainer::control_requests() const {
@@ -245,7 +262,8 @@ UpdateFactors Trainer::update_factors(const StepDecision& decision, double& coef
   factors.factor = decision.unscale * decision.coefficient;
   if (config_.clip.mode == ClipMode::kValue) factors.clamp = config_.clip.threshold;
   if (config_.clip.mode == ClipMode::kTensorNorm) {
-    factors.by_parameter = tensor_coefficients(decision.unscale);
+    for (const double norm : tensor_norms(decision.unscale))
+      factors.by_parameter.push_back(clip_coefficient(norm, config_.clip.threshold));
     coefficient = *std::min_element(factors.by_parameter.begin(), factors.by_parameter.end());
     for (double& factor : factors.by_parameter)
       factor *= decision.unscale;
@@ -253,7 +271,8 @@ UpdateFactors Trainer::update_factors(const StepDecision& decision, double& coef
   return factors;
 }
 
-std::vector<double> Trainer::tensor_coefficients(double unscale) {
+// By parameter, of the mean gradient. Collective.
+std::vector<double> Trainer::tensor_norms(double unscale) {
   std::vector<models::ops::ExactSum>& sums = squared_sums_.by_parameter;
   const std::size_t bytes = sums.size() * sizeof(models::ops::ExactSum);
   const std::string packed(reinterpret_cast<const char*>(sums.data()), bytes);
@@ -265,12 +284,17 @@ std::vector<double> Trainer::tensor_coefficients(double unscale) {
       totals[i].merge(sum);
     }
   }
-  std::vector<double> coefficients;
-  for (const models::ops::ExactSum& total : totals) {
-    coefficients.push_back(
-        clip_coefficient(std::sqrt(total.value()) * unscale, config_.clip.threshold));
-  }
-  return coefficients;
+  std::vector<double> norms;
+  for (const models::ops::ExactSum& total : totals)
+    norms.push_back(std::sqrt(total.value()) * unscale);
+  return norms;
+}
+
+LargestGradient Trainer::largest_gradient(double unscale) {
+  squared_sums_ = squared_sums(table_, layout_, *gradients_, communicator_.rank(), true, context_);
+  const std::vector<double> norms = tensor_norms(unscale);
+  const auto largest = std::max_element(norms.begin(), norms.end());
+  return {static_cast<models::ParameterId>(largest - norms.begin()), *largest};
 }
 
 void Trainer::flip_bit_if_asked() {

@@ -66,7 +66,6 @@ class Trainer {
   // A signal number other than 0 in `flag`, on any rank, stops the run at the next step boundary on
   // all.
   void listen_to(const std::atomic<int>& flag) { stop_flag_ = &flag; }
-
   // Trains until train.steps attempts are done or a decision stops the run; then throws the Error
   // that all ranks agreed on.
   void run();
@@ -91,24 +90,34 @@ class Trainer {
  private:
   void open_data();
   void set_initial_weights();
+  bool left_out() const;
+  void compute_gradients();
   void accumulate_gradients();
   models::MicroBatch load_micro_batch(std::int64_t round);
   StepReport form_report();
+  void measure_gradients(StepReport& report);
   bool verifies(std::int64_t step) const;
   RunView view_of_run() const;
   void refuse_desync(const StepDecision& decision);
   double apply(const StepDecision& decision);
   UpdateFactors update_factors(const StepDecision& decision, double& coefficient);
-  std::vector<double> tensor_coefficients(double unscale);
+  std::vector<double> tensor_norms(double unscale);
+  LargestGradient largest_gradient(double unscale);
   models::ops::UpdateRule update_rule() const;
   void flip_bit_if_asked();
   void keep_for_replay(const StepDecision& decision, const std::vector<StepReport>& reports);
   void stop_if_decided(const StepDecision& decision) const;
   std::string culprit_text(const StepDecision& decision) const;
-  std::string diverged_text(const StepDecision& decision) const;
+  std::string broken_text(const StepDecision& decision) const;
+  void roll_back(const StepDecision& decision);
+  CheckpointManifest checkpoint_to_go_back_to(const StepDecision& decision);
+  void go_back_to(const CheckpointManifest& manifest, const Rollbacks& rollbacks);
+  Rollbacks agreed_rollbacks(const CheckpointManifest& manifest, bool same_output);
+  void continue_from(const CheckpointManifest& manifest, const RecordPosition& position);
   std::uint32_t control_requests() const;
   void stop_as_requested();
   void run_steps();
+  void validate_and_save(const StepDecision& decision);
   void begin_save();
   void finish_save();
   bool checkpoint_due(std::int64_t step) const;
@@ -146,8 +155,8 @@ class Trainer {
   const std::atomic<int>* stop_flag_ = nullptr;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point step_begin_ = started_;  // of step_seconds
-  std::vector<std::int32_t> inputs_;      // [micro * context]
-  std::vector<std::int32_t> targets_;     // [micro * context]
+  std::vector<std::int32_t> inputs_;                             // [micro * context]
+  std::vector<std::int32_t> targets_;                            // [micro * context]
   models::ops::ExactSum optimised_loss_;  // of this rank's micro-batches in this step
   std::int64_t counted_ = 0;
   std::int64_t nonfinite_losses_ = 0;

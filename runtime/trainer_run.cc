@@ -26,6 +26,7 @@ void Trainer::set_initial_weights() {
 
 void Trainer::start(const std::string& run_line) {
   agree(communicator_, "initial weights", [&] {
+    if (communicator_.rank() == 0) remove_rollbacks(config_.run.output);
     set_initial_weights();
     recorder_.open({});
     recorder_.event("run", run_line);
@@ -35,25 +36,38 @@ void Trainer::start(const std::string& run_line) {
 
 void Trainer::resume(const std::string& checkpoint, const std::string& run_line) {
   std::vector<ConfigDifference> changes;
+  CheckpointManifest manifest;
   agree(communicator_, "resume", [&] {
-    const CheckpointManifest manifest = read_manifest(checkpoint);
+    manifest = read_manifest(checkpoint);
     changes = check_resumable(manifest, config_, train_data_->fingerprints());
-    load_checkpoint(manifest, table_, config_, *state_);
-    progress_.step = manifest.state.step;
-    progress_.decision = manifest.state.decision;
-    // In another OUTPUT the files of the run begin anew; in its own they go on where the checkpoint
-    // was taken.
-    const bool same_output = belongs_to(manifest, config_.run.output);
-    recorder_.open(same_output ? manifest.state.position : RecordPosition{});
-    if (!same_output) recorder_.event("run", run_line);
-    if (same_output) saver_.watch(progress_.step, progress_.decision.applied_steps);
-    recorder_.event("resume", resume_fields(manifest, changes));
   });
+  // In another OUTPUT the files of the run begin anew; in its own they go on where the checkpoint
+  // was taken. Where that is, is for rank 0 to say.
+  const int own = belongs_to(manifest, config_.run.output) ? 1 : 0;
+  const bool same_output = communicator_.all_gather_small(own, "resume").front() == 1;
+  const Rollbacks rollbacks = agreed_rollbacks(manifest, same_output);
+  agree(communicator_, "resume", [&] {
+    continue_from(manifest, same_output ? manifest.state.position : RecordPosition{});
+    progress_.decision.rollbacks = rollbacks;
+    if (!same_output) recorder_.event("run", run_line);
+    recorder_.event("resume", resume_fields(manifest, changes) +
+                                  fmt::format(R"(,"left_out":{})", left_out_json(rollbacks)));
+  });
+  if (same_output) saver_.watch_up_to(progress_.step);
   guard_.published();
   log_.info("resume", "continuing after step {} from {}", progress_.step, checkpoint);
+  if (!rollbacks.empty()) log_.info("resume", "left out: steps {}", describe_left_out(rollbacks));
   for (const ConfigDifference& change : changes) {
     log_.info("resume", "changed: {}: {} -> {}", change.key, change.before, change.after);
   }
+}
+
+// Weights, optimizer state, counters, metrics and ledger as the checkpoint has them.
+void Trainer::continue_from(const CheckpointManifest& manifest, const RecordPosition& position) {
+  load_checkpoint(manifest, table_, config_, *state_);
+  progress_.step = manifest.state.step;
+  progress_.decision = manifest.state.decision;
+  recorder_.open(position);
 }
 
 void Trainer::run() {
@@ -80,76 +94,32 @@ void Trainer::run_steps() {
     if (decision.save_settled) finish_save();
     saver_.promote(progress_.step, progress_.decision.applied_steps);
     stop_if_decided(decision);
-    const std::int64_t every = config_.train.validate_every;
-    const bool last = progress_.step == config_.train.steps;
-    if (validation_data_ && every > 0 && (progress_.step % every == 0 || last)) {
-      recorder_.validation(progress_.step, validate());
-    }
-    const bool finished = last || decision.stop != StopReason::kRequested;
-    if (!finished) stop_as_requested();
-    if (checkpoint_due(progress_.step) || decision.checkpoint) {
-      begin_save();
-      if (!config_.checkpoint.async) finish_save();
+    if (decision.stop == StopReason::kRollback) {
+      roll_back(decision);
+    } else {
+      validate_and_save(decision);
     }
     // The seconds of a step leave out validation and saving.
     step_begin_ += std::chrono::steady_clock::now() - aside;
   }
 }
 
+void Trainer::validate_and_save(const StepDecision& decision) {
+  const std::int64_t every = config_.train.validate_every;
+  const bool last = progress_.step == config_.train.steps;
+  if (validation_data_ && every > 0 && (progress_.step % every == 0 || last)) {
+    recorder_.validation(progress_.step, validate());
+  }
+  const bool finished = last || decision.stop != StopReason::kRequested;
+  if (!finished) stop_as_requested();
+  if (checkpoint_due(progress_.step) || decision.checkpoint) {
+    begin_save();
+    if (!config_.checkpoint.async) finish_save();
+  }
+}
+
 void Trainer::set_attempt(std::int64_t attempt) {
   faults_.set_attempt(attempt);
-}
-
-// All ranks are here at the same step, because one of them asked for it in its report.
-void Trainer::stop_as_requested() {
-  std::string saved = "without a checkpoint, as checkpoint.on_signal: false asks";
-  if (config_.checkpoint.on_signal || checkpoint_due(progress_.step)) {
-    save_checkpoint();
-    saved = "checkpoint saved; continue with --resume auto";
-  }
-  throw AgreedError(core::ErrorKind::kStopped,
-                    fmt::format("stopped on request after step {}: {}", progress_.step, saved));
-}
-
-std::string Trainer::culprit_text(const StepDecision& decision) const {
-  return recorder_.describe_overflow(decision, progress_.decision.loss_scale.scale);
-}
-
-std::string Trainer::diverged_text(const StepDecision& decision) const {
-  const int layer = decision.diverged_layer;
-  const std::string place = layer == models::Transformer::kNonFiniteEmbeddings ? "the embeddings"
-                            : layer == config_.model.layers
-                                ? "the head (the outputs of all blocks are finite)"
-                                : fmt::format("the output of block {}", layer);
-  return fmt::format(
-      "the loss is not finite on rank {}: the first inf or NaN is in {}; lower "
-      "optimizer.learning_rate, lengthen schedule.warmup_steps, or resume from an earlier "
-      "checkpoint",
-      decision.diverged_rank, place);
-}
-
-void Trainer::stop_if_decided(const StepDecision& decision) const {
-  const auto fail = [&](const std::string& text) {
-    throw AgreedError(core::ErrorKind::kDiverged, fmt::format("step {}: {}", progress_.step, text));
-  };
-  switch (decision.stop) {
-    case StopReason::kNone:
-    case StopReason::kDesync:  // refuse_desync() threw
-    case StopReason::kRequested:
-      return;
-    case StopReason::kDiverged:
-      return fail(diverged_text(decision));
-    case StopReason::kTooManySkips:
-      return fail(fmt::format(
-          "{} steps in a row were skipped (precision.loss_scale.max_consecutive_skips); {}",
-          decision.next.skips_in_a_row, culprit_text(decision)));
-    case StopReason::kScaleExhausted:
-      return fail(
-          fmt::format("{} overflows in a row at the minimum loss scale {} "
-                      "(precision.loss_scale.overflow_patience); {}",
-                      decision.next.overflows_at_minimum_in_a_row,
-                      config_.precision.loss_scale.minimum, culprit_text(decision)));
-  }
 }
 
 void Trainer::report_timings(std::int64_t step, const std::vector<StepReport>& reports) {

@@ -17,6 +17,8 @@ DecisionRules decision_rules(const Config& config) {
   rules.clip = config.clip;
   rules.loss_scale = config.precision.loss_scale;
   rules.on_divergence = config.health.on_divergence;
+  rules.spike_factor = config.health.spike_factor;
+  rules.vanishing_norm = config.health.vanishing_norm;
   rules.tokens_per_step = static_cast<double>(config.batch.global * config.model.context);
   return rules;
 }

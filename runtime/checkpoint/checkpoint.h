@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -74,12 +75,21 @@ enum class Wanted : std::uint8_t {
   kWhole,    // whole and verified
   kHealthy,  // of those, one that good steps have followed; kWhole's, with a warning, if there is
              // none
+  kOnlyHealthy,  // kHealthy's, or none
 };
 
-// The whole and verified checkpoint of the greatest step in OUTPUT/checkpoints, if any; those
-// passed over are logged with the reason. Throws Error(kData) when the directory cannot be read.
-std::optional<CheckpointManifest> newest_whole_checkpoint(const std::string& output,
-                                                          core::Logger& log,
-                                                          Wanted wanted = Wanted::kWhole);
+// The whole and verified checkpoint of the greatest step in OUTPUT/checkpoints, if any, that no
+// rollback has given up and that `fits` (none: all) accepts; those passed over are logged with the
+// reason. Throws Error(kData) when the directory, or the list of rollbacks, cannot be read.
+std::optional<CheckpointManifest> newest_whole_checkpoint(
+    const std::string& output, core::Logger& log, Wanted wanted = Wanted::kWhole,
+    const std::function<bool(const CheckpointManifest&)>& fits = nullptr);
+
+// The whole checkpoints of OUTPUT up to `step` that are not marked healthy: step and applied steps.
+struct CheckpointAge {
+  std::int64_t step = 0;
+  std::int64_t applied_steps = 0;
+};
+std::vector<CheckpointAge> unproven_checkpoints(const std::string& output, std::int64_t step);
 
 }  // namespace lockstep::runtime

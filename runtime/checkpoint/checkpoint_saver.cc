@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <system_error>
 
 #include "runtime/agree.h"
@@ -145,7 +146,7 @@ void CheckpointSaver::finish() {
   try {
     collect_files();
     publish_checkpoint();
-    watch(state_.step, state_.decision.applied_steps);
+    watched_.push_back({state_.step, state_.decision.applied_steps});
   } catch (const AgreedError&) {
     if (communicator_.rank() == 0) remove_temporary(temporary_);
     throw;
@@ -175,18 +176,31 @@ void CheckpointSaver::publish_checkpoint() {
   });
 }
 
-void CheckpointSaver::watch(std::int64_t step, std::int64_t applied_steps) {
-  watched_.push_back({step, applied_steps});
+void CheckpointSaver::watch_up_to(std::int64_t step) {
+  std::string packed;
+  agree(communicator_, kLabel, [&] {
+    if (communicator_.rank() != 0) return;
+    const std::vector<CheckpointAge> found = unproven_checkpoints(config_.run.output, step);
+    packed.assign(reinterpret_cast<const char*>(found.data()),
+                  found.size() * sizeof(CheckpointAge));
+  });
+  packed = communicator_.all_gather_bytes(packed, kLabel).front();
+  watched_.resize(packed.size() / sizeof(CheckpointAge));
+  std::memcpy(watched_.data(), packed.data(), packed.size());
+}
+
+void CheckpointSaver::forget_after(std::int64_t step) {
+  std::erase_if(watched_, [&](const CheckpointAge& each) { return each.step > step; });
 }
 
 void CheckpointSaver::promote(std::int64_t step, std::int64_t applied_steps) {
-  const auto due = [&](const Watched& checkpoint) {
+  const auto due = [&](const CheckpointAge& checkpoint) {
     return checkpoint.applied_steps + kGoodStepsToHealth <= applied_steps;
   };
   if (std::none_of(watched_.begin(), watched_.end(), due)) return;
   agree(communicator_, kLabel, [&] {
     if (communicator_.rank() != 0) return;
-    for (const Watched& checkpoint : watched_) {
+    for (const CheckpointAge& checkpoint : watched_) {
       if (due(checkpoint))
         mark_healthy(checkpoints_ + "/" + checkpoint_name(checkpoint.step), step);
     }

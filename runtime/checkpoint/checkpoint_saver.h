@@ -54,19 +54,16 @@ class CheckpointSaver {
 
   // Applied steps after which a checkpoint counts as healthy.
   static constexpr std::int64_t kGoodStepsToHealth = 10;
-  // A checkpoint of this OUTPUT that may become healthy: one that the run was resumed from. Those
-  // saved here are watched anyway.
-  void watch(std::int64_t step, std::int64_t applied_steps);
+  // Collective, when a run continues from a checkpoint of its own OUTPUT: those up to `step` may
+  // still become healthy. Those saved here are watched anyway. Throws AgreedError(kData).
+  void watch_up_to(std::int64_t step);
+  // The checkpoints after `step` belong to a past that is given up.
+  void forget_after(std::int64_t step);
   // Collective, at a step boundary: marks the watched checkpoints that enough applied steps have
   // followed. Throws AgreedError(kData).
   void promote(std::int64_t step, std::int64_t applied_steps);
 
  private:
-  struct Watched {
-    std::int64_t step = 0;
-    std::int64_t applied_steps = 0;
-  };
-
   void refuse_nonfinite(const CheckpointState& state, ModelState& model);
   void make_directory();
   void write_files() noexcept;
@@ -89,7 +86,7 @@ class CheckpointSaver {
   // Of the writer; read after it was joined.
   std::vector<ManifestFile> files_;
   std::exception_ptr failure_;
-  std::vector<Watched> watched_;  // the same on every rank
+  std::vector<CheckpointAge> watched_;  // the same on every rank
 };
 
 }  // namespace lockstep::runtime

@@ -125,21 +125,48 @@ std::optional<CheckpointManifest> whole_checkpoint(const std::string& path, std:
 
 }  // namespace
 
-std::optional<CheckpointManifest> newest_whole_checkpoint(const std::string& output,
-                                                          core::Logger& log, Wanted wanted) {
+std::optional<CheckpointManifest> newest_whole_checkpoint(
+    const std::string& output, core::Logger& log, Wanted wanted,
+    const std::function<bool(const CheckpointManifest&)>& fits) {
   const std::string checkpoints = output + "/checkpoints";
+  const Rollbacks rollbacks = read_rollbacks(output);
   std::optional<CheckpointManifest> newest;  // whole, but not followed by good steps
   for (const std::int64_t step : steps_in(checkpoints, log)) {
     auto found = whole_checkpoint(checkpoints + "/" + checkpoint_name(step), step, log);
     if (!found) continue;
+    if (is_given_up(rollbacks, found->state.decision.rollbacks.size(), step)) {
+      pass_over(found->directory, "the run has gone back to an earlier step since", log);
+      continue;
+    }
+    if (fits && !fits(*found)) {
+      pass_over(found->directory, "it is not of this run's past", log);
+      continue;
+    }
     if (wanted == Wanted::kWhole || is_healthy(found->directory)) return found;
     pass_over(found->directory, "the run diverged before enough good steps had followed it", log);
-    if (!newest) newest = std::move(found);
+    if (!newest && wanted == Wanted::kHealthy) newest = std::move(found);
   }
   if (newest) {
     log.warning("resume", "no checkpoint was followed by good steps: taking {}", newest->directory);
   }
   return newest;
+}
+
+std::vector<CheckpointAge> unproven_checkpoints(const std::string& output, std::int64_t step) {
+  const std::string checkpoints = output + "/checkpoints";
+  std::vector<CheckpointAge> ages;
+  for (const std::string& name : list_entries(checkpoints)) {
+    const auto found = step_of_name(name);
+    const std::string path = checkpoints + "/" + name;
+    if (!found || *found > step || is_healthy(path)) continue;
+    try {
+      ages.push_back({*found, parse(path).state.decision.applied_steps});
+    } catch (const core::Error&) {
+      // Not whole: nothing to go back to.
+    }
+  }
+  std::sort(ages.begin(), ages.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
+  return ages;
 }
 
 }  // namespace lockstep::runtime

@@ -20,7 +20,23 @@ Json decision_json(const DecisionState& d) {
        {{"scale", d.loss_scale.scale}, {"good", d.loss_scale.good}, {"left", d.loss_scale.left}}},
       {"applied_steps", d.applied_steps},
       {"skips_in_a_row", d.skips_in_a_row},
-      {"overflows_at_minimum_in_a_row", d.overflows_at_minimum_in_a_row}};
+      {"overflows_at_minimum_in_a_row", d.overflows_at_minimum_in_a_row},
+      {"spike_guard", {{"losses", d.spike_guard.losses}, {"norms", d.spike_guard.norms}}},
+      {"vanishing", d.vanishing},
+      {"rollbacks", Json::parse(rollbacks_text(d.rollbacks))}};
+}
+
+SpikeGuardState parse_spike_guard(const Json& json) {
+  SpikeGuardState guard{json.at("losses").get<std::vector<double>>(),
+                        json.at("norms").get<std::vector<double>>()};
+  if (guard.losses.size() != guard.norms.size() || guard.losses.size() > kSpikeWindow) {
+    throw core::Error(
+        core::ErrorKind::kData,
+        fmt::format("spike_guard: expected as many losses as norms, at most {}, found "
+                    "{} and {}; use another checkpoint",
+                    kSpikeWindow, guard.losses.size(), guard.norms.size()));
+  }
+  return guard;
 }
 
 DecisionState parse_decision(const Json& json) {
@@ -31,6 +47,10 @@ DecisionState parse_decision(const Json& json) {
   d.applied_steps = json.at("applied_steps").get<std::int64_t>();
   d.skips_in_a_row = json.at("skips_in_a_row").get<std::int64_t>();
   d.overflows_at_minimum_in_a_row = json.at("overflows_at_minimum_in_a_row").get<std::int64_t>();
+  // Manifests of before there was a spike guard lack the rest: its window then starts empty.
+  if (json.contains("spike_guard")) d.spike_guard = parse_spike_guard(json["spike_guard"]);
+  if (json.contains("vanishing")) d.vanishing = json["vanishing"].get<bool>();
+  if (json.contains("rollbacks")) d.rollbacks = parse_rollbacks(json["rollbacks"].dump());
   return d;
 }
 

@@ -151,8 +151,8 @@ struct MetricsConfig {
 };
 
 struct HealthConfig {
-  double vanishing_norm = 0.0;  // 0: off
-  double spike_factor = 0.0;    // 0: off
+  double vanishing_norm = 1e-7;  // 0: off
+  double spike_factor = 10.0;    // 0: off
   OnDivergence on_divergence = OnDivergence::kStop;
   std::int64_t replay_bundles = 3;  // newest ones kept; 0: none are written
 };

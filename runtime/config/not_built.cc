@@ -30,9 +30,6 @@ const std::vector<NotBuilt>& not_built_table() {
       {"metrics.tensorboard", {"false"}, "TensorBoard event files"},
       {"metrics.per_layer_every", {"0"}, "statistics of every layer"},
       {"metrics.histograms_every", {"0"}, "histograms of every tensor"},
-      {"health.vanishing_norm", {"0"}, "watching for vanished gradients"},
-      {"health.spike_factor", {"0"}, "watching for spikes of the loss"},
-      {"health.on_divergence", {"stop", "skip"}, "rolling back to an earlier checkpoint"},
   };
   return table;
 }

@@ -77,15 +77,20 @@ void add_upkeep(SchemaBuilder& schema) {
                "steps between statistics of every layer; 0: never")
       .integer("metrics.histograms_every", LOCKSTEP_FIELD(metrics.histograms_every), at_least(0),
                "steps between histograms of every tensor; 0: never")
-      .number("health.vanishing_norm", LOCKSTEP_FIELD(health.vanishing_norm), at_least(0),
-              "gradient norm below which a layer counts as vanished; 0: off")
-      .number("health.spike_factor", LOCKSTEP_FIELD(health.spike_factor), at_least(0),
-              "multiple of the recent loss that counts as a spike; 0: off")
+      .number(
+          "health.vanishing_norm", LOCKSTEP_FIELD(health.vanishing_norm), at_least(0),
+          "gradient norm below which the gradient counts as vanished: told, nothing else; 0: off")
+      .number(
+          "health.spike_factor", LOCKSTEP_FIELD(health.spike_factor), at_least(0),
+          "how far above the recent median, in robust standard deviations, loss or gradient norm "
+          "may leap; beyond, a step is a spike and not applied; 0: off")
       .choice("health.on_divergence", LOCKSTEP_FIELD(health.on_divergence),
               {std::pair{"stop", OnDivergence::kStop},
                {"skip", OnDivergence::kSkip},
                {"rollback", OnDivergence::kRollback}},
-              "what follows a loss that is not finite")
+              "what follows a loss that is not finite, or a spike: the end of the run (exit 4), "
+              "the next "
+              "step, or the newest healthy checkpoint without the steps that broke the run")
       .integer("health.replay_bundles", LOCKSTEP_FIELD(health.replay_bundles), at_least(0),
                "newest replay bundles that are kept, of steps that went wrong; 0: none are written")
       .faults(

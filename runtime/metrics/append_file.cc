@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "core/error.h"
 
@@ -16,6 +17,7 @@ AppendFile::~AppendFile() {
 }
 
 void AppendFile::open(const std::string& path, std::uint64_t keep_bytes) {
+  if (file_ != nullptr) std::fclose(std::exchange(file_, nullptr));
   path_ = path;
   if (keep_bytes > 0) {
     std::error_code failure;

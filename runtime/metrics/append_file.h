@@ -15,7 +15,8 @@ class AppendFile {
   AppendFile(const AppendFile&) = delete;
   AppendFile& operator=(const AppendFile&) = delete;
 
-  // Opens for appending after cutting the file to `keep_bytes` (0: a new, empty file).
+  // Opens for appending after cutting the file to `keep_bytes` (0: a new, empty file); closes what
+  // was open before.
   void open(const std::string& path, std::uint64_t keep_bytes);
   bool is_open() const { return file_ != nullptr; }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/json_text.h"
 #include "runtime/config/dump_config.h"
 
 namespace lockstep::runtime {
@@ -27,8 +28,12 @@ const char* name_of(StepOutcome outcome) {
       return "overflow";
     case StepOutcome::kDiverged:
       return "diverged";
+    case StepOutcome::kSpike:
+      return "spike";
     case StepOutcome::kNoTokens:
       return "no_tokens";
+    case StepOutcome::kLeftOut:
+      return "left_out";
     case StepOutcome::kDesync:
       return "desync";
   }
@@ -57,7 +62,13 @@ void RunRecorder::step(const StepRecord& record) {
   append_to_ledger(record);
   if (rank_ != 0) return;
   write_metrics(record);
+  tell_health(record);
   log_step(record);
+}
+
+bool RunRecorder::has_passed(const RecordPosition& position) const {
+  return ledger_has_passed(config_.run.output + "/ledger.jsonl", position.ledger_bytes,
+                           position.chain_head);
 }
 
 void RunRecorder::append_to_ledger(const StepRecord& record) {
@@ -124,15 +135,52 @@ std::string RunRecorder::bucket_name(const NonFiniteReport& culprit) const {
   return table_.group_name(layout_[culprit.bucket].spec.group);
 }
 
+void RunRecorder::tell_health(const StepRecord& record) {
+  using core::json_number;
+  const StepDecision& d = record.decision;
+  if (const SpikeVerdict& spike = d.spike; spike.found()) {
+    event("health",
+          fmt::format(R"("kind":"spike","step":{},"quantity":"{}","value":{},"median":{},)"
+                      R"("mad":{},"factor":{},"limit":{},"healthy_steps":{},)"
+                      R"("largest_tensor":{},"largest_norm":{})",
+                      record.view.step, name_of(spike.quantity), json_number(spike.value),
+                      json_number(spike.median), json_number(spike.mad),
+                      json_number(config_.health.spike_factor), json_number(spike.limit),
+                      spike.healthy_steps, core::json_string(table_[d.largest.parameter].name),
+                      json_number(d.largest.norm)));
+  }
+  if (d.vanished) {
+    event("health", fmt::format(R"("kind":"vanishing_norm","step":{},"grad_norm":{},"limit":{})",
+                                record.view.step, json_number(d.grad_norm),
+                                json_number(config_.health.vanishing_norm)));
+  }
+}
+
+std::string RunRecorder::describe_spike(const StepDecision& d) const {
+  const models::ParameterId id = d.largest.parameter;
+  const std::string group = table_.group_name(layout_[layout_.first_bucket(id)].spec.group);
+  return fmt::format("{}; most of the gradient is in {} (norm {:.3g})", d.spike.describe(),
+                     spoken_name(group, table_[id].name), d.largest.norm);
+}
+
 void RunRecorder::log_step(const StepRecord& record) {
   const StepDecision& d = record.decision;
   if (d.outcome == StepOutcome::kOverflow) {
     progress_.clear();
     log_.warning("step", "step {} skipped: {}", record.view.step,
                  describe_overflow(d, record.view.loss_scale));
+  } else if (d.spike.found()) {
+    progress_.clear();
+    log_.warning("step", "step {} not applied: {}", record.view.step, describe_spike(d));
   } else if (!d.applied()) {
     progress_.clear();
     log_.warning("step", "step {} not applied: {}", record.view.step, name_of(d.outcome));
+  }
+  if (d.vanished) {
+    progress_.clear();
+    log_.warning("health",
+                 "step {}: the gradient norm {:.3g} is below health.vanishing_norm {:.3g}",
+                 record.view.step, d.grad_norm, config_.health.vanishing_norm);
   }
   const double rate = record.seconds > 0 ? static_cast<double>(d.counted) / record.seconds : 0.0;
   const std::string text = fmt::format("loss {:.4f} norm {:.3f} lr {:.2e} {:.0f} tok/s", d.loss,

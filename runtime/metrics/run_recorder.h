@@ -41,22 +41,28 @@ class RunRecorder {
   RunRecorder(const Config& config, const models::ParameterTable& table, const BucketLayout& layout,
               int rank, core::Logger& log);
 
-  // Opens the run's files (rank 0), cut to `position` when the run is resumed.
+  // Opens the run's files (rank 0), cut to `position` when the run is resumed or rolled back.
   void open(const RecordPosition& position);
 
   void step(const StepRecord& record);
   void validation(std::int64_t step, double loss);
   void event(const std::string& name, const std::string& fields);  // any other metrics line
 
+  // Rank 0: whether `position` is one that this run's ledger has passed.
+  bool has_passed(const RecordPosition& position) const;
+
   std::uint64_t chain_head() const { return ledger_.head(); }
   RecordPosition sync();  // everything so far is on disk when it returns
 
   // "overflow: rank 2, block 7 attention.qkv, 311 inf, scale 65536 -> 32768"
   std::string describe_overflow(const StepDecision& decision, double scale_before) const;
+  // "spike: loss 7.31 is above ...; most of the gradient is in block 7 attention.qkv (norm 51)"
+  std::string describe_spike(const StepDecision& decision) const;
 
  private:
   void append_to_ledger(const StepRecord& record);
   void write_metrics(const StepRecord& record);
+  void tell_health(const StepRecord& record);
   void log_step(const StepRecord& record);
   std::string bucket_name(const NonFiniteReport& culprit) const;
 
@@ -71,7 +77,7 @@ class RunRecorder {
   ProgressBar progress_;
 };
 
-const char* name_of(
-    StepOutcome outcome);  // "applied", "overflow", "diverged", "no_tokens", "desync"
+const char* name_of(StepOutcome outcome);  // "applied", "overflow", "diverged", "spike",
+                                           // "no_tokens", "left_out", "desync"
 
 }  // namespace lockstep::runtime

@@ -99,6 +99,18 @@ std::vector<LedgerLine> read_ledger(const std::string& path) {
   return lines;
 }
 
+bool ledger_has_passed(const std::string& path, std::uint64_t bytes, std::uint64_t head) {
+  if (bytes == 0) return head == 0;
+  const std::string end = fmt::format("{}{}\"}}\n", kHashKey, core::to_hex(head));
+  if (bytes < end.size()) return false;
+  std::ifstream in(path, std::ios::binary);
+  if (!in) fail(path, fmt::format("cannot open: {}", std::strerror(errno)));
+  std::string found(end.size(), ' ');
+  in.seekg(static_cast<std::streamoff>(bytes - end.size()));
+  in.read(found.data(), static_cast<std::streamsize>(found.size()));
+  return in && found == end;
+}
+
 std::optional<LedgerDifference> first_difference(const std::vector<LedgerLine>& first,
                                                  const std::vector<LedgerLine>& second) {
   for (std::size_t i = 0; i < std::min(first.size(), second.size()); ++i) {

@@ -15,7 +15,7 @@ namespace lockstep::runtime {
 struct LedgerRecord {
   std::int64_t step = 0;  // attempt, 1-based
   std::int64_t data_position = 0;
-  std::string outcome;             // "applied", "overflow", "diverged", "no_tokens"
+  std::string outcome;  // "applied", "overflow", "diverged", "spike", "no_tokens", "left_out"
   std::int64_t applied_steps = 0;  // after this step
   std::int64_t tokens = 0;
   double loss = 0.0;
@@ -62,6 +62,10 @@ struct LedgerLine {
 // Reads and verifies a ledger: a broken chain, or an unreadable line other than a torn last one, is
 // Error(kData) naming the line.
 std::vector<LedgerLine> read_ledger(const std::string& path);
+
+// Whether the first `bytes` of a ledger file are whole records of which the last has the hash
+// `head` (0 bytes: head 0). Reads only that hash. Throws Error(kData) when the file cannot be read.
+bool ledger_has_passed(const std::string& path, std::uint64_t bytes, std::uint64_t head);
 
 // Where two ledgers first differ; nothing when one is a prefix of the other or they are equal.
 struct LedgerDifference {

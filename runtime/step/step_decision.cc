@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <utility>
 
 #include "core/hash.h"
 
@@ -128,8 +129,29 @@ void name_culprit(std::span<const StepReport> reports, StepDecision& decision) {
   }
 }
 
-DecisionState next_state(const DecisionRules& rules, DecisionState state, StepOutcome outcome) {
+// Loss, norm and what turns the aggregated gradient into the mean one.
+void measure(const DecisionRules& rules, double loss_scale, const Totals& totals,
+             StepDecision& decision) {
+  if (decision.outcome == StepOutcome::kLeftOut) {
+    decision.loss = decision.grad_norm = std::numeric_limits<double>::quiet_NaN();
+    return;
+  }
+  if (totals.counted > 0) {
+    const auto n = static_cast<double>(totals.counted);
+    decision.loss = totals.loss.value() / n;
+    decision.unscale = rules.tokens_per_step / (n * loss_scale);
+    decision.grad_norm = std::sqrt(totals.sum_of_squares.value()) * decision.unscale;
+  }
+  if (totals.nonfinite_losses > 0) decision.loss = std::numeric_limits<double>::quiet_NaN();
+}
+
+DecisionState next_state(const DecisionRules& rules, DecisionState state,
+                         const StepDecision& decision) {
+  const StepOutcome outcome = decision.outcome;
   if (outcome == StepOutcome::kApplied) {
+    state.spike_guard = after_healthy_step(rules.spike_factor, std::move(state.spike_guard),
+                                           decision.loss, decision.grad_norm);
+    state.vanishing = decision.grad_norm < rules.vanishing_norm;
     state.loss_scale = after_applied(rules.loss_scale, state.loss_scale);
     state.applied_steps += 1;
     state.skips_in_a_row = 0;
@@ -148,8 +170,10 @@ DecisionState next_state(const DecisionRules& rules, DecisionState state, StepOu
 
 StopReason stop_reason(const DecisionRules& rules, const StepDecision& decision,
                        std::uint32_t requests) {
-  if (decision.outcome == StepOutcome::kDiverged && rules.on_divergence == OnDivergence::kStop) {
-    return StopReason::kDiverged;
+  const bool diverged = decision.outcome == StepOutcome::kDiverged;
+  const bool broken = diverged || decision.outcome == StepOutcome::kSpike;
+  if (broken && rules.on_divergence == OnDivergence::kStop) {
+    return diverged ? StopReason::kDiverged : StopReason::kSpike;
   }
   if (decision.next.overflows_at_minimum_in_a_row >= rules.loss_scale.overflow_patience) {
     return StopReason::kScaleExhausted;
@@ -157,6 +181,8 @@ StopReason stop_reason(const DecisionRules& rules, const StepDecision& decision,
   if (decision.next.skips_in_a_row >= rules.loss_scale.max_consecutive_skips) {
     return StopReason::kTooManySkips;
   }
+  // A request to stop is still there at the next step, which is then one of a sound run.
+  if (broken && rules.on_divergence == OnDivergence::kRollback) return StopReason::kRollback;
   return (requests & kRequestStop) != 0 ? StopReason::kRequested : StopReason::kNone;
 }
 
@@ -197,16 +223,16 @@ StepDecision decide(const DecisionRules& rules, const DecisionState& state,
     return decision;
   }
   const Totals totals = add_up(reports);
-  decision.outcome = outcome_of(totals);
+  const std::int64_t step = reports.front().view.step;
+  decision.outcome =
+      is_left_out(state.rollbacks, step) ? StepOutcome::kLeftOut : outcome_of(totals);
   decision.counted = totals.counted;
-  const auto n = static_cast<double>(totals.counted);
-  decision.loss = totals.nonfinite_losses > 0 ? std::numeric_limits<double>::quiet_NaN()
-                  : totals.counted > 0        ? totals.loss.value() / n
-                                              : 0.0;
-  decision.unscale =
-      totals.counted > 0 ? rules.tokens_per_step / (n * state.loss_scale.scale) : 0.0;
-  decision.grad_norm =
-      totals.counted > 0 ? std::sqrt(totals.sum_of_squares.value()) * decision.unscale : 0.0;
+  measure(rules, state.loss_scale.scale, totals, decision);
+  if (decision.applied()) {
+    decision.spike =
+        judge_step(rules.spike_factor, state.spike_guard, decision.loss, decision.grad_norm);
+    if (decision.spike.found()) decision.outcome = StepOutcome::kSpike;
+  }
   if (decision.applied() && rules.clip.mode == ClipMode::kGlobalNorm) {
     decision.coefficient = clip_coefficient(decision.grad_norm, rules.clip.threshold);
   }
@@ -216,7 +242,8 @@ StepDecision decide(const DecisionRules& rules, const DecisionState& state,
     decision.diverged_layer = static_cast<int>(reports[rank].nonfinite_layer);
   }
   if (decision.outcome == StepOutcome::kOverflow) name_culprit(reports, decision);
-  decision.next = next_state(rules, state, decision.outcome);
+  decision.next = next_state(rules, state, decision);
+  decision.vanished = decision.next.vanishing && !state.vanishing;
   decision.stop = stop_reason(rules, decision, totals.requests);
   decision.checkpoint = (totals.requests & kRequestCheckpoint) != 0;
   return decision;

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "runtime/config/config.h"
+#include "runtime/health/rollback.h"
+#include "runtime/health/spike_guard.h"
 #include "runtime/step/loss_scaler.h"
 #include "runtime/step/step_report.h"
 
@@ -17,6 +19,8 @@ struct DecisionRules {
   ClipConfig clip;
   LossScaleConfig loss_scale;
   OnDivergence on_divergence = OnDivergence::kStop;
+  double spike_factor = 0.0;     // health.spike_factor; 0: off
+  double vanishing_norm = 0.0;   // health.vanishing_norm; 0: off
   double tokens_per_step = 0.0;  // D = batch.global * context: the divisor used in backward
 };
 
@@ -25,14 +29,29 @@ struct DecisionState {
   std::int64_t applied_steps = 0;
   std::int64_t skips_in_a_row = 0;                 // from whatever cause
   std::int64_t overflows_at_minimum_in_a_row = 0;  // dynamic scaling, steps that ran at the minimum
+  SpikeGuardState spike_guard;
+  bool vanishing = false;  // the norm of the last applied step was below health.vanishing_norm
+  Rollbacks rollbacks;     // so far; decide() hands them on
 
   bool operator==(const DecisionState&) const = default;
 };
 
 DecisionState initial_decision_state(const DecisionRules& rules);
 
-enum class StepOutcome { kApplied, kOverflow, kDiverged, kNoTokens, kDesync };
-enum class StopReason { kNone, kDesync, kDiverged, kTooManySkips, kScaleExhausted, kRequested };
+// kSpike: finite, but the spike guard says no. kLeftOut: by a rollback; nothing was computed.
+enum class StepOutcome { kApplied, kOverflow, kDiverged, kSpike, kNoTokens, kLeftOut, kDesync };
+// kRollback does not end the run: it goes back to its newest healthy checkpoint. kDiverged and
+// kSpike follow health.on_divergence: stop.
+enum class StopReason {
+  kNone,
+  kDesync,
+  kDiverged,
+  kSpike,
+  kRollback,
+  kTooManySkips,
+  kScaleExhausted,
+  kRequested
+};
 
 // The field named when a rank found that parameters it owns changed in its memory.
 inline constexpr const char* kParameterField = "parameters";
@@ -44,6 +63,12 @@ struct Desync {
   std::string detail;      // values, for people
 };
 
+// The tensor that holds most of a gradient: its norm, of the mean gradient before clipping.
+struct LargestGradient {
+  int parameter = -1;  // ParameterId
+  double norm = 0.0;
+};
+
 struct StepDecision {
   StepOutcome outcome = StepOutcome::kApplied;
   StopReason stop = StopReason::kNone;
@@ -51,10 +76,11 @@ struct StepDecision {
   // The checkpoint in flight is to be finished: every rank's part is written, or one has failed.
   bool save_settled = false;
 
-  double loss =
-      0.0;  // sum over the counted tokens of the global batch / their number; NaN when not finite
+  double loss = 0.0;  // sum over the counted tokens of the global batch / their number; NaN when
+                      // not finite or not computed
   std::int64_t counted = 0;  // target tokens of all ranks
-  double grad_norm = 0.0;    // of the aggregated, unscaled gradient, before clipping; never masked
+  double grad_norm = 0.0;    // of the aggregated, unscaled gradient, before clipping; never masked;
+                             // NaN when not computed
   double unscale =
       0.0;  // D / (n * loss scale): turns the aggregated gradient into the mean gradient
   double coefficient = 1.0;  // global_norm: the clip coefficient; 1 otherwise
@@ -67,6 +93,10 @@ struct StepDecision {
   int diverged_rank = -1;  // the lowest rank with a loss that is not finite
   int diverged_layer =
       0;  // of that rank's first such micro-batch: Transformer::first_nonfinite_layer()
+  SpikeVerdict spike;
+  LargestGradient
+      largest;            // of a spike; decide() leaves it to the trainer, whose ranks exchange it
+  bool vanished = false;  // an applied step, the first of a stretch with a vanishing norm
   Desync desync;
 
   bool applied() const { return outcome == StepOutcome::kApplied; }

@@ -190,9 +190,6 @@ const std::vector<BadLine> kNotBuilt = {
     {"Tensorboard", 7, "metrics: {tensorboard: true}", {"7:24", "not built yet"}},
     {"PerLayer", 7, "metrics: {per_layer_every: 10}", {"7:28", "not built yet"}},
     {"Histograms", 7, "metrics: {histograms_every: 10}", {"7:29", "not built yet"}},
-    {"Spike", 7, "health: {spike_factor: 10}", {"7:24", "not built yet"}},
-    {"Vanishing", 7, "health: {vanishing_norm: 1e-7}", {"7:26", "1e-7 is not built yet"}},
-    {"Rollback", 7, "health: {on_divergence: rollback}", {"7:25", "legal until then: stop, skip"}},
 };
 
 std::string row_name(const ::testing::TestParamInfo<BadLine>& row) {
