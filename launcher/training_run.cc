@@ -11,6 +11,7 @@
 #include "comm/mpi/mpi_environment.h"
 #include "core/log.h"
 #include "core/memory.h"
+#include "launcher/agent/agent.h"
 #include "launcher/exit_record.h"
 #include "launcher/run_description.h"
 #include "launcher/stop_request.h"
@@ -82,6 +83,8 @@ void train_fitted(const runtime::FittedConfig& fitted, const std::string& checkp
   if (!fitted.health.empty()) trainer.tell_health(fitted.health);
   directory.write_config(config);
   log.info("run", "{}", run_description(config, communicator, threads, trainer.table()));
+  std::optional<agent::Agent> agent;
+  tell_coordinator(config, trainer, communicator, log, agent);
   try {
     trainer.run();
   } catch (...) {
@@ -89,6 +92,21 @@ void train_fitted(const runtime::FittedConfig& fitted, const std::string& checkp
     throw;
   }
   record.step = trainer.progress().step;
+}
+
+// Under a coordinator rank 0 tells it how the run gets on, and passes on what it wants.
+void tell_coordinator(const runtime::Config& config, runtime::Trainer& trainer,
+                      const comm::Communicator& communicator, core::Logger& log,
+                      std::optional<agent::Agent>& agent) {
+  if (communicator.rank() != 0) return;
+  std::optional<agent::AgentOptions> options = agent::options_from_environment();
+  if (!options) return;
+  agent::RunFacts facts;
+  facts.world_size = communicator.world_size();
+  facts.total_steps = config.train.steps;
+  facts.resumed_step = trainer.progress().step;
+  facts.flight_file = comm::flight_file(config.run.output, 0);
+  agent.emplace(std::move(*options), std::move(facts), trainer.monitor(), log);
 }
 
 void train(const runtime::Config& config, const runtime::ResumeChoice& resume,

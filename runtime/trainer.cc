@@ -97,6 +97,9 @@ StepDecision Trainer::step() {
   timer_.end_step();
   progress_.step += 1;
   progress_.decision = record.decision.next;
+  monitor_.step_done(progress_.step, record.decision.loss,
+                     static_cast<double>(record.decision.counted) / std::max(record.seconds, 1e-9),
+                     record.seconds);
   return record.decision;
 }
 
@@ -148,6 +151,7 @@ void Trainer::accumulate_gradients() {
     }
     gradients_->begin_round(round);
     model_->backward(*state_, *gradients_);
+    monitor_.got_on(RunPhase::kTraining);
   }
   gradients_->finish_step();
 }
@@ -199,11 +203,11 @@ void Trainer::measure_gradients(StepReport& report) {
   report.own = gradients_->own_nonfinite();
 }
 
-std::uint32_t Trainer::control_requests() const {
+std::uint32_t Trainer::control_requests() {
   const bool signalled = stop_flag_ != nullptr && stop_flag_->load() != 0;
   const double limit = config_.run.time_limit;
   const bool timed_out = limit > 0.0 && seconds_since(started_) >= limit;
-  return signalled || timed_out ? kRequestStop : kRequestNone;
+  return monitor_.take_requests() | (signalled || timed_out ? kRequestStop : kRequestNone);
 }
 
 bool Trainer::checkpoint_due(std::int64_t step) const {
@@ -307,7 +311,7 @@ void Trainer::flip_bit_if_asked() {
 }
 
 double Trainer::validate() {
-  return validation_loss(config_, *validation_data_, *model_, *state_, communicator_);
+  return validation_loss(config_, *validation_data_, *model_, *state_, communicator_, &monitor_);
 }
 
 }  // namespace lockstep::runtime

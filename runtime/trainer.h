@@ -25,6 +25,7 @@
 #include "runtime/metrics/step_timer.h"
 #include "runtime/metrics/timing_log.h"
 #include "runtime/optimizer/sharded_update.h"
+#include "runtime/run_monitor.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/sharding/gradient_buckets.h"
 #include "runtime/sharding/model_state.h"
@@ -66,6 +67,9 @@ class Trainer {
   // A signal number other than 0 in `flag`, on any rank, stops the run at the next step boundary on
   // all.
   void listen_to(const std::atomic<int>& flag) { stop_flag_ = &flag; }
+  // For a thread that watches this rank and passes requests on.
+  RunMonitor& monitor() { return monitor_; }
+
   // Trains until train.steps attempts are done or a decision stops the run; then throws the Error
   // that all ranks agreed on.
   void run();
@@ -114,7 +118,7 @@ class Trainer {
   void go_back_to(const CheckpointManifest& manifest, const Rollbacks& rollbacks);
   Rollbacks agreed_rollbacks(const CheckpointManifest& manifest, bool same_output);
   void continue_from(const CheckpointManifest& manifest, const RecordPosition& position);
-  std::uint32_t control_requests() const;
+  std::uint32_t control_requests();
   void stop_as_requested();
   void run_steps();
   void validate_and_save(const StepDecision& decision);
@@ -152,6 +156,7 @@ class Trainer {
   std::int64_t saving_step_ = 0;  // of the checkpoint in flight
 
   RunProgress progress_;
+  RunMonitor monitor_;
   const std::atomic<int>* stop_flag_ = nullptr;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point step_begin_ = started_;  // of step_seconds

@@ -146,6 +146,7 @@ void Trainer::save_checkpoint() {
 
 void Trainer::begin_save() {
   finish_save();  // one at a time
+  monitor_.got_on(RunPhase::kSaving);
   CheckpointState state;
   state.step = progress_.step;
   state.decision = progress_.decision;
@@ -163,7 +164,9 @@ void Trainer::begin_save() {
 
 void Trainer::finish_save() {
   if (!saver_.in_flight()) return;
+  monitor_.got_on(RunPhase::kSaving);
   saver_.finish();
+  monitor_.saved(saving_step_);
   recorder_.event("checkpoint", fmt::format(R"("step":{},"directory":"{}")", saving_step_,
                                             checkpoint_name(saving_step_)));
 }

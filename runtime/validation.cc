@@ -24,7 +24,8 @@ std::int64_t micro_batches(const Config& config, const TokenDataset& data) {
 }  // namespace
 
 double validation_loss(const Config& config, const TokenDataset& data, models::Transformer& model,
-                       models::ParameterSource& parameters, comm::Communicator& communicator) {
+                       models::ParameterSource& parameters, comm::Communicator& communicator,
+                       RunMonitor* monitor) {
   const std::int64_t micro = config.batch.micro;
   std::vector<std::int32_t> inputs(static_cast<std::size_t>(micro * config.model.context));
   std::vector<std::int32_t> targets(inputs.size());
@@ -42,6 +43,7 @@ double validation_loss(const Config& config, const TokenDataset& data, models::T
     const models::LossSums sums = model.evaluate(batch, parameters);
     mine.cross_entropy.add(sums.cross_entropy);
     mine.counted += sums.counted;
+    if (monitor != nullptr) monitor->got_on(RunPhase::kValidating);
   }
   ValidationSums all;
   for (const ValidationSums& part : communicator.all_gather_small(mine, "validation")) {
