@@ -32,8 +32,8 @@ RecordedNonFinite recorded(const NonFiniteReport& report, const models::Paramete
 }
 
 bool ends_the_run(StopReason stop) {
-  return stop == StopReason::kDiverged || stop == StopReason::kTooManySkips ||
-         stop == StopReason::kScaleExhausted;
+  return stop == StopReason::kDiverged || stop == StopReason::kSpike ||
+         stop == StopReason::kTooManySkips || stop == StopReason::kScaleExhausted;
 }
 
 void write_text(const std::string& path, const std::string& text) {
@@ -46,11 +46,20 @@ void write_text(const std::string& path, const std::string& text) {
 }  // namespace
 
 bool replay_due(const StepDecision& decision, const DecisionState& before) {
-  const bool ends = ends_the_run(decision.stop);
-  const bool broken = decision.outcome == StepOutcome::kOverflow ||
-                      decision.outcome == StepOutcome::kDiverged;
-  return broken ? ends || before.skips_in_a_row == 0
-                : ends && decision.outcome == StepOutcome::kNoTokens;
+  const bool ends = ends_the_run(decision.stop) || decision.stop == StopReason::kRollback;
+  switch (decision.outcome) {
+    case StepOutcome::kOverflow:
+    case StepOutcome::kDiverged:
+    case StepOutcome::kSpike:
+      return ends || before.skips_in_a_row == 0;
+    case StepOutcome::kNoTokens:
+      return ends;
+    case StepOutcome::kApplied:
+    case StepOutcome::kLeftOut:  // nothing was computed
+    case StepOutcome::kDesync:   // whose weights?
+      return false;
+  }
+  return false;
 }
 
 ReplayRecord make_replay_record(const StepDecision& decision, std::span<const StepReport> reports,

@@ -162,6 +162,36 @@ const Case kCases[] = {
 };
 INSTANTIATE_TEST_SUITE_P(Layouts, ReplayTest, ::testing::ValuesIn(kCases), name_of_case);
 
+// Everything in it is finite: loss, norm and every shard again to the bit.
+TEST(ReplayBundles, ASpike) {
+  TrainingWorld world(lockstep::testing::tiny_config());
+  for (const int ranks : {1, 4}) {
+    TrainingRun asked =
+        forgiving_run(ranks, {"train.steps=21", "schedule.warmup_steps=1", "data.order=sequential",
+                              "health.spike_factor=10", "parallel.verify_every=0"});
+    // After 20 healthy steps somebody breaks a weight.
+    asked.body = [](lockstep::testing::Rank& rank) {
+      while (rank.trainer.progress().step < 20) {
+        EXPECT_TRUE(rank.trainer.step().applied());
+      }
+      const std::vector<float> gains(32, 200.0F);
+      rank.trainer.state().finish_gather();
+      rank.trainer.state().set_parameter(rank.trainer.table().find("head.norm.weight"),
+                                         gains.data());
+      const StepDecision decision = rank.trainer.step();
+      EXPECT_EQ(decision.outcome, StepOutcome::kSpike)
+          << decision.loss << " " << decision.grad_norm;
+    };
+    const TrainingResult run = world.train(asked);
+    ASSERT_EQ(run.error, std::nullopt) << run.message;
+    const ReplayResult result = replay(bundle_of(run, 21));
+    expect_same_bits(result);
+    for (const ReplayComparison& number : result.numbers)
+      EXPECT_TRUE(std::isfinite(number.recorded)) << number.name;
+    EXPECT_THAT(nonfinite_layers(result.gradients), ElementsAre());
+  }
+}
+
 TEST(ReplayBundles, OneForTheFirstOfAStretch) {
   TrainingWorld world(lockstep::testing::tiny_config());
   const TrainingResult run = world.train(
