@@ -38,7 +38,8 @@ struct EngineOptions {
   std::int64_t log_bytes = std::int64_t{1} << 30;  // kept of one run
   // Before "train ..." in the ranks; empty: this program. Tests only, never from a request.
   std::vector<std::string> program;
-  std::uint64_t seed = 0;  // of jitter and ids; 0: from the system
+  bool verify_in_tick = false;  // look at checkpoints inside tick() instead of on a thread. Tests
+  std::uint64_t seed = 0;       // of jitter and ids; 0: from the system
 };
 
 // What changed. `event` is nullptr when only live progress did. Events come in order of sequence.

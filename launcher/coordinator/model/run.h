@@ -212,6 +212,7 @@ struct Run {
   std::vector<std::string> overrides;
   std::string config_sha256;              // hex, of resolved_config
   std::string output;                     // run.output of the resolved config
+  std::string device_kind;                // of the slots it needs: "cpu", "gpu", or empty: any
   std::shared_ptr<const RunTexts> texts;  // never null in a record of the engine
 
   Resources resources;

@@ -147,7 +147,8 @@ template <typename Visit, typename Value>
 void visit_description(Visit visit, Value& v) {
   visit("id", v.id)("owner", v.owner)("display_name", v.display_name)("labels", v.labels);
   visit("notes", v.notes)("priority", v.priority)("hold", v.hold)("overrides", v.overrides);
-  visit("config_sha256", v.config_sha256)("output", v.output)("resources", v.resources);
+  visit("config_sha256", v.config_sha256)("output", v.output)("device_kind", v.device_kind)(
+      "resources", v.resources);
   visit("after", v.after)("after_pending", v.after_pending)("time_limit_ns", v.time_limit_ns);
   visit("retry_policy", v.retry_policy)("parent_run", v.parent_run);
 }
