@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/json_number.h"
 #include "core/mapped_file.h"
 
 namespace lockstep::runtime {
@@ -13,6 +14,13 @@ namespace lockstep::runtime {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using core::whole_number;
+
+constexpr int kMostRanks = 1 << 20;
+
+std::int64_t count_in(const Json& json, const char* field) {
+  return whole_number<std::int64_t>(json.at(field), 0);
+}
 
 Json decision_json(const DecisionState& d) {
   return {
@@ -42,11 +50,11 @@ SpikeGuardState parse_spike_guard(const Json& json) {
 DecisionState parse_decision(const Json& json) {
   DecisionState d;
   const Json& scale = json.at("loss_scale");
-  d.loss_scale = {scale.at("scale").get<double>(), scale.at("good").get<std::int64_t>(),
-                  scale.at("left").get<std::int64_t>()};
-  d.applied_steps = json.at("applied_steps").get<std::int64_t>();
-  d.skips_in_a_row = json.at("skips_in_a_row").get<std::int64_t>();
-  d.overflows_at_minimum_in_a_row = json.at("overflows_at_minimum_in_a_row").get<std::int64_t>();
+  d.loss_scale = {scale.at("scale").get<double>(), count_in(scale, "good"),
+                  whole_number<std::int64_t>(scale.at("left"))};
+  d.applied_steps = count_in(json, "applied_steps");
+  d.skips_in_a_row = count_in(json, "skips_in_a_row");
+  d.overflows_at_minimum_in_a_row = count_in(json, "overflows_at_minimum_in_a_row");
   // Manifests of before there was a spike guard lack the rest: its window then starts empty.
   if (json.contains("spike_guard")) d.spike_guard = parse_spike_guard(json["spike_guard"]);
   if (json.contains("vanishing")) d.vanishing = json["vanishing"].get<bool>();
@@ -78,8 +86,14 @@ Json files_json(const std::vector<ManifestFile>& files) {
 std::vector<ManifestFile> parse_files(const Json& json) {
   std::vector<ManifestFile> files;
   for (const Json& file : json) {
-    files.push_back({file.at("name").get<std::string>(), file.at("bytes").get<std::uint64_t>(),
-                     parse_hash(file.at("xxh3"))});
+    files.push_back({file.at("name").get<std::string>(),
+                     whole_number<std::uint64_t>(file.at("bytes")), parse_hash(file.at("xxh3"))});
+    const std::string& name = files.back().name;
+    if (name.empty() || name.find('/') != std::string::npos ||
+        name.find('\0') != std::string::npos) {
+      throw core::Error(core::ErrorKind::kData, fmt::format("expected the name of a file, found {}",
+                                                            file.at("name").dump()));
+    }
   }
   return files;
 }
@@ -97,19 +111,19 @@ std::string machine_type() {
 ParsedManifest parse_fields(const Json& json) {
   ParsedManifest parsed;
   CheckpointState& state = parsed.state;
-  state.step = json.at("step").get<std::int64_t>();
+  state.step = count_in(json, "step");
   state.decision = parse_decision(json.at("decision"));
-  state.position = {json.at("metrics_bytes").get<std::uint64_t>(),
-                    json.at("ledger_bytes").get<std::uint64_t>(),
+  state.position = {whole_number<std::uint64_t>(json.at("metrics_bytes")),
+                    whole_number<std::uint64_t>(json.at("ledger_bytes")),
                     parse_hash(json.at("chain_head"))};
   state.config_fingerprint = parse_hash(json.at("config_fingerprint"));
-  state.world_size = json.at("world_size").get<int>();
-  state.seed = json.at("seed").get<std::uint64_t>();
-  state.data_position = json.at("data_position").get<std::int64_t>();
+  state.world_size = whole_number(json.at("world_size"), 1, kMostRanks);
+  state.seed = whole_number<std::uint64_t>(json.at("seed"));
+  state.data_position = count_in(json, "data_position");
   state.tokenizer = json.at("tokenizer").is_null() ? "" : json.at("tokenizer").dump();
   for (const Json& file : json.at("training_files")) {
     state.training_files.push_back({file.at("name").get<std::string>(),
-                                    file.at("bytes").get<std::uint64_t>(),
+                                    whole_number<std::uint64_t>(file.at("bytes")),
                                     parse_hash(file.at("sampled_xxh3"))});
   }
   parsed.files = parse_files(json.at("files"));
@@ -177,6 +191,8 @@ ParsedManifest parse_manifest(const std::string& text, const std::string& path) 
   try {
     return parse_fields(json);
   } catch (const nlohmann::json::exception& failure) {
+    fail(fmt::format("not a whole manifest: {}", failure.what()));
+  } catch (const core::Error& failure) {
     fail(fmt::format("not a whole manifest: {}", failure.what()));
   }
   return {};

@@ -1,6 +1,8 @@
 #include "runtime/config/document.h"
 
-#include <vector>
+#include <yaml-cpp/eventhandler.h>
+
+#include <sstream>
 
 #include "core/error.h"
 #include "runtime/config/nearest.h"
@@ -16,22 +18,34 @@ Location from_mark(const std::string& source, const YAML::Mark& mark) {
   return {source, mark.line + 1, mark.column + 1};
 }
 
-// The one document in the text; nullptr-like Node (Null) when there is nothing in it.
-YAML::Node parse_yaml(std::string_view text, const std::string& source) {
-  std::vector<YAML::Node> documents;
-  try {
-    documents = YAML::LoadAll(std::string(text));
-  } catch (const YAML::Exception& error) {
-    const Location where =
-        error.mark.is_null() ? Location{source, 0, 0} : from_mark(source, error.mark);
-    fail(where.text() + ": not valid YAML: " + error.msg);
+// Refuses what LoadAll would take or choke on: it reads a second document, and where a stray '}'
+// begins one it makes documents for ever.
+class OneDocument : public YAML::EventHandler {
+ public:
+  explicit OneDocument(const std::string& source) : source_(source) {}
+
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    if (++documents_ == 1) return;
+    fail(from_mark(source_, mark).text() +
+         ": a second YAML document begins here (or a stray bracket or comma stands here); a "
+         "configuration is one document");
   }
-  if (documents.size() > 1) {
-    fail(from_mark(source, documents[1].Mark()).text() +
-         ": a second YAML document begins here; a configuration is one document");
-  }
-  return documents.empty() ? YAML::Node() : documents.front();
-}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+
+ private:
+  const std::string& source_;
+  int documents_ = 0;
+};
 
 std::string join_path(const std::string& section, const std::string& name) {
   return section.empty() ? name : section + "." + name;
@@ -47,6 +61,21 @@ std::pair<std::string, std::string> split_assignment(const std::string& assignme
 }
 
 }  // namespace
+
+YAML::Node read_one_document(std::string_view text, const std::string& source) {
+  try {
+    std::istringstream stream{std::string(text)};
+    YAML::Parser parser(stream);
+    OneDocument check(source);
+    while (parser.HandleNextDocument(check)) {
+    }
+    return YAML::Load(std::string(text));
+  } catch (const YAML::Exception& error) {
+    const Location where =
+        error.mark.is_null() ? Location{source, 0, 0} : from_mark(source, error.mark);
+    fail(where.text() + ": not valid YAML: " + error.msg);
+  }
+}
 
 std::string describe_node(const YAML::Node& node) {
   switch (node.Type()) {
@@ -68,7 +97,7 @@ std::string describe_node(const YAML::Node& node) {
 
 Document::Document(std::string_view text, const std::string& source, Problems& problems)
     : source_(source) {
-  const YAML::Node root = parse_yaml(text, source);
+  const YAML::Node root = read_one_document(text, source);
   if (root.IsNull())
     fail(source + ": the file is empty; expected a map of sections such as model:");
   if (!root.IsMap()) {
@@ -139,7 +168,7 @@ void Document::remove(const std::string& path) {
 void Document::apply_override(const std::string& assignment, Problems& problems) {
   override_ = "--set " + assignment;
   const auto [path, text] = split_assignment(assignment);
-  const YAML::Node value = parse_yaml(text, override_);
+  const YAML::Node value = read_one_document(text, override_);
   if (text.find_first_not_of(" \t") == std::string::npos) {
     problems.add({override_, 0, 0}, path, "no value after '='; null takes the key out of the file");
   } else if (find_key(path) == nullptr && !is_section(path)) {

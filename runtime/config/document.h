@@ -12,6 +12,10 @@
 // From YAML text to keys of the schema with their nodes and places; no value is looked at here.
 namespace lockstep::runtime {
 
+// The one document in a YAML text; Null when there is nothing in it. Throws Error(kConfig) with the
+// place: text that is not YAML, or more than one document.
+YAML::Node read_one_document(std::string_view text, const std::string& source);
+
 // One key as it was written. `where` is the place of the value, `key_where` that of the key.
 struct Entry {
   const Key* key = nullptr;

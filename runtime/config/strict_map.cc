@@ -14,18 +14,7 @@
 namespace lockstep::runtime {
 
 PlacedNode parse_yaml(std::string_view text, const std::string& source) {
-  try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    if (documents.size() > 1) {
-      throw core::Error(core::ErrorKind::kConfig,
-                        source + ": holds several YAML documents; expected one");
-    }
-    return {documents.empty() ? YAML::Node() : documents.front(), {source, 1, 1}};
-  } catch (const YAML::Exception& error) {
-    const Location where{source, error.mark.is_null() ? 0 : error.mark.line + 1,
-                         error.mark.column + 1};
-    throw core::Error(core::ErrorKind::kConfig, where.text() + ": not valid YAML: " + error.msg);
-  }
+  return {read_one_document(text, source), {source, 1, 1}};
 }
 
 Location place_of(const YAML::Node& node, const Location& fallback) {

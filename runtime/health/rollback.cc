@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/json_number.h"
 #include "runtime/write_file.h"
 
 namespace lockstep::runtime {
@@ -64,8 +65,9 @@ Json to_json(const Rollbacks& rollbacks) {
 Rollbacks from_json(const Json& list) {
   Rollbacks rollbacks;
   for (const Json& each : list) {
-    const Rollback rollback{each.at("to").get<std::int64_t>(), each.at("first").get<std::int64_t>(),
-                            each.at("last").get<std::int64_t>()};
+    const Rollback rollback{core::whole_number<std::int64_t>(each.at("to")),
+                            core::whole_number<std::int64_t>(each.at("first")),
+                            core::whole_number<std::int64_t>(each.at("last"))};
     if (rollback.to < 0 || rollback.first <= rollback.to || rollback.last < rollback.first) {
       fail(fmt::format("expected a rollback with 0 <= to < first <= last, found {}", each.dump()));
     }
