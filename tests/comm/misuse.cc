@@ -76,6 +76,19 @@ void different_order(Communicator& comm) {
       [&] { reduce("block.8"), reduce("block.7"); });
 }
 
+// The others name the bucket that it left out, and the one that it came with instead.
+void skipped_bucket(Communicator& comm) {
+  Floats f;
+  const std::int64_t n = comm.world_size();
+  const auto reduce = [&](const char* label) {
+    comm.reduce_scatter(f.in(4 * n), f.out(4), Output::kOverwrite, label).wait();
+  };
+  expect_disagreement(
+      comm,
+      {"rank 1", "reduce_scatter #2 (block.7, 4 x fp32)", "reduce_scatter #2 (block.6, 4 x fp32)"},
+      [&] { reduce("block.7"), reduce("block.6"); }, [&] { reduce("block.6"); });
+}
+
 void missing_rank(Communicator& comm) {
   comm.barrier("together");
   expect_error(
@@ -111,6 +124,7 @@ const std::vector<ConformanceCase>& misuse_cases() {
       {"DifferentSize", different_size},
       {"DifferentDtype", different_dtype},
       {"DifferentOrder", different_order},
+      {"SkippedBucket", skipped_bucket},
       {"MissingRank", missing_rank},
       {"Abort", abort_is_spread},
   };
