@@ -64,6 +64,21 @@ void record_flight(const runtime::Config& config, const runtime::RunDirectory& d
   communicator.record_to(&*recorder);
 }
 
+// Under a coordinator rank 0 tells it how the run gets on, and passes on what it wants.
+void tell_coordinator(const runtime::Config& config, runtime::Trainer& trainer,
+                      const comm::Communicator& communicator, core::Logger& log,
+                      std::optional<agent::Agent>& agent) {
+  if (communicator.rank() != 0) return;
+  std::optional<agent::AgentOptions> options = agent::options_from_environment();
+  if (!options) return;
+  agent::RunFacts facts;
+  facts.world_size = communicator.world_size();
+  facts.total_steps = config.train.steps;
+  facts.resumed_step = trainer.progress().step;
+  facts.flight_file = comm::flight_file(config.run.output, 0);
+  agent.emplace(std::move(*options), std::move(facts), trainer.monitor(), log);
+}
+
 // Builds the trainer and trains; record.step is what was reached, however it ends.
 void train_fitted(const runtime::FittedConfig& fitted, const std::string& checkpoint,
                   const runtime::RunDirectory& directory, comm::Communicator& communicator,
@@ -92,21 +107,6 @@ void train_fitted(const runtime::FittedConfig& fitted, const std::string& checkp
     throw;
   }
   record.step = trainer.progress().step;
-}
-
-// Under a coordinator rank 0 tells it how the run gets on, and passes on what it wants.
-void tell_coordinator(const runtime::Config& config, runtime::Trainer& trainer,
-                      const comm::Communicator& communicator, core::Logger& log,
-                      std::optional<agent::Agent>& agent) {
-  if (communicator.rank() != 0) return;
-  std::optional<agent::AgentOptions> options = agent::options_from_environment();
-  if (!options) return;
-  agent::RunFacts facts;
-  facts.world_size = communicator.world_size();
-  facts.total_steps = config.train.steps;
-  facts.resumed_step = trainer.progress().step;
-  facts.flight_file = comm::flight_file(config.run.output, 0);
-  agent.emplace(std::move(*options), std::move(facts), trainer.monitor(), log);
 }
 
 void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
