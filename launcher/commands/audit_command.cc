@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -43,8 +44,13 @@ int audit(const AuditOptions& options, std::ostream& out) {
     out << fmt::format("first difference at step {}: {}: {} against {}\n", difference->step,
                        difference->field, difference->first, difference->second);
   } else {
+    const std::size_t more = std::max(first.size(), second.size()) - common;
     out << fmt::format("no difference in the {} steps that both have ({} and {})\n", common,
                        first.size(), second.size());
+    if (more > 0) {
+      out << fmt::format("{} goes on: {} more, compared with nothing\n",
+                         first.size() > second.size() ? options.first : options.second, more);
+    }
   }
   return difference ? 1 : 0;
 }

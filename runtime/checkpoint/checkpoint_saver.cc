@@ -1,8 +1,6 @@
 #include "runtime/checkpoint/checkpoint_saver.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -106,7 +104,7 @@ void CheckpointSaver::refuse_nonfinite(const CheckpointState& state, ModelState&
 
 void CheckpointSaver::make_directory() {
   temporary_ = fmt::format("{}/{}{}{}", checkpoints_, checkpoint_name(state_.step), kTemporaryMark,
-                           getpid());
+                           attempt_);
   agree(communicator_, kLabel, [&] {
     if (communicator_.rank() != 0) return;
     begin_temporary(checkpoints_, temporary_,

@@ -39,6 +39,9 @@ class CheckpointSaver {
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;
 
+  // The attempt of the run, which names directories of unfinished saves; from 1.
+  void set_attempt(std::int64_t attempt) { attempt_ = attempt; }
+
   // Collective. Finishes the save in flight, if any, and starts one of `model`, whose all-gathers
   // are done. Throws AgreedError(kDiverged) naming the tensor when master weights are not finite,
   // AgreedError(kData) when the directory cannot be made.
@@ -77,6 +80,7 @@ class CheckpointSaver {
   std::string checkpoints_;  // OUTPUT/checkpoints
   Snapshot snapshot_;
 
+  std::int64_t attempt_ = 1;
   bool in_flight_ = false;
   CheckpointState state_;
   std::string temporary_;  // the same on every rank

@@ -58,6 +58,17 @@ TEST_F(AuditTest, ADifferenceInTheMiddle) {
   EXPECT_EQ(json["field"], "outcome");
 }
 
+// One that is the beginning of the other: no difference, but it is said what was not compared.
+TEST_F(AuditTest, AShorterRun) {
+  must_train({.output = "a"});
+  const std::string ledger = text("a/ledger.jsonl");
+  directory_.write("b.jsonl", ledger.substr(0, ledger.rfind('\n', ledger.size() - 2) + 1));
+  const CommandResult result = lockstep({"audit", path("a").string(), path("b.jsonl").string()});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("no difference in the 19 steps that both have (20 and 19)"));
+  EXPECT_THAT(result.out, HasSubstr("goes on: 1 more, compared with nothing"));
+}
+
 TEST_F(AuditTest, AnAlteredLedgerIsRefused) {
   must_train({.output = "a"});
   std::string ledger = text("a/ledger.jsonl");
