@@ -120,6 +120,7 @@ void Trainer::validate_and_save(const StepDecision& decision) {
 
 void Trainer::set_attempt(std::int64_t attempt) {
   faults_.set_attempt(attempt);
+  saver_.set_attempt(attempt);
 }
 
 void Trainer::report_timings(std::int64_t step, const std::vector<StepReport>& reports) {
