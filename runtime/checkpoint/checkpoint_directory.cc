@@ -1,5 +1,6 @@
 #include "runtime/checkpoint/checkpoint_directory.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -59,8 +60,14 @@ void remove_checkpoint(const std::string& path) {
   remove_tree(doomed);
 }
 
-// Puts a finished directory in the place of an earlier attempt's, whose steps were computed again.
+// Puts a finished directory in the place of an earlier attempt's, whose steps were computed again:
+// in one go, so that one of the two has the name at every moment, or, where the file system cannot
+// do that, in two.
 void replace_directory(const std::string& finished, const std::string& target) {
+  if (renameat2(AT_FDCWD, finished.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) {
+    remove_tree(finished);
+    return;
+  }
   const std::string replaced = fmt::format("{}{}replaced-{}", target, kTemporaryMark, getpid());
   rename_path(target, replaced);
   try {
