@@ -69,6 +69,10 @@ ReplayRecord parse_record(const Json& json) {
   record.outcome = json.at("outcome").get<std::string>();
   record.stopped = json.at("stopped").get<bool>();
   record.loss_scale = json.at("loss_scale").get<double>();
+  if (!(record.loss_scale > 0.0)) {
+    throw core::Error(core::ErrorKind::kData,
+                      "a loss scale is above 0, found " + json.at("loss_scale").dump());
+  }
   record.learning_rate = json.at("learning_rate").get<double>();
   record.loss = number(json.at("loss"));
   record.grad_norm = number(json.at("grad_norm"));
@@ -117,9 +121,16 @@ std::string bundles_below(const std::string& directory) {
   return text;
 }
 
-void check_files(const std::string& directory, const Json& list) {
+const Json& entry_of(const Json& list, const std::string& name) {
   for (const Json& entry : list) {
-    const auto name = entry.at("name").get<std::string>();
+    if (entry.at("name") == name) return entry;
+  }
+  throw core::Error(core::ErrorKind::kData, "its manifest lists no " + name);
+}
+
+void check_files(const std::string& directory, const Json& list) {
+  for (const char* name : {kReplayWeightsFile, kReplayBatchFile, kConfigFile}) {
+    const Json& entry = entry_of(list, name);
     const std::string path = directory + "/" + name;
     const ManifestFile found = describe_file(directory, name);
     const auto bytes = entry.at("bytes").get<std::uint64_t>();
@@ -184,6 +195,12 @@ ReplayBundle read_replay_bundle(const std::string& directory) {
   } catch (const core::Error& failure) {
     fail(directory, fmt::format("its configuration is not one of this version of Lockstep: {}",
                                 failure.what()));
+  }
+  const BatchConfig& batch = bundle.config.batch;
+  const int ranks = bundle.record.world_size();
+  if (ranks == 0 || batch.global % (batch.micro * ranks) != 0) {
+    fail(path, fmt::format("{} ranks cannot have shared the {} micro-batches of its configuration",
+                           ranks, batch.global / batch.micro));
   }
   return bundle;
 }

@@ -11,6 +11,7 @@ TEST(AvailableMemory, IsSomethingAndNotMoreThanTheMachineHas) {
   const auto machine = pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
   const std::uint64_t available = available_memory();
   EXPECT_GT(available, 0U);
+  EXPECT_GE(memory_capacity(), available);
   EXPECT_LT(available, 2 * machine);  // swap may add to it; "unlimited" would be far more
 }
 

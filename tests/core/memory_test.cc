@@ -98,5 +98,21 @@ TEST(Buffer, SaysWhatCouldNotBeAllocated) {
   EXPECT_EQ(tracker.current(), 0U);
 }
 
+TEST(MemoryTracker, HoldsToItsLimit) {
+  MemoryTracker tracker;
+  tracker.set_limit(100);
+  tracker.add("parameters", 60);
+  EXPECT_THROW(tracker.add("gradients", 41), Error);
+  EXPECT_EQ(tracker.current(), 60U);
+  tracker.add("gradients", 40);
+  EXPECT_EQ(tracker.peak(), 100U);
+}
+
+TEST(MappableBytes, IsAllOrWhatTheSystemAllows) {
+  EXPECT_EQ(mappable_bytes(0), 0U);
+  EXPECT_EQ(mappable_bytes(1 << 20), std::size_t{1} << 20);
+  EXPECT_LT(mappable_bytes(std::size_t{1} << 60), std::size_t{1} << 60);
+}
+
 }  // namespace
 }  // namespace lockstep::core
