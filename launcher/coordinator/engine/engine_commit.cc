@@ -47,6 +47,7 @@ void EngineCore::store_write(StoreWrite& write) {
     healthy = false;
     throw store_error(error.what(), error.fault() == StoreFault::kFull);
   } catch (const core::Error& error) {
+    healthy = false;
     throw store_error(error.what(), false);
   }
   healthy = true;
