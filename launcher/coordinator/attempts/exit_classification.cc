@@ -51,13 +51,13 @@ Failure end_of(const RankEnd& rank) {
   return end;
 }
 
-int launcher_code(const AttemptEnd& end) {
+int launcher_code(const EndFacts& end) {
   return WIFSIGNALED(end.launcher_status) ? kSignalBase + WTERMSIG(end.launcher_status)
                                           : WEXITSTATUS(end.launcher_status);
 }
 
 // mpirun ends with the status of the first rank that failed, where nothing else tells.
-void take_status_of_launcher(Failure& failure, const AttemptEnd& end) {
+void take_status_of_launcher(Failure& failure, const EndFacts& end) {
   if (failure.code >= 0 || failure.signal != 0 || WIFSIGNALED(end.launcher_status)) return;
   const int code = WEXITSTATUS(end.launcher_status);
   if (code > kSignalBase) {
@@ -75,12 +75,14 @@ std::optional<Failure> earliest(const std::vector<Failure>& failures, auto condi
   return first;
 }
 
-std::optional<Failure> first_failure(const AttemptEnd& end) {
+std::optional<Failure> first_failure(const EndFacts& end) {
   std::vector<Failure> failures;
   for (const RankEnd& rank : end.ranks) {
     if (rank.pid == 0 && !rank.record) continue;  // nothing is known of it
     const Failure failure = end_of(rank);
-    const bool fine = failure.signal == 0 && (failure.code == kDone || failure.code == kStopped);
+    const bool unknown = failure.signal == 0 && failure.code < 0;
+    const bool fine = failure.signal == 0 && (failure.code == kDone || failure.code == kStopped ||
+                                              (unknown && end.launcher_status == kDone));
     const bool forced = end.forced_ns != 0 && failure.time_ns >= end.forced_ns;
     if (!fine && !forced) failures.push_back(failure);
   }
@@ -128,7 +130,7 @@ std::string with_last_words(std::string message, const std::string& last_words) 
   return message.substr(0, kLongestMessage);
 }
 
-std::string message_of(const Failure& failure, const AttemptEnd& end) {
+std::string message_of(const Failure& failure, const EndFacts& end) {
   const RankEnd& rank = *failure.rank;
   if (failure.recorded() && failure.signal == 0) {
     return rank.record->message.substr(0, kLongestMessage);
@@ -143,7 +145,7 @@ std::string message_of(const Failure& failure, const AttemptEnd& end) {
   return with_last_words(fmt::format("{} ended with exit code {}", where, failure.code), words);
 }
 
-void describe_failure(ExitInfo& exit, const Failure& failure, const AttemptEnd& end) {
+void describe_failure(ExitInfo& exit, const Failure& failure, const EndFacts& end) {
   exit.failing_rank = failure.rank->rank;
   exit.host = failure.rank->host;
   exit.signal = failure.signal;
@@ -163,7 +165,7 @@ void describe_failure(ExitInfo& exit, const Failure& failure, const AttemptEnd& 
 }
 
 // No rank failed of itself.
-void describe_launcher(ExitInfo& exit, const AttemptEnd& end) {
+void describe_launcher(ExitInfo& exit, const EndFacts& end) {
   const bool started = std::any_of(end.ranks.begin(), end.ranks.end(),
                                    [](const RankEnd& rank) { return rank.pid != 0; });
   exit.code = kLost;
@@ -180,14 +182,14 @@ void describe_launcher(ExitInfo& exit, const AttemptEnd& end) {
                                  end.launcher_last_words);
 }
 
-bool all_ended_with(const AttemptEnd& end, int code) {
+bool all_ended_with(const EndFacts& end, int code) {
   return std::all_of(end.ranks.begin(), end.ranks.end(), [&](const RankEnd& rank) {
     const Failure failure = end_of(rank);
     return failure.code == code && failure.signal == 0;
   });
 }
 
-std::vector<RankExit> exits_of_ranks(const AttemptEnd& end) {
+std::vector<RankExit> exits_of_ranks(const EndFacts& end) {
   std::vector<RankExit> exits;
   for (const RankEnd& rank : end.ranks) {
     const Failure failure = end_of(rank);
@@ -207,7 +209,7 @@ std::vector<RankExit> exits_of_ranks(const AttemptEnd& end) {
   return exits;
 }
 
-void describe_stop(ExitInfo& exit, const AttemptEnd& end) {
+void describe_stop(ExitInfo& exit, const EndFacts& end) {
   const bool own_cause = end.stop && end.stop->cause != FailureCategory::kUnspecified;
   exit.category = own_cause ? end.stop->cause : FailureCategory::kStopped;
   exit.code = kStopped;
@@ -215,7 +217,7 @@ void describe_stop(ExitInfo& exit, const AttemptEnd& end) {
 }
 
 // The supervisor ended what did not stop by itself.
-void describe_force(ExitInfo& exit, const AttemptEnd& end) {
+void describe_force(ExitInfo& exit, const EndFacts& end) {
   describe_stop(exit, end);
   exit.code = kLost;
   exit.signal = SIGKILL;
@@ -225,7 +227,7 @@ void describe_force(ExitInfo& exit, const AttemptEnd& end) {
                                                static_cast<double>(end.stop->grace_ns) / kSecond);
 }
 
-void describe_hang(ExitInfo& exit, const AttemptEnd& end) {
+void describe_hang(ExitInfo& exit, const EndFacts& end) {
   describe_stop(exit, end);
   exit.code = kLost;
   exit.failing_rank = end.stuck_rank;
@@ -262,7 +264,7 @@ std::optional<ExitRecordFile> read_exit_record(const std::string& output, int ra
   }
 }
 
-ExitInfo classify(const AttemptEnd& end) {
+ExitInfo classify(const EndFacts& end) {
   ExitInfo exit;
   exit.launcher_code = launcher_code(end);
   exit.ranks = exits_of_ranks(end);

@@ -35,7 +35,7 @@ struct RankEnd {
 };
 
 // Of the whole attempt.
-struct AttemptEnd {
+struct EndFacts {
   std::vector<RankEnd> ranks;  // all, by rank
   int launcher_status = 0;     // of mpirun, as waitpid gives it
   std::int64_t launcher_end_ns = 0;
@@ -54,6 +54,6 @@ struct AttemptEnd {
 // failed was killed or crashed, and took the others down. Otherwise it is the earliest record of a
 // failure that is not "lost a peer" (those are consequences), else the earliest one of these, else
 // the earliest end. Ends after the supervisor began to kill are no failures.
-ExitInfo classify(const AttemptEnd& end);
+ExitInfo classify(const EndFacts& end);
 
 }  // namespace lockstep::launcher::coordinator

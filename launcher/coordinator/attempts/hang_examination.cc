@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <optional>
 
 #include "comm/flight_log.h"
@@ -20,9 +18,7 @@ namespace {
 std::string kernel_side(std::int64_t pid) {
   std::string text;
   for (const char* name : {"status", "wchan", "syscall", "stack"}) {
-    std::ifstream in(fmt::format("/proc/{}/{}", pid, name));
-    const std::string part{std::istreambuf_iterator<char>(in), {}};
-    text += fmt::format("--- {}\n{}\n", name, part);
+    text += fmt::format("--- {}\n{}\n", name, read_proc(static_cast<pid_t>(pid), name));
   }
   return text;
 }

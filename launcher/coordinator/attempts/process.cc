@@ -1,6 +1,7 @@
 #include "launcher/coordinator/attempts/process.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
@@ -8,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include <array>
 #include <charconv>
 #include <fstream>
 #include <iterator>
@@ -17,12 +19,19 @@
 
 namespace lockstep::launcher::coordinator {
 
-namespace {
-
-std::string read_proc(pid_t pid, const char* name) {
-  std::ifstream in(fmt::format("/proc/{}/{}", pid, name), std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
+std::string read_proc(pid_t pid, const std::string& name) {
+  // Not through a stream: a process that ends meanwhile is a read error, which those throw.
+  const Descriptor file(open(fmt::format("/proc/{}/{}", pid, name).c_str(), O_RDONLY | O_CLOEXEC));
+  std::string text;
+  std::array<char, 4096> block{};
+  for (ssize_t n = 1; file && n > 0;) {
+    n = read(file.get(), block.data(), block.size());
+    if (n > 0) text.append(block.data(), static_cast<std::size_t>(n));
+  }
+  return text;
 }
+
+namespace {
 
 std::vector<pid_t> all_processes() {
   std::vector<pid_t> found;
@@ -52,6 +61,14 @@ struct PidfdInfo {
 };
 static_assert(sizeof(PidfdInfo) == 64);
 constexpr std::uint64_t kPidfdInfoExit = 1U << 3;
+
+std::optional<int> status_of_reaped(int pidfd) {
+  PidfdInfo info{};
+  info.mask = kPidfdInfoExit;
+  const bool told = ioctl(pidfd, _IOWR(0xFF, 11, PidfdInfo), &info) == 0;
+  if (!told || (info.mask & kPidfdInfoExit) == 0) return std::nullopt;
+  return info.exit_code;
+}
 
 }  // namespace
 
@@ -102,15 +119,12 @@ bool ProcessHandle::send(int signal) const {
 }
 
 std::optional<int> ProcessHandle::wait_status() const {
-  PidfdInfo info{};
-  info.mask = kPidfdInfoExit;
-  if (ioctl(fd_.get(), _IOWR(0xFF, 11, PidfdInfo), &info) == 0 &&
-      (info.mask & kPidfdInfoExit) != 0) {
-    return info.exit_code;
-  }
+  // The kernel knows it once its parent has asked, and /proc until then.
+  std::optional<int> known = status_of_reaped(fd_.get());
+  if (known) return known;
   const std::optional<ProcessStat> stat = read_stat(pid_);
   if (stat && stat->start_ticks == start_ticks_ && stat->state == 'Z') return stat->wait_status;
-  return std::nullopt;
+  return status_of_reaped(fd_.get());
 }
 
 std::vector<ProcessHandle> descendants_of(pid_t ancestor) {

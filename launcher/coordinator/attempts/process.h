@@ -16,6 +16,9 @@ namespace lockstep::launcher::coordinator {
 // Of this start of the machine.
 std::string boot_id();
 
+// /proc/PID/NAME; empty if the process is gone or does not show it.
+std::string read_proc(pid_t pid, const std::string& name);
+
 // From /proc/PID/stat.
 struct ProcessStat {
   pid_t pid = 0;

@@ -1,12 +1,15 @@
 #include "launcher/coordinator/attempts/stop_ladder.h"
 
+#include <algorithm>
+
 namespace lockstep::launcher::coordinator {
 
 namespace {
 
 constexpr std::int64_t kMillisecond = kSecond / 1000;
 constexpr std::int64_t kAskAgain = kSecond;
-constexpr std::int64_t kTerminateTime = 10 * kSecond;
+constexpr std::int64_t kShortestTerminateTime = kSecond;
+constexpr std::int64_t kLongestTerminateTime = 10 * kSecond;
 constexpr std::int64_t kKillTime = 2 * kSecond;
 constexpr std::int64_t kLauncherTime = 3 * kSecond;
 constexpr std::int64_t kSweepAgain = 50 * kMillisecond;
@@ -53,7 +56,9 @@ bool StopLadder::descend(const LadderFacts& facts, std::int64_t now_ns) {
       return here >= request_->grace_ns && next(StopRung::kTerminate);
     case StopRung::kTerminate:
       if (!facts.ranks_alive) return next(StopRung::kEndLauncher);
-      return here >= kTerminateTime && next(StopRung::kKill);
+      return here >=
+                 std::clamp(request_->grace_ns, kShortestTerminateTime, kLongestTerminateTime) &&
+             next(StopRung::kKill);
     case StopRung::kKill:
       return (!facts.ranks_alive || here >= kKillTime) && next(StopRung::kEndLauncher);
     case StopRung::kEndLauncher:

@@ -28,7 +28,7 @@ enum class LadderAction : std::uint8_t {
 // Decides when to send what until nothing is left. Pure: time and facts are given.
 //
 //   graceful  asks every second, until the grace is over         (not when no rank has started yet)
-//   terminate 10 s
+//   terminate as long as the grace, but 1 s to 10 s
 //   kill      until no rank is left, at most 2 s
 //   launcher  ends by itself within 3 s, else SIGTERM, 3 s, SIGKILL
 //   sweep     until nothing is left, at most 60 s

@@ -105,7 +105,7 @@ AttemptStatus never_started(const std::string& directory, const LaunchSpec& spec
 // How it ended as far as the ranks' own records tell.
 ExitInfo classify_without_supervisor(const LaunchSpec& spec, const AttemptStatus& last,
                                      bool same_boot) {
-  AttemptEnd end;
+  EndFacts end;
   bool all_recorded = last.start_time_ns != 0;
   for (const HostSlots& host : spec.hosts) {
     for (std::size_t slot = 0; slot < host.slots.size(); ++slot) {

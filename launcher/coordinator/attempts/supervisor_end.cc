@@ -88,7 +88,7 @@ std::string Supervisor::last_words(int rank) const {
 }
 
 ExitInfo Supervisor::exit_info() const {
-  AttemptEnd end;
+  EndFacts end;
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
     const Rank& rank = ranks_[i];
     RankEnd of_rank;
@@ -97,6 +97,7 @@ ExitInfo Supervisor::exit_info() const {
     of_rank.pid = rank.process ? rank.process->pid() : 0;
     of_rank.end_ns = rank.end_ns;
     of_rank.wait_status = rank.wait_status;
+    if (!of_rank.wait_status && rank.process) of_rank.wait_status = rank.process->wait_status();
     of_rank.record = read_exit_record(spec_.output, of_rank.rank, start_ns_);
     if (of_rank.record && of_rank.pid != 0 && of_rank.record->pid != of_rank.pid) {
       of_rank.record.reset();

@@ -87,6 +87,13 @@ class AttemptTest : public ::testing::Test {
     return wait_until(spec, [&](const AttemptStatus&) { return all_have_printed(spec); });
   }
 
+  void wait_until_stopped_by_signal(const LaunchSpec& spec, std::int64_t pid) {
+    wait_until(spec, [&](const AttemptStatus&) {
+      const auto stat = read_stat(static_cast<pid_t>(pid));
+      return stat && stat->state == 'T';
+    });
+  }
+
   std::string directory(const LaunchSpec& spec) const {
     return attempt_directory(state_.path().string(), spec.attempt);
   }
