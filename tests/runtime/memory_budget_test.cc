@@ -5,8 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <filesystem>
 #include <limits>
-#include <mutex>
 
 #include "runtime/memory_advice.h"
 #include "runtime/memory_plan.h"
@@ -186,6 +186,40 @@ TEST_F(FitTest, HalfTheMicroBatchIsTheSameCurve) {
   ASSERT_EQ(whole.size(), 20U);
   for (std::size_t i = 0; i < whole.size(); ++i)
     EXPECT_NEAR(halved[i], whole[i], 1e-5 * whole[i]) << "step " << i + 1;
+}
+
+// Were the plan wrong: one rank fails half built, and all end alike.
+TEST_F(FitTest, AnAllocationThatFailsWhileBuildingEndsAll) {
+  const std::string output = (world_.directory() / "out").string();
+  std::filesystem::create_directories(output);
+  Config whole = config();
+  whole.run.output = output;
+  whole.data.train = {(world_.directory() / "tokens.bin").string()};
+  for (const double part : {0.05, 0.5, 0.99}) {  // the last one within the first step
+    std::vector<std::string> messages(kRanks);
+    const comm::LocalWorld world(kRanks, std::chrono::seconds(60));
+    world.run([&](comm::Communicator& communicator) {
+      core::MemoryTracker memory;
+      core::Logger log(communicator.rank(), kRanks, core::LogLevel::kError);
+      if (communicator.rank() == kSmall)
+        memory.set_limit(static_cast<std::size_t>(part * static_cast<double>(planned(whole))));
+      try {
+        Trainer trainer(whole, 1, communicator, memory, log);
+        trainer.start("");
+        trainer.step();
+        communicator.barrier("after");
+      } catch (const core::Error& error) {
+        communicator.abort(error.kind(), error.what());
+        EXPECT_EQ(error.kind(), core::ErrorKind::kOutOfMemory) << error.what();
+        messages[static_cast<std::size_t>(communicator.rank())] = error.what();
+      }
+    });
+    EXPECT_THAT(messages[kSmall], HasSubstr("cannot allocate")) << part;
+    for (const int peer : {0, 2})
+      EXPECT_THAT(messages[static_cast<std::size_t>(peer)],
+                  AllOf(HasSubstr("rank 1"), HasSubstr("cannot allocate")))
+          << part;
+  }
 }
 
 // The allocator itself holds to the limit.
