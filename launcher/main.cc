@@ -8,6 +8,7 @@
 #include "launcher/commands/checkpoint_command.h"
 #include "launcher/commands/completion_command.h"
 #include "launcher/commands/config_command.h"
+#include "launcher/commands/coordinator_command.h"
 #include "launcher/commands/data_command.h"
 #include "launcher/commands/explain_command.h"
 #include "launcher/commands/flight_command.h"
@@ -39,6 +40,7 @@ int main(int argc, char** argv) {
   add_checkpoint_command(app, context);
   add_completion_command(app, context);
   add_config_command(app, context);
+  add_coordinator_command(app, context);
   add_data_command(app, context);
   add_explain_command(app, context);
   add_flight_command(app, context);
