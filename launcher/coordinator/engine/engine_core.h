@@ -72,6 +72,7 @@ struct EngineCore {
   std::mutex write_mutex;
   std::int64_t fence = 0;
   RunIds ids;
+  std::map<std::string, std::string> canonical_outputs;  // symbolic links resolved, once each
   std::mt19937_64 random;
   std::atomic<bool> healthy = true;
   std::atomic<bool> schedule_due = true;
@@ -112,6 +113,7 @@ struct EngineCore {
               const std::function<void(RunChange&)>& decide);
 
   // --- deciding (several files) ------------------------------------------------------------------
+  const std::string& canonical_output(const std::string& output);  // write_mutex is held
   void start_up();
   void run_tick();
   void watch_attempts(const std::vector<RunPtr>& runs);

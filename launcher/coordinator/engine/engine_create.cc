@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <filesystem>
-#include <regex>
 #include <set>
 
 #include <fmt/format.h>
@@ -79,18 +78,19 @@ void require_fits(const EngineCore& core, const Run& run) {
   throw error.violates("run.resources", *why);
 }
 
-std::filesystem::path canonical(const std::string& path) {
+std::string canonical(const std::string& path) {
   std::error_code error;
   const auto found = std::filesystem::weakly_canonical(path, error);
-  return error ? std::filesystem::path(path) : found;
+  return error ? path : found.string();
 }
 
 // What no two runs may do at once is write to one directory. `parent`: a run that has ended and
-// whose directory this one goes on with.
-void require_output_free(const EngineCore& core, const Run& run, const std::string& parent) {
-  const auto output = canonical(run.output);
+// whose directory this one goes on with. write_mutex is held.
+void require_output_free(EngineCore& core, const Run& run, const std::string& parent) {
+  const std::string output = core.canonical_output(run.output);
   for (const RunPtr& other : core.table.all_committed()) {
-    if (is_terminal(other->run.state) || canonical(other->run.output) != output) continue;
+    if (is_terminal(other->run.state)) continue;
+    if (core.canonical_output(other->run.output) != output) continue;
     throw EngineError(ErrorCode::kFailedPrecondition, "OUTPUT_IN_USE",
                       fmt::format("run.output {} belongs to run {} ({}); choose another "
                                   "(--set run.output=...)",
@@ -229,7 +229,7 @@ bool overrides_output(const std::vector<std::string>& overrides) {
 
 // A child that begins anew needs a directory of its own: the first free of OUTPUT.2, OUTPUT.3, ...
 std::string fresh_output(const EngineCore& core, const std::string& output) {
-  std::set<std::filesystem::path> taken;
+  std::set<std::string> taken;
   for (const RunPtr& other : core.table.all_committed())
     taken.insert(canonical(other->run.output));
   for (int number = 2;; ++number) {
@@ -241,6 +241,12 @@ std::string fresh_output(const EngineCore& core, const std::string& output) {
 }
 
 }  // namespace
+
+const std::string& EngineCore::canonical_output(const std::string& output) {
+  const auto [known, is_new] = canonical_outputs.try_emplace(output);
+  if (is_new) known->second = canonical(output);
+  return known->second;
+}
 
 CreateResult Engine::create(const CreateRequest& request, const Caller& caller) {
   const Call call = {"CreateRun", caller, request.request_id, digest_of(arguments_of(request))};
