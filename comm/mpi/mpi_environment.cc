@@ -53,6 +53,8 @@ std::string loopback_interface() {
 // mpirun and the ranks are killed together. What people chose themselves, in the environment or by
 // mpirun's --mca, stands.
 void leave_out_shared_memory_of_mpi() {
+  // Nor is it tried out whether POSIX shared memory works: that makes /dev/shm/open_mpi.0000.
+  setenv("OMPI_MCA_shmem", "mmap", 0);
   const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
   const char* all = std::getenv("OMPI_COMM_WORLD_SIZE");
   if (here == nullptr || all == nullptr || is_set("OMPI_MCA_btl")) return;
