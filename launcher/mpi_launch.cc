@@ -171,6 +171,7 @@ int launch_ranks(int ranks, const std::vector<std::string>& arguments) {
   const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
   const std::vector<std::string> command = mpirun_command(ranks, program, arguments);
   keep_waiting_threads_from_spinning(ranks);
+  setenv("OMPI_MCA_shmem", "mmap", 0);  // mpirun too would try out POSIX shared memory
   const pid_t parent = getpid();
   const pid_t child = fork();
   if (child < 0) {
