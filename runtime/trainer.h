@@ -154,6 +154,7 @@ class Trainer {
 
   CheckpointSaver saver_;
   std::int64_t saving_step_ = 0;  // of the checkpoint in flight
+  bool checkpoint_owed_ = false;  // asked for in a step that the run went back from
 
   RunProgress progress_;
   RunMonitor monitor_;

@@ -74,6 +74,7 @@ void Trainer::go_back_to(const CheckpointManifest& manifest, const Rollbacks& ro
   saver_.forget_after(progress_.step);
   guard_.clear();
   guard_.published();
+  monitor_.resumed(progress_.step);
 }
 
 // All ranks are here after the same step, which was not applied.
@@ -97,6 +98,7 @@ void Trainer::roll_back(const StepDecision& decision) {
   }
   rollbacks.push_back(rollback);
   go_back_to(manifest, rollbacks);
+  checkpoint_owed_ = checkpoint_owed_ || decision.checkpoint;
   const std::string cause = broken_text(decision);
   recorder_.event("health",
                   fmt::format(R"("kind":"rollback","step":{},"outcome":"{}","cause":{},)"

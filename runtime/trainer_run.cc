@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <utility>
 #include <vector>
 
 #include "runtime/agree.h"
@@ -112,7 +113,8 @@ void Trainer::validate_and_save(const StepDecision& decision) {
   }
   const bool finished = last || decision.stop != StopReason::kRequested;
   if (!finished) stop_as_requested();
-  if (checkpoint_due(progress_.step) || decision.checkpoint) {
+  const bool owed = std::exchange(checkpoint_owed_, false);
+  if (checkpoint_due(progress_.step) || decision.checkpoint || owed) {
     begin_save();
     if (!config_.checkpoint.async) finish_save();
   }

@@ -108,6 +108,8 @@ TEST(Rollback, ABadFileIsRefusedByName) {
         "{\"version\":1,\"rollbacks\":[{\"to\":5}]}",
         "{\"version\":1,\"rollbacks\":[{\"to\":5,\"first\":5,\"last\":6}]}",
         "{\"version\":1,\"rollbacks\":[{\"to\":5,\"first\":8,\"last\":7}]}",
+        "{\"version\":1,\"rollbacks\":[{\"to\":-1,\"first\":8,\"last\":9}]}",
+        "{\"version\":1,\"rollbacks\":[{\"to\":5,\"first\":8,\"last\":1e300}]}",
         "{\"version\":1,\"rollbacks\":[{\"to\":\"a\",\"first\":8,\"last\":9}]}"}) {
     directory.write("rollbacks.json", text);
     try {

@@ -284,6 +284,28 @@ TEST(Rollback, GoesBackToACheckpointOfAnEarlierAttempt) {
   EXPECT_EQ(second.state, whole.state);
 }
 
+// The request came with the report of the broken step, and comes only once.
+TEST(Rollback, KeepsARequestForACheckpoint) {
+  TrainingWorld world(tiny_config());
+  TrainingRun run = rolling_back({21});
+  run.output = "asked";
+  run.overrides.push_back("schedule.total_steps=40");
+  run.overrides.push_back("train.steps=20");
+  const TrainingResult first = world.train(run);
+  ASSERT_FALSE(first.error) << first.message;
+  run.overrides.back() = "train.steps=40";
+  run.overrides.push_back("checkpoint.every_steps=0");
+  run.resume = checkpoint_of(first.output, 20);
+  run.body = [](Rank& rank) {
+    if (rank.number() == 0) rank.trainer.monitor().request_checkpoint(1);
+    rank.trainer.run();
+  };
+  const TrainingResult second = world.train(run);
+  expect_left_out(second, {21});
+  EXPECT_EQ(runtime::read_rollbacks(second.output), (Rollbacks{{10, 21, 21}}));
+  EXPECT_TRUE(fs::exists(checkpoint_of(second.output, 11)));
+}
+
 // A run begun anew forgets what an earlier one left out.
 TEST(Rollback, AFreshStartForgetsThem) {
   TrainingWorld world(tiny_config());
