@@ -35,6 +35,7 @@ struct EngineOptions {
   std::int64_t hang_floor_ns = 30 * kSecond;  // a hang is max(this, hang_steps median steps)
   int hang_steps = 10;
   int max_queued = 10'000;                         // runs that have not ended; more are refused
+  int max_queued_per_caller = 10'000;              // of them, made by one caller
   std::int64_t log_bytes = std::int64_t{1} << 30;  // kept of one run
   // Before "train ..." in the ranks; empty: this program. Tests only, never from a request.
   std::vector<std::string> program;

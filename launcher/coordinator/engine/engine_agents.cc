@@ -64,6 +64,7 @@ void Engine::register_agent(const AgentRegistration& registration) {
          {"pid", registration.pid},
          {"world_size", registration.world_size},
          {"resumed_step", registration.resumed_step},
+         {"total_steps", registration.total_steps},
          {"resumed_from", registration.resumed_step > 0 ? change.run().latest_checkpoint : ""}});
     if (change.run().stop_intent != StopIntent::kNone && !change.run().checkpoint_wanted) {
       add_checkpoint_request(change, "coordinator");
@@ -73,7 +74,7 @@ void Engine::register_agent(const AgentRegistration& registration) {
 
 BeatAnswer Engine::heartbeat(const Beat& beat) {
   const RunPtr record = require_current(*core_, beat.attempt);
-  const Progress progress = core_->live.beat(beat, core_->now());
+  const Progress progress = core_->live.beat(beat, record->run.progress.total_steps, core_->now());
   core_->table.publish_progress(beat.attempt.run, progress);
   const Run& run = record->run;
   BeatAnswer answer;

@@ -119,14 +119,21 @@ std::vector<std::string> resolve_after(const EngineCore& core,
   return ids;
 }
 
-void require_room(const EngineCore& core) {
-  const auto runs = core.table.all_committed();
-  const auto live = std::count_if(runs.begin(), runs.end(), [](const RunPtr& record) {
-    return !is_terminal(record->run.state) && !has_attempt(record->run.state);
-  });
-  if (live < core.options.max_queued) return;
+void require_room(const EngineCore& core, const std::string& owner) {
+  int waiting = 0;
+  int own = 0;
+  for (const RunPtr& record : core.table.all_committed()) {
+    if (is_terminal(record->run.state) || has_attempt(record->run.state)) continue;
+    ++waiting;
+    own += record->run.owner == owner ? 1 : 0;
+  }
+  const bool own_full = own >= core.options.max_queued_per_caller;
+  if (waiting < core.options.max_queued && !own_full) return;
   EngineError error(ErrorCode::kResourceExhausted, "QUEUE_FULL",
-                    fmt::format("{} runs wait already, which is the limit", live));
+                    own_full ? fmt::format("{} runs of {} wait already, which is the limit of one "
+                                           "caller",
+                                           own, owner)
+                             : fmt::format("{} runs wait already, which is the limit", waiting));
   throw error.retry_after(60 * kSecond);
 }
 
@@ -190,7 +197,7 @@ CreateResult create_checked(EngineCore& core, const CreateRequest& request,
     return result;
   }
   require_output_free(core, run, parent);
-  require_room(core);
+  require_room(core, run.owner);
   if (request.validate_only) {
     auto record = std::make_shared<RunRecord>();
     record->run = std::move(run);

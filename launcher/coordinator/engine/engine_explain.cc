@@ -91,14 +91,17 @@ void explain_backoff(const EngineCore& core, const Run& run, Explanation& told) 
 
 std::string summary_of(const Explanation& told) {
   const Run& run = told.run->run;
-  std::string text = to_string(run.state);
+  std::string text;
   if (!told.reasons.empty()) {
-    text += ": " + told.reasons.front().message;
-  } else if (!run.state_message.empty()) {
-    text += ": " + run.state_message;
+    text = told.reasons.front().message;
+  } else if (run.state == RunState::kRunning) {
+    text = fmt::format("step {} of {}", run.progress.step, run.progress.total_steps);
+    if (!run.state_message.empty()) text += "; " + run.state_message;
+  } else {
+    text = run.state_message;
   }
-  if (run.suspect) text += " (its agent has not been heard of; training may well go on)";
-  return text;
+  if (run.suspect) text += "; its agent has not been heard of, and training may well go on";
+  return text.empty() ? fmt::format("it is {}", to_string(run.state)) : text;
 }
 
 }  // namespace

@@ -58,10 +58,11 @@ void LiveAttempts::registered(const AgentRegistration& registration, std::int64_
   live.progress.heartbeat_time_ns = now_ns;
 }
 
-Progress LiveAttempts::beat(const Beat& beat, std::int64_t now_ns) {
+Progress LiveAttempts::beat(const Beat& beat, std::int64_t total_steps, std::int64_t now_ns) {
   const std::lock_guard lock(mutex_);
   LiveAttempt& live = entry(beat.attempt, now_ns);
   live.last_contact_ns = now_ns;
+  live.total_steps = total_steps;
   if (beat.activity != live.activity || beat.collective_sequence != live.collective_sequence ||
       beat.step != live.progress.step) {
     live.activity_time_ns = now_ns;

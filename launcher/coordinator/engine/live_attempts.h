@@ -37,8 +37,8 @@ class LiveAttempts {
   // The entry of this attempt, made if there is none or only one of an earlier attempt.
   LiveAttempt get(const AttemptRef& ref, std::int64_t now_ns);
   void registered(const AgentRegistration& registration, std::int64_t now_ns);
-  // The progress that the run shows from now on.
-  Progress beat(const Beat& beat, std::int64_t now_ns);
+  // The progress that the run shows from now on. total_steps: as the agent once registered.
+  Progress beat(const Beat& beat, std::int64_t total_steps, std::int64_t now_ns);
   void checkpoint_asked(const AttemptRef& ref, std::int64_t now_ns);
   void forget(const std::string& run);
 

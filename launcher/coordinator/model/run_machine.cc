@@ -148,6 +148,9 @@ void ranks_ready(RunRecord& record, const Event& event) {
   attempt.start_time_ns = event.time_ns;
   attempt.resumed_from = text(event.context, "resumed_from");
   record.run.launch_failures = 0;
+  Progress& progress = record.run.progress;
+  progress.total_steps = event.context.value("total_steps", progress.total_steps);
+  progress.step = event.context.value("resumed_step", progress.step);
   enter(record.run, RunState::kRunning, event);
 }
 

@@ -44,7 +44,7 @@
 //   attempt_created        QUEUED -> STARTING          number fence placements resume
 //                                                      agent_token_hash
 //   launched               STARTING
-//   ranks_ready            STARTING -> RUNNING         resumed_from
+//   ranks_ready            STARTING -> RUNNING         resumed_from resumed_step total_steps
 //   progress_mark          RUNNING STOPPING            progress
 //   checkpoint_requested   RUNNING                     control_id
 //   checkpoint_committed   RUNNING STOPPING            step path; answers_request: the one that was

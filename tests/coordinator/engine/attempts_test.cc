@@ -1,3 +1,7 @@
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
 #include <fstream>
 
 #include "tests/coordinator/engine/engine_fixture.h"
@@ -290,6 +294,30 @@ TEST_F(Attempts, F9_AHangIsFoundByActivityNotBySlowSteps) {
   EXPECT_EQ(state(id), RunState::kBackoff);
   EXPECT_EQ(run(id).result->category, FailureCategory::kHang);
   EXPECT_EQ(engine_->explain(id).failure->stuck.at(0), "rank 1 waits in all-reduce 77");
+}
+
+// A real process stands for rank 0: stopped as by SIGSTOP, it is silent and does nothing.
+TEST_F(Attempts, F9_AStoppedRankZeroIsAHangThoughItIsSilent) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::raise(SIGSTOP);
+    ::_exit(0);
+  }
+  ::waitpid(child, nullptr, WUNTRACED);
+  const std::string id = running("a");
+  for (int step = 1; step <= 5; ++step)
+    beat(id, step, 0, 0, 0.01);
+  clock_.advance(40);
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kRunning) << "silent, and for all we know at work";
+  process(id).status.ranks = {{0, child, true}};
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kStopping);
+  EXPECT_EQ(run(id).failure->category, FailureCategory::kHang);
+  EXPECT_NE(run(id).failure->message.find("stopped"), std::string::npos);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  end(id, FailureCategory::kHang);
 }
 
 TEST_F(Attempts, F9_WithFastStepsTheFloorIsThirtySeconds) {

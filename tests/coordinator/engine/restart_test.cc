@@ -104,6 +104,7 @@ TEST_F(Restart, F3_ARunningAttemptIsFoundAgainAndGoesOn) {
   beat(id, 9);
   engine_->tick();
   EXPECT_EQ(run(id).progress.step, 9);
+  EXPECT_EQ(run(id).progress.total_steps, 100);
   EXPECT_FALSE(run(id).suspect);
   end(id, FailureCategory::kDone);
   EXPECT_EQ(state(id), RunState::kSucceeded);
