@@ -66,9 +66,9 @@ function(lockstep_configure_cuda_target target)
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:${LOCKSTEP_WARNINGS}>
     $<$<COMPILE_LANGUAGE:CXX>:${LOCKSTEP_COMPILE_FLAGS}>
-    # fmt's consteval constructors are beyond nvcc's front end.
+    # fmt takes nvcc for a compiler without constexpr, and then fails on its own consteval.
     $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --Werror all-warnings
-      -DFMT_CONSTEVAL= -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter>)
+      -DFMT_USE_CONSTEXPR=1 -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter,-Wno-stringop-overflow,-Wno-array-bounds>)
   target_compile_definitions(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:LOCKSTEP_KERNEL_PLATFORM="core/cuda/nvidia/platform.cuh">)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}"

@@ -34,7 +34,7 @@ struct BFloat16 {
 // IEEE half storage. Conversion rounds to nearest even; above 65504 (+ half a unit) it becomes inf,
 // so that an overflow in fp16 training is a real one.
 struct Float16 {
-  _Float16 value{};
+  _Float16 value = 0;  // not {}: nvcc hands that to the host compiler as a literal it lacks
 
   Float16() = default;
   explicit Float16(float v) : value(static_cast<_Float16>(v)) {}

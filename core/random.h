@@ -8,11 +8,11 @@ namespace lockstep::core {
 
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
 // 1, 2, 3", SC 2011). A value depends only on key and counter, so weights, data order and dropout
-// are the same at any number of ranks and threads.
+// are the same at any number of ranks and threads. constexpr, so that kernels may call it too.
 using Philox4x32Key = std::array<std::uint32_t, 2>;
 using Philox4x32Block = std::array<std::uint32_t, 4>;
 
-inline Philox4x32Block philox4x32(Philox4x32Key key, Philox4x32Block counter) {
+constexpr Philox4x32Block philox4x32(Philox4x32Key key, Philox4x32Block counter) {
   constexpr std::uint32_t kMultiplier0 = 0xD2511F53U;
   constexpr std::uint32_t kMultiplier1 = 0xCD9E8D57U;
   constexpr std::uint32_t kWeyl0 = 0x9E3779B9U;
@@ -34,7 +34,7 @@ Philox4x32Key stream_key(std::uint64_t seed, std::string_view purpose);
 Philox4x32Key stream_key(std::uint64_t seed, std::string_view purpose, std::uint64_t number);
 
 // The block number `index` of a stream.
-inline Philox4x32Block stream_block(Philox4x32Key key, std::uint64_t index,
+constexpr Philox4x32Block stream_block(Philox4x32Key key, std::uint64_t index,
                                     std::uint64_t sub_stream = 0) {
   return philox4x32(
       key, {static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32),
@@ -42,7 +42,7 @@ inline Philox4x32Block stream_block(Philox4x32Key key, std::uint64_t index,
 }
 
 // Uniform in [0, 1) with 24 bits, exact in fp32.
-inline float to_unit_float(std::uint32_t bits) {
+constexpr float to_unit_float(std::uint32_t bits) {
   return static_cast<float>(bits >> 8) * 0x1.0p-24F;
 }
 

@@ -60,8 +60,6 @@ BuildInfo build_info() {
       {"xxHash", unpack(static_cast<int>(XXH_versionNumber()))},
       {"CLI11", LOCKSTEP_CLI11_VERSION},
   };
-  info.cuda = "absent: the CUDA bodies are not part of this build";
-  info.nccl = "absent: it needs CUDA";
   return info;
 }
 

@@ -15,8 +15,6 @@ struct BuildInfo {
   std::string flags;
   std::vector<std::string> instruction_sets;                   // the compiler could use
   std::vector<std::pair<std::string, std::string>> libraries;  // name, version
-  std::string cuda;                                            // version, or why it is absent
-  std::string nccl;
 };
 
 BuildInfo build_info();

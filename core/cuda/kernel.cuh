@@ -35,6 +35,13 @@ namespace lockstep::core::cuda {
 
 inline constexpr int kWarp = 32;
 
+__device__ inline int lane_of_thread() {
+  return static_cast<int>(threadIdx.x % kWarp);
+}
+__device__ inline int warp_of_thread() {
+  return static_cast<int>(threadIdx.x / kWarp);
+}
+
 // 8 elements: the unit in which rows are read and written.
 inline constexpr int kLane = 8;
 

@@ -7,6 +7,7 @@
 #include <ostream>
 
 #include "runtime/build_info.h"
+#include "runtime/gpu_info.h"
 
 namespace lockstep::launcher {
 namespace {
@@ -18,7 +19,7 @@ std::string join(const std::vector<std::string>& words) {
   return text.empty() ? "none beyond the architecture's base" : text;
 }
 
-void print_table(const runtime::BuildInfo& info, std::ostream& out) {
+void print_table(const runtime::BuildInfo& info, const runtime::GpuInfo& gpu, std::ostream& out) {
   const auto line = [&out](const std::string& name, const std::string& value) {
     out << fmt::format("{:<17}{}\n", name, value);
   };
@@ -30,11 +31,15 @@ void print_table(const runtime::BuildInfo& info, std::ostream& out) {
   line("instruction sets", join(info.instruction_sets));
   for (const auto& [name, version] : info.libraries)
     line(name, version);
-  line("CUDA", info.cuda);
-  line("NCCL", info.nccl);
+  line("CUDA", gpu.cuda);
+  line("cuBLASLt", gpu.cublaslt);
+  line("cuDNN", gpu.cudnn);
+  line("NCCL", gpu.nccl);
+  for (const std::string& device : gpu.devices)
+    line("device", device);
 }
 
-void print_json(const runtime::BuildInfo& info, std::ostream& out) {
+void print_json(const runtime::BuildInfo& info, const runtime::GpuInfo& gpu, std::ostream& out) {
   nlohmann::ordered_json libraries;
   for (const auto& [name, version] : info.libraries)
     libraries[name] = version;
@@ -42,8 +47,9 @@ void print_json(const runtime::BuildInfo& info, std::ostream& out) {
       {"version", info.version},   {"commit", info.commit},
       {"compiler", info.compiler}, {"build_type", info.build_type},
       {"flags", info.flags},       {"instruction_sets", info.instruction_sets},
-      {"libraries", libraries},    {"cuda", info.cuda},
-      {"nccl", info.nccl},
+      {"libraries", libraries},    {"cuda", gpu.cuda},
+      {"cublaslt", gpu.cublaslt},  {"cudnn", gpu.cudnn},
+      {"nccl", gpu.nccl},          {"devices", gpu.devices},
   };
   out << json.dump() << "\n";
 }
@@ -56,7 +62,9 @@ void add_version_command(CLI::App& app, CommandContext& context) {
   add_output_option(*command, *format);
   set_action(*command, context, [format, &context] {
     const runtime::BuildInfo info = runtime::build_info();
-    *format == OutputFormat::kJson ? print_json(info, context.out) : print_table(info, context.out);
+    const runtime::GpuInfo gpu = runtime::gpu_info();
+    *format == OutputFormat::kJson ? print_json(info, gpu, context.out)
+                                   : print_table(info, gpu, context.out);
     return 0;
   });
 }

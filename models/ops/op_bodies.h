@@ -2,6 +2,7 @@
 
 #include <initializer_list>
 
+#include "core/cuda_module.h"
 #include "models/ops/accumulate.h"
 #include "models/ops/activation.h"
 #include "models/ops/attention.h"
@@ -56,6 +57,9 @@ struct OpBodies {
 };
 
 const OpBodies& cpu_op_bodies();
+
+// The CUDA module's. Throws Error(kConfig) saying why there are none.
+const OpBodies& cuda_op_bodies(const core::CudaModule& module);
 
 // The bodies that `context` runs. Every view that is not empty must lie on its device:
 // Error(kConfig) otherwise.

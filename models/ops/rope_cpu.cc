@@ -1,9 +1,9 @@
-#include <cmath>
 #include <vector>
 
 #include "models/ops/cpu/parallel.h"
 #include "models/ops/cpu/row_io.h"
 #include "models/ops/cpu/sequence_bodies.h"
+#include "models/ops/rope_table.h"
 
 namespace lockstep::models::ops::cpu {
 namespace {
@@ -20,19 +20,6 @@ void rotate_head(const A* cosines, const A* sines, A sign, std::int64_t half, A*
     const A sine = sign * sines[i];
     low[i] = a * cosines[i] - b * sine;
     high[i] = b * cosines[i] + a * sine;
-  }
-}
-
-template <typename A>
-void fill_table(double theta, core::TensorView cosines, core::TensorView sines) {
-  const auto half = static_cast<double>(cosines.cols());
-  for (std::int64_t i = 0; i < cosines.cols(); ++i) {
-    const double frequency = std::pow(theta, -static_cast<double>(i) / half);
-    for (std::int64_t t = 0; t < cosines.rows(); ++t) {
-      const double angle = static_cast<double>(t) * frequency;
-      cosines.row<A>(t)[i] = static_cast<A>(std::cos(angle));
-      sines.row<A>(t)[i] = static_cast<A>(std::sin(angle));
-    }
   }
 }
 
@@ -62,9 +49,9 @@ void rotate(OpContext& context, RopeDirection direction, std::int64_t length,
 
 void fill_rope_table(OpContext&, double theta, core::TensorView cosines, core::TensorView sines) {
   if (cosines.dtype() == core::DType::kF64) {
-    fill_table<double>(theta, cosines, sines);
+    fill_rope_values<double>(theta, cosines, sines);
   } else {
-    fill_table<float>(theta, cosines, sines);
+    fill_rope_values<float>(theta, cosines, sines);
   }
 }
 

@@ -14,6 +14,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __launch_bounds__(...)
 
 using lockstep::core::cuda::blockDim;
 using lockstep::core::cuda::blockIdx;

@@ -1,0 +1,38 @@
+#include "models/ops/cuda/bodies.h"
+
+namespace lockstep::models::ops::cuda {
+
+OpBodies own_kernel_bodies() {
+  return {
+      .accumulate = accumulate,
+      .activation_forward = activation_forward,
+      .activation_backward = activation_backward,
+      .gated_activation_forward = gated_activation_forward,
+      .gated_activation_backward = gated_activation_backward,
+      .attention_forward = attention_forward,
+      .attention_backward = attention_backward,
+      .cross_entropy = cross_entropy,
+      .softcap_logits = softcap_logits,
+      .dropout = dropout,
+      .embedding_forward = embedding_forward,
+      .embedding_backward = embedding_backward,
+      .position_backward = position_backward,
+      .count_nonfinite = count_nonfinite,
+      .block_sums_of_squares = block_sums_of_squares,
+      .layer_norm_forward = layer_norm_forward,
+      .layer_norm_backward = layer_norm_backward,
+      .matmul = matmul,
+      .optimizer_update = optimizer_update,
+      .column_sum = column_sum,
+      .residual_forward = residual_forward,
+      .residual_backward = residual_backward,
+      .rms_norm_forward = rms_norm_forward,
+      .rms_norm_backward = rms_norm_backward,
+      .fill_rope_table = fill_rope_table,
+      .rope = rope,
+      .open_libraries = nullptr,
+      .close_libraries = nullptr,
+  };
+}
+
+}  // namespace lockstep::models::ops::cuda

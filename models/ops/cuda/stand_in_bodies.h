@@ -1,0 +1,11 @@
+#pragma once
+
+#include "models/ops/op_bodies.h"
+
+namespace lockstep::models::ops::cuda {
+
+// The same kernels as the CUDA module's, compiled for the stand-in over host memory
+// (core/cuda/stand_in/machine.h).
+const OpBodies& stand_in_op_bodies();
+
+}  // namespace lockstep::models::ops::cuda

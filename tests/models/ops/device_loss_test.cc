@@ -1,0 +1,204 @@
+#include <cstring>
+
+#include "models/ops/op_bodies.h"
+#include "tests/support/device_harness.h"
+
+// The table device x dtype x shape x tolerance, part 3: the loss, the statistics of gradients and
+// the optimizers.
+namespace lockstep::models::ops {
+namespace {
+
+using core::DType;
+using test::Harness;
+using test::Operand;
+using test::Side;
+using test::TestDevice;
+
+struct LossCase {
+  std::int64_t rows, vocab, gap;
+  double smoothing, z_loss, softcap;
+};
+
+void compare_loss(const TestDevice& device, DType dtype, const LossCase& s, bool in_place) {
+  Harness h(device);
+  LossOptions options;
+  options.label_smoothing = s.smoothing;
+  options.z_loss = s.z_loss;
+  options.gradient_weight = 3.0F;
+  std::vector<std::int32_t> targets;
+  for (std::int64_t r = 0; r < s.rows; ++r)
+    targets.push_back(r % 3 == 1 ? kIgnored : static_cast<std::int32_t>(r * 7919 % s.vocab));
+  targets.front() = static_cast<std::int32_t>(s.vocab - 1);
+  Operand& logits = h.input(DType::kF32, s.rows, s.vocab, s.gap, 0.0, 4.0);
+  Operand& separate = h.output(dtype, s.rows, s.vocab, s.gap);
+  LossSums sums[2];
+  h.run([&](OpContext& c, Side side) {
+    const core::TensorView from = logits(side);
+    const std::int64_t elements_of_row =
+        from.row_stride() * 4 / static_cast<std::int64_t>(core::size_of(dtype));
+    const core::TensorView over(from.raw(), dtype, from.shape(), elements_of_row, from.device());
+    sums[side == Side::kCpu ? 0 : 1] =
+        cross_entropy(c, from, targets, options, s.softcap, in_place ? over : separate(side));
+  });
+  const std::string what = "cross_entropy " + std::string(core::name_of(dtype)) + " [" +
+                           std::to_string(s.rows) + ", " + std::to_string(s.vocab) + "]" +
+                           (in_place ? " in place" : "");
+  EXPECT_EQ(sums[0].counted, sums[1].counted) << what;
+  const double bound = 2e-6 * std::max(1.0, std::abs(sums[0].optimised));
+  EXPECT_NEAR(sums[0].optimised, sums[1].optimised, bound) << what;
+  EXPECT_NEAR(sums[0].cross_entropy, sums[1].cross_entropy, bound) << what;
+  if (!in_place) return h.expect_close(separate, 2, what);
+  // Each row begins with its gradient; what follows is what is left of the logits.
+  for (std::int64_t r = 0; r < s.rows; ++r) {
+    const auto gradient = [&](test::HostTensor& tensor) {
+      std::vector<double> values(static_cast<std::size_t>(s.vocab));
+      core::convert(dtype, tensor.view().row<float>(r), DType::kF64, values.data(), values.size());
+      return values;
+    };
+    test::expect_close(gradient(logits.device()), gradient(logits.cpu()),
+                       2 * test::tolerance_of(dtype), what + " row " + std::to_string(r));
+  }
+}
+
+TEST(DeviceTable, CrossEntropy) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    // 50257 fits into shared memory, 60001 does not.
+    for (const LossCase& s : {LossCase{1, 1, 0, 0, 0, 0}, LossCase{7, 37, 3, 0.1, 1e-4, 0},
+                              LossCase{4, 264, 0, 0, 0, 5.0}, LossCase{3, 50257, 0, 0.1, 0, 0},
+                              LossCase{2, 60001, 3, 0, 1e-4, 30.0}})
+      for (const bool in_place : {false, true})
+        compare_loss(device, dtype, s, in_place);
+  });
+}
+
+TEST(DeviceTable, LossWithoutGradientAndCappedLogits) {
+  for (const TestDevice& device : test::devices_under_test()) {
+    Harness h(device);
+    Operand& logits = h.input(DType::kF32, 5, 77, 3, 0.0, 10.0);
+    const std::vector<std::int32_t> targets = {0, 76, kIgnored, 3, 4};
+    LossSums sums[2];
+    h.run([&](OpContext& c, Side side) {
+      sums[side == Side::kCpu ? 0 : 1] = cross_entropy(c, logits(side), targets, {}, 0.0, {});
+      softcap_logits(c, 15.0, logits(side));
+    });
+    EXPECT_NEAR(sums[0].optimised, sums[1].optimised, 1e-5) << device.name;
+    h.expect_close(logits, 2, "softcap_logits");
+  }
+}
+
+TEST(DeviceTable, MaskedAndPoisonedLogits) {
+  for (const TestDevice& device : test::devices_under_test()) {
+    const double inf = std::numeric_limits<double>::infinity();
+    for (const double poison : {-inf, inf, std::numeric_limits<double>::quiet_NaN()}) {
+      Harness h(device);
+      Operand& logits = h.input(DType::kF32, 1, 40);
+      logits.cpu().view().row<float>(0)[20] = static_cast<float>(poison);
+      Operand& dlogits = h.output(DType::kF32, 1, 40);
+      LossSums sums[2];
+      h.run([&](OpContext& c, Side side) {
+        if (side == Side::kDevice)
+          c.stream().to_device(logits(side).raw(), logits.cpu().view().raw(), 160);
+        sums[side == Side::kCpu ? 0 : 1] =
+            cross_entropy(c, logits(side), std::vector<std::int32_t>{3}, {}, 0.0, dlogits(side));
+      });
+      EXPECT_EQ(std::isfinite(sums[0].optimised), std::isfinite(sums[1].optimised)) << poison;
+      EXPECT_EQ(std::isfinite(sums[1].optimised), poison == -inf) << device.name;
+      if (poison == -inf) h.expect_close(dlogits, 2, "dlogits with a masked logit");
+    }
+  }
+}
+
+TEST(DeviceTable, GradientStatistics) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    for (const std::int64_t n : {1, 63, 64, 65, 5003}) {
+      Harness h(device);
+      Operand& x = h.input(dtype, 1, n, 0, 0.0, 100.0);
+      Operand& sums = h.output(DType::kF64, 1, (n + 63) / 64);
+      NonFinite found[2];
+      h.run([&](OpContext& c, Side side) {
+        found[side == Side::kCpu ? 0 : 1] = count_nonfinite(c, x(side));
+        block_sums_of_squares(c, x.vector(side), static_cast<double*>(sums(side).raw()));
+      });
+      EXPECT_EQ(found[1].total(), 0) << device.name;
+      h.expect_equal(sums, "block_sums_of_squares, " + std::to_string(n));
+    }
+  });
+}
+
+TEST(DeviceTable, NonFiniteElementsAreCounted) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    const std::int64_t rows = 9;
+    const std::int64_t cols = 700;
+    Harness h(device);
+    Operand& x = h.input(dtype, rows, cols, 3);
+    std::vector<double> values = x.cpu().values();
+    for (std::size_t i = 0; i < values.size(); i += 101)
+      values[i] = i % 2 == 0 ? -std::numeric_limits<double>::infinity() : std::nan("");
+    x.cpu().set(values);
+    NonFinite found[2];
+    h.run([&](OpContext& c, Side side) {
+      const core::TensorView view = x(side);
+      if (side == Side::kDevice)
+        c.stream().to_device(
+            view.raw(), x.cpu().view().raw(),
+            static_cast<std::size_t>(rows * view.row_stride()) * core::size_of(dtype));
+      found[side == Side::kCpu ? 0 : 1] = count_nonfinite(c, view);
+    });
+    EXPECT_GT(found[0].inf, 0);
+    EXPECT_EQ(found[0].inf, found[1].inf) << device.name;
+    EXPECT_EQ(found[0].nan, found[1].nan) << device.name;
+  });
+}
+
+struct RuleCase {
+  OptimizerKind kind;
+  double momentum;
+};
+
+TEST(DeviceTable, OptimizerUpdates) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    for (const RuleCase& rule_case :
+         {RuleCase{OptimizerKind::kAdamW, 0}, RuleCase{OptimizerKind::kAdam, 0},
+          RuleCase{OptimizerKind::kSgd, 0}, RuleCase{OptimizerKind::kSgd, 0.9},
+          RuleCase{OptimizerKind::kRmsProp, 0}, RuleCase{OptimizerKind::kRmsProp, 0.9},
+          RuleCase{OptimizerKind::kLion, 0}})
+      for (const std::int64_t n : {1, 64, 1003}) {
+        UpdateRule rule;
+        rule.kind = rule_case.kind;
+        rule.momentum = rule_case.momentum;
+        rule.learning_rate = 1e-2;
+        rule.weight_decay = 0.1;
+        rule.t = 3;
+        const int states = state_tensors(rule.kind, rule.momentum);
+        const bool cast = dtype != DType::kF32;
+        Harness h(device);
+        Operand& gradient = h.input(DType::kF32, 1, n, 0, 0.0, 3.0);
+        Operand& master = h.input(DType::kF32, 1, n);
+        Operand& state0 = h.input(DType::kF32, 1, n, 0, 1.0, 0.1);
+        Operand& state1 = h.input(DType::kF32, 1, n, 0, 1.0, 0.1);
+        Operand& factor = h.input(DType::kF32, 1, 1, 0, 0.5, 0.0);
+        Operand& parameter = h.output(dtype, 1, n);
+        h.run([&](OpContext& c, Side side) {
+          const auto optional = [&](Operand& o, bool wanted) {
+            return wanted ? o.vector(side) : core::TensorView{};
+          };
+          // On the device the factor is read from its memory.
+          const auto* number = static_cast<const float*>(factor(side).raw());
+          optimizer_update(c, rule, n != 64,
+                           side == Side::kCpu ? UpdateFactor(0.5F) : UpdateFactor(number),
+                           n == 1003 ? 1.0F : 0.0F, gradient.vector(side), master.vector(side),
+                           optional(state0, states > 0), optional(state1, states > 1),
+                           optional(parameter, cast));
+        });
+        const std::string what =
+            "optimizer " + std::to_string(static_cast<int>(rule.kind)) + " " + std::to_string(n);
+        h.expect_close(master, 2, what + " master");
+        if (states > 0) h.expect_close(state0, 2, what + " state 0");
+        if (states > 1) h.expect_close(state1, 2, what + " state 1");
+        if (cast) h.expect_close(parameter, 1, what + " parameter");
+      }
+  });
+}
+
+}  // namespace
+}  // namespace lockstep::models::ops
