@@ -53,7 +53,7 @@ struct LaunchSpec {
 enum class AttemptPhase : std::uint8_t {
   kAbsent = 1,    // nothing was ever started, and now nothing will be: launch() did not get so far
   kStarting = 2,  // not every rank's process is there yet
-  kRunning = 3,   // every rank's process is there
+  kRunning = 3,   // every rank's process is there, as far as they are on this machine
   kStopping = 4,  // on the stop ladder, or what is left is being swept
   kEnded = 5,     // proved empty, or given up on (then `cleanup` says of what); `exit` is set
 };
@@ -112,7 +112,9 @@ enum class StopAnswer : std::uint8_t {
   kNotYet = 4,      // the supervisor cannot be reached just now; ask again
 };
 
-// Starts attempts and finds them again. Every call returns within milliseconds; one caller at a
+// Starts attempts and finds them again. Ranks on other machines are started and ended by mpirun's
+// daemons there: they are asked to stop, but not watched, examined or swept, and what they write is
+// kept as what the launcher wrote. Every call returns within milliseconds; one caller at a
 // time.
 class AttemptHost {
  public:

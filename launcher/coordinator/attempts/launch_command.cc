@@ -17,8 +17,9 @@ namespace lockstep::launcher::coordinator {
 
 namespace {
 
-// TMPDIR: where mpirun keeps its session; SSH_AUTH_SOCK: how it reaches other hosts.
-constexpr std::array<std::string_view, 14> kAllowedVariables = {"PATH",
+// TMPDIR: where mpirun keeps its session; SSH_AUTH_SOCK: how it reaches other hosts; those of
+// LOCKSTEP: with what certificates rank 0 speaks to a coordinator on another machine.
+constexpr std::array<std::string_view, 17> kAllowedVariables = {"PATH",
                                                                 "HOME",
                                                                 "USER",
                                                                 "LOGNAME",
@@ -28,10 +29,13 @@ constexpr std::array<std::string_view, 14> kAllowedVariables = {"PATH",
                                                                 "TZ",
                                                                 "TMPDIR",
                                                                 "SSH_AUTH_SOCK",
-                                                                "OMP_NUM_THREADS",
                                                                 "TERM",
+                                                                "OMP_NUM_THREADS",
+                                                                "CUDA_HOME",
+                                                                "LOCKSTEP_CA",
                                                                 "OMP_WAIT_POLICY",
-                                                                "CUDA_HOME"};
+                                                                "LOCKSTEP_KEY",
+                                                                "LOCKSTEP_CERTIFICATE"};
 
 [[noreturn]] void refuse(const std::string& why) {
   throw core::Error(core::ErrorKind::kConfig, "cannot launch: " + why);
@@ -116,7 +120,7 @@ std::string visible_devices(const LaunchSpec& spec) {
 }
 
 std::vector<std::string> launch_command(const LaunchSpec& spec, const std::string& directory,
-                                        const std::string& self) {
+                                        const std::string& self, const Environment& environment) {
   std::vector<std::string> hosts;
   for (const HostSlots& host : spec.hosts)
     hosts.push_back(fmt::format("{}:{}", host.address, host.slots.size()));
@@ -137,9 +141,10 @@ std::vector<std::string> launch_command(const LaunchSpec& spec, const std::strin
                                       "1"};
   if (geteuid() == 0) command.emplace_back("--allow-run-as-root");
   if (spec.hosts.size() > 1) {
-    for (const char* name : {kAttemptTagVariable, "LOCKSTEP_COORDINATOR",
-                             "LOCKSTEP_AGENT_TOKEN_FILE", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"}) {
-      command.insert(command.end(), {"-x", name});
+    for (const char* name :
+         {kAttemptTagVariable, "LOCKSTEP_COORDINATOR", "LOCKSTEP_AGENT_TOKEN_FILE", "LOCKSTEP_CA",
+          "LOCKSTEP_CERTIFICATE", "LOCKSTEP_KEY", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"}) {
+      if (environment.contains(name)) command.insert(command.end(), {"-x", name});
     }
   }
   command.insert(command.end(),

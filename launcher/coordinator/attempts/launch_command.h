@@ -14,12 +14,6 @@ namespace lockstep::launcher::coordinator {
 // as more than a host, a path that is not absolute, a text with a NUL, a log quota too small.
 void check_launchable(const LaunchSpec& spec);
 
-// mpirun with a fixed set of options, then for every rank
-//   PROGRAM rank-start --directory DIR ... -- PROGRAM train CONFIG --resume RESUME
-// `self`: the path of this program, which knows rank-start.
-std::vector<std::string> launch_command(const LaunchSpec& spec, const std::string& directory,
-                                        const std::string& self);
-
 using Environment = std::map<std::string, std::string>;
 
 // Those of `parent` that a rank may have: a fixed list, nothing that begins with LD_, OMPI_ or
@@ -29,6 +23,12 @@ Environment allowed_environment(const char* const* parent);
 // its agent finds the coordinator.
 Environment rank_environment(const LaunchSpec& spec, Environment allowed);
 std::vector<std::string> to_block(const Environment& environment);  // "NAME=VALUE"
+
+// mpirun with a fixed set of options, then for every rank
+//   SELF rank-start --directory DIR ... -- PROGRAM train CONFIG --resume RESUME
+// self: the path of this program. environment: rank_environment(), which other hosts are told of.
+std::vector<std::string> launch_command(const LaunchSpec& spec, const std::string& directory,
+                                        const std::string& self, const Environment& environment);
 
 // The value of rank-start's --devices: for each rank the devices that it may see,
 // "0,1/0,1/4,5/4,5"; empty for CPU slots.

@@ -174,11 +174,10 @@ void SupervisedAttempts::reap(const std::string& directory) {
 AttemptStatus SupervisedAttempts::poll(const AttemptRef& attempt) {
   const std::string directory = directory_of(attempt);
   reap(directory);
-  if (const auto known = ended_.find(directory); known != ended_.end()) return known->second;
   Lock lock = take_lock(directory);
   // After the lock was looked at: a supervisor gives it back behind its last file.
   if (auto ended = read_status(directory, "exit.json")) {
-    if (lock.own) ended_[directory] = *ended;
+    stops_.erase(directory);
     return *ended;
   }
   if (!lock.held) return clean_up_after_supervisor(directory);
@@ -268,13 +267,12 @@ std::vector<AttemptRef> SupervisedAttempts::find_all() {
 void SupervisedAttempts::remove(const AttemptRef& attempt) {
   const std::string directory = directory_of(attempt);
   if (!fs::exists(directory)) return;
-  const Lock lock = take_lock(directory);
-  if (lock.held || !read_status(directory, "exit.json")) {
+  // A supervisor that is still about to leave writes nothing behind this file.
+  if (!read_status(directory, "exit.json")) {
     throw core::Error(core::ErrorKind::kInternal,
                       directory + " is of an attempt that has not ended");
   }
   fs::remove_all(directory);
-  ended_.erase(directory);
   stops_.erase(directory);
 }
 

@@ -43,9 +43,8 @@ class SupervisedAttempts : public AttemptHost {
   AttemptStatus clean_up_after_supervisor(const std::string& directory);
 
   const SupervisedAttemptsOptions options_;
-  std::map<std::string, pid_t> supervisors_;    // by directory: those that are children
-  std::map<std::string, Stop> stops_;           // by directory
-  std::map<std::string, AttemptStatus> ended_;  // by directory: the end never changes
+  std::map<std::string, pid_t> supervisors_;  // by directory: those that are children
+  std::map<std::string, Stop> stops_;         // by directory
 };
 
 }  // namespace lockstep::launcher::coordinator

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -48,6 +49,14 @@ LaunchSpec read_spec(const std::string& directory) {
   return spec;
 }
 
+bool is_this_machine(const std::string& address) {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  const std::string own = name.data();
+  return address == "localhost" || address == "127.0.0.1" || address == own ||
+         own.starts_with(address + ".") || address.starts_with(own + ".");
+}
+
 void allow_many_files() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -73,17 +82,26 @@ Supervisor::Supervisor(std::string directory, std::string self)
       self_(std::move(self)),
       spec_(read_spec(directory_)),
       poller_(epoll_create1(EPOLL_CLOEXEC)),
+      began_ns_(unix_now_ns()),
+      began_(std::chrono::steady_clock::now()),
       ladder_(spec_.agent_address.empty() ? 0 : kAgentTime) {
   if (!poller_) fail("watch anything");
   ranks_.resize(static_cast<std::size_t>(spec_.ranks()));
   std::size_t next = 0;
   for (const HostSlots& host : spec_.hosts) {
-    for (std::size_t slot = 0; slot < host.slots.size(); ++slot)
-      ranks_[next++].host = host.host;
+    for (std::size_t slot = 0; slot < host.slots.size(); ++slot) {
+      ranks_[next].host = host.host;
+      ranks_[next++].elsewhere = !is_this_machine(host.address);
+    }
   }
 }
 
 Supervisor::~Supervisor() = default;
+
+std::int64_t Supervisor::now() const {
+  const auto passed = std::chrono::steady_clock::now() - began_;
+  return began_ns_ + std::chrono::duration_cast<std::chrono::nanoseconds>(passed).count();
+}
 
 void Supervisor::run() {
   // Relative paths and core files of ranks stay with the attempt.
@@ -132,15 +150,16 @@ void Supervisor::identify() {
 
 void Supervisor::start_launcher() {
   StartedProcess child;
-  child.arguments = launch_command(spec_, directory_, self_);
-  child.environment = to_block(rank_environment(spec_, allowed_environment(environ)));
+  const Environment environment = rank_environment(spec_, allowed_environment(environ));
+  child.arguments = launch_command(spec_, directory_, self_, environment);
+  child.environment = to_block(environment);
   const Descriptor out = logs_->take_end(-1, false);
   const Descriptor err = logs_->take_end(-1, true);
   child.out = out.get();
   child.err = err.get();
   child.signal_at_parents_end = SIGTERM;
   memory_kills_ = count_memory_kills();
-  start_ns_ = unix_now_ns();
+  start_ns_ = now();
   launcher_ = start_process(child);
   launcher_process_ = ProcessHandle::open(launcher_);
   note("launched", fmt::format("\"pid\":{}", launcher_));
@@ -166,7 +185,7 @@ void Supervisor::wait_for_events() {
     } else if (fd == listener_->fd()) {
       while (Descriptor socket = listener_->accept()) {
         watch(socket.get());
-        connections_.push_back({std::move(socket), unix_now_ns()});
+        connections_.push_back({std::move(socket), now()});
       }
     } else {
       note_rank_ends(fd);
@@ -179,7 +198,7 @@ void Supervisor::wait_for_events() {
     }
   }
   std::erase_if(connections_, [&](const Connection& connection) {
-    return unix_now_ns() - connection.since_ns > kConnectionTime;
+    return now() - connection.since_ns > kConnectionTime;
   });
 }
 
@@ -199,7 +218,7 @@ void Supervisor::reap() {
     if (pid == launcher_ && !launcher_ended_) {
       launcher_ended_ = true;
       launcher_status_ = status;
-      launcher_end_ns_ = unix_now_ns();
+      launcher_end_ns_ = now();
       changed_ = true;
       note("launcher_ended", fmt::format("\"status\":{}", status));
     }
@@ -210,7 +229,7 @@ void Supervisor::note_rank_ends(int fd) {
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
     Rank& rank = ranks_[i];
     if (!rank.process || rank.end_ns != 0 || rank.process->fd() != fd) continue;
-    rank.end_ns = unix_now_ns();
+    rank.end_ns = now();
     rank.wait_status = rank.process->wait_status();
     epoll_ctl(poller_.get(), EPOLL_CTL_DEL, fd, nullptr);
     changed_ = true;
@@ -263,7 +282,7 @@ std::string Supervisor::stop_on_request(const std::string& text) {
 
 // What came while nobody listened at the socket.
 void Supervisor::read_stop_file() {
-  looked_for_stop_ns_ = unix_now_ns();
+  looked_for_stop_ns_ = now();
   if (const auto text = read_small_file(directory_, "stop.json")) {
     stop_on_request(*text);
     unlink((directory_ + "/stop.json").c_str());
@@ -284,93 +303,13 @@ void Supervisor::begin_stop(const StopRequest& request) {
       note("stuck",
            fmt::format("\"rank\":{},\"message\":{}", hang_.rank, core::json_string(sentence)));
   }
-  ladder_.request(request, unix_now_ns());
+  ladder_.request(request, now());
   changed_ = true;
-}
-
-bool Supervisor::ranks_alive() const {
-  for (const Rank& rank : ranks_) {
-    if (rank.process && !rank.process->ended()) return true;
-  }
-  return false;
-}
-
-// Below this process, or carrying the tag.
-std::vector<ProcessHandle> Supervisor::everything_alive() const {
-  std::vector<ProcessHandle> found = descendants_of(getpid());
-  for (ProcessHandle& process :
-       processes_with_variable(kAttemptTagVariable, attempt_tag(spec_.attempt)))
-    found.push_back(std::move(process));
-  return found;
-}
-
-bool Supervisor::anything_alive() const {
-  return !everything_alive().empty();
-}
-
-void Supervisor::advance() {
-  const std::int64_t now = unix_now_ns();
-  if (now - looked_for_stop_ns_ > kSecond) read_stop_file();
-  reap();
-  LadderFacts facts;
-  for (const Rank& rank : ranks_) {
-    facts.ranks_seen = facts.ranks_seen || rank.process;
-    if (rank.end_ns == 0) continue;
-    if (facts.first_rank_end_ns == 0 || rank.end_ns < facts.first_rank_end_ns) {
-      facts.first_rank_end_ns = rank.end_ns;
-    }
-  }
-  facts.ranks_alive = ranks_alive();
-  facts.launcher_alive = !launcher_ended_;
-  // Only at the end does it matter who else is there.
-  facts.anything_alive = facts.launcher_alive || facts.ranks_alive || anything_alive();
-  const StopRung before = ladder_.rung();
-  const std::optional<LadderAction> action = ladder_.advance(facts, now);
-  if (ladder_.rung() != before) {
-    changed_ = true;
-    note("rung", fmt::format("\"rung\":\"{}\"", to_string(ladder_.rung())));
-    publish();
-  }
-  if (action) act(*action);
-}
-
-void Supervisor::act(LadderAction action) {
-  const auto to_ranks = [&](int number) {
-    for (std::size_t i = 0; i < ranks_.size(); ++i) {
-      const auto& process = ranks_[i].process;
-      if (!process || !process->send(number)) continue;
-      note("signal_sent", fmt::format("\"rank\":{},\"signal\":{}", i, number));
-    }
-  };
-  switch (action) {
-    case LadderAction::kAskRanks:
-      if (ranks_[0].process && ranks_[0].process->send(SIGUSR1)) {
-        note("signal_sent", fmt::format("\"rank\":0,\"signal\":{}", SIGUSR1));
-      }
-      return;
-    case LadderAction::kTerminateRanks:
-      to_ranks(SIGTERM);
-      return to_ranks(SIGCONT);
-    case LadderAction::kKillRanks:
-      return to_ranks(SIGKILL);
-    case LadderAction::kTerminateLauncher:
-    case LadderAction::kKillLauncher:
-      if (launcher_process_) {
-        launcher_process_->send(action == LadderAction::kKillLauncher ? SIGKILL : SIGTERM);
-      }
-      return;
-    case LadderAction::kKillEverything:
-      for (const ProcessHandle& process : everything_alive()) {
-        note("swept", fmt::format("\"pid\":{}", process.pid()));
-        process.send(SIGKILL);
-      }
-      return;
-  }
 }
 
 void Supervisor::note(const std::string& kind, const std::string& members) {
   const std::string line = fmt::format("{{\"version\":1,\"time_ns\":{},\"kind\":\"{}\"{}{}}}\n",
-                                       unix_now_ns(), kind, members.empty() ? "" : ",", members);
+                                       now(), kind, members.empty() ? "" : ",", members);
   // For people; a full disk must not get in the way of anything.
   if (write(spool_.get(), line.data(), line.size()) < 0) return;
 }

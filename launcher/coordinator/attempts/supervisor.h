@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -43,6 +44,7 @@ class Supervisor {
  private:
   struct Rank {
     std::string host;
+    bool elsewhere = false;  // on another machine: mpirun's own daemon there looks after it
     std::optional<ProcessHandle> process;
     std::int64_t end_ns = 0;  // 0: not seen to end
     std::optional<int> wait_status;
@@ -52,6 +54,9 @@ class Supervisor {
     std::int64_t since_ns;
   };
 
+  std::int64_t now() const;
+  bool has_ranks_elsewhere() const;
+  LadderFacts facts() const;
   void prepare_signals();
   void identify();
   void start_launcher();
@@ -68,7 +73,6 @@ class Supervisor {
   void begin_stop(const StopRequest& request);
   void advance();
   void act(LadderAction action);
-  bool anything_alive() const;
   std::vector<ProcessHandle> everything_alive() const;
   bool ranks_alive() const;
   AttemptStatus status() const;
@@ -88,6 +92,10 @@ class Supervisor {
   std::optional<LogPump> logs_;
   std::list<Connection> connections_;
 
+  // Unix time when this began, and the steady clock then: what the time is, should somebody set the
+  // clock of the machine.
+  const std::int64_t began_ns_;
+  const std::chrono::steady_clock::time_point began_;
   std::vector<Rank> ranks_;  // by number
   pid_t launcher_ = 0;
   std::optional<ProcessHandle> launcher_process_;

@@ -42,7 +42,7 @@ AttemptStatus Supervisor::status() const {
   bool all_there = true;
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
     const Rank& rank = ranks_[i];
-    all_there = all_there && rank.process;
+    all_there = all_there && (rank.process || rank.elsewhere);
     if (rank.process) {
       status.ranks.push_back({static_cast<int>(i), rank.process->pid(), rank.end_ns == 0});
     }
@@ -61,7 +61,7 @@ AttemptStatus Supervisor::status() const {
 
 // Changes at once, the growth of the logs once a second.
 void Supervisor::publish() {
-  const std::int64_t time = unix_now_ns();
+  const std::int64_t time = now();
   const bool grown = logs_->written() != published_bytes_ && time - published_ns_ >= kPublishEvery;
   if (!changed_ && !grown) return;
   const AttemptStatus current = status();
@@ -136,7 +136,7 @@ void Supervisor::finish() {
   logs_->finish();
   AttemptStatus ended = status();
   ended.phase = AttemptPhase::kEnded;
-  ended.end_time_ns = unix_now_ns();
+  ended.end_time_ns = now();
   ended.exit = exit_info();
   note("ended", fmt::format("\"category\":\"{}\"", to_string(ended.exit.category)));
   // A disk that is full now has space again some time; until then this process says by its lock

@@ -138,10 +138,13 @@ TEST(LaunchCommand, NamesHostsSlotsAndDevices) {
   spec.hosts = {{"a", "a.example", {2, 3}}, {"b", "10.0.0.2", {0}}};
   EXPECT_EQ(spec.ranks(), 3);
   EXPECT_EQ(visible_devices(spec), "2,3/2,3/0");
-  const auto command = launch_command(spec, "/state/d", "/bin/lockstep");
+  const auto command =
+      launch_command(spec, "/state/d", "/bin/lockstep", {{"OMP_NUM_THREADS", "1"}});
   const std::string all = fmt::format("{}", fmt::join(command, " "));
   EXPECT_THAT(all, ::testing::HasSubstr("--host a.example:2,10.0.0.2:1"));
   EXPECT_THAT(all, ::testing::HasSubstr("-np 3"));
+  EXPECT_THAT(all, ::testing::HasSubstr("-x OMP_NUM_THREADS"));
+  EXPECT_THAT(all, Not(::testing::HasSubstr("LOCKSTEP_CA")));
   EXPECT_THAT(all, ::testing::EndsWith(
                        "--devices 2,3/2,3/0 -- /bin/lockstep train /c.yaml --resume never"));
 }
