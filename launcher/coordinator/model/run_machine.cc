@@ -1,6 +1,7 @@
 #include "launcher/coordinator/model/run_machine.h"
 
 #include <algorithm>
+#include <array>
 #include <initializer_list>
 
 #include <fmt/format.h>
@@ -290,70 +291,58 @@ void terminal(RunRecord& record, const Event& event) {
   enter(run, state, event);
 }
 
-// What each kind does to the record; sequences and times are done by apply().
-void change(RunRecord& record, const Event& event) {
-  Run& run = record.run;
-  const json& context = event.context;
-  switch (event.kind) {
-    case EventKind::kSubmitted:
-      return submitted(record, event);
-    case EventKind::kDependencySatisfied:
-      return dependency_satisfied(record, event);
-    case EventKind::kUpdated:
-      return updated(record, event);
-    case EventKind::kHeld:
-      return held(record, event);
-    case EventKind::kReleased:
-      return released(record, event);
-    case EventKind::kQueued:
-      return queued(record, event);
-    case EventKind::kAttemptCreated:
-      return attempt_created(record, event);
-    case EventKind::kLaunched:
-      return launched(record, event);
-    case EventKind::kRanksReady:
-      return ranks_ready(record, event);
-    case EventKind::kProgressMark:
-      require_state(record, event, {RunState::kRunning, RunState::kStopping});
-      context.at("progress").get_to(run.progress);
-      return;
-    case EventKind::kCheckpointRequested:
-      require_state(record, event, {RunState::kRunning});
-      run.checkpoint_control_id = context.at("control_id").get<std::int64_t>();
-      run.checkpoint_wanted = true;
-      return;
-    case EventKind::kCheckpointCommitted:
-      return checkpoint_committed(record, event);
-    case EventKind::kCheckpointFailed:
-      return checkpoint_failed(record, event);
-    case EventKind::kStopRequested:
-      return stop_requested(record, event);
-    case EventKind::kControlAcked:
-      return require_state(record, event, {RunState::kRunning, RunState::kStopping});
-    case EventKind::kStopping:
-      return stopping(record, event);
-    case EventKind::kAttemptEnded:
-      return ended(record, event);
-    case EventKind::kSlotsReleased:
-      return slots_released(record, event);
-    case EventKind::kRetryScheduled:
-      return retry_scheduled(record, event);
-    case EventKind::kPaused:
-      return paused(record, event);
-    case EventKind::kResumed:
-      return resumed(record, event);
-    case EventKind::kSuspect:
-    case EventKind::kRecovered:
-      return contact(record, event);
-    case EventKind::kCoordinatorRestarted:
-      return;
-    case EventKind::kCleanup:
-      run.cleanup_state = text(context, "cleanup_state");
-      return;
-    case EventKind::kTerminal:
-      return terminal(record, event);
-  }
+void progress_mark(RunRecord& record, const Event& event) {
+  require_state(record, event, {RunState::kRunning, RunState::kStopping});
+  event.context.at("progress").get_to(record.run.progress);
 }
+
+void checkpoint_requested(RunRecord& record, const Event& event) {
+  require_state(record, event, {RunState::kRunning});
+  record.run.checkpoint_control_id = event.context.at("control_id").get<std::int64_t>();
+  record.run.checkpoint_wanted = true;
+}
+
+void control_acked(RunRecord& record, const Event& event) {
+  require_state(record, event, {RunState::kRunning, RunState::kStopping});
+}
+
+void coordinator_restarted(RunRecord&, const Event&) {}
+
+void cleanup(RunRecord& record, const Event& event) {
+  record.run.cleanup_state = text(event.context, "cleanup_state");
+}
+
+// What each kind does to the record, in the order of EventKind; sequences and times are done by
+// apply().
+using Handler = void (*)(RunRecord&, const Event&);
+constexpr std::array<Handler, static_cast<std::size_t>(EventKind::kTerminal) + 1> kHandlers = {
+    submitted,
+    dependency_satisfied,
+    updated,
+    held,
+    released,
+    queued,
+    attempt_created,
+    launched,
+    ranks_ready,
+    progress_mark,
+    checkpoint_requested,
+    checkpoint_committed,
+    checkpoint_failed,
+    stop_requested,
+    control_acked,
+    stopping,
+    ended,
+    slots_released,
+    retry_scheduled,
+    paused,
+    resumed,
+    contact,
+    contact,
+    coordinator_restarted,
+    cleanup,
+    terminal,
+};
 
 }  // namespace
 
@@ -367,7 +356,7 @@ void apply(RunRecord& record, const Event& event) {
           "the run has ended");
   RunRecord after = record;
   try {
-    change(after, event);
+    kHandlers[static_cast<std::size_t>(event.kind)](after, event);
   } catch (const json::exception& error) {
     refuse(record, event, error.what());
   }
