@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -28,6 +29,12 @@ struct TestDevice {
   bool stand_in = false;
 };
 
+// LOCKSTEP_TEST_ONLY_GPU=1 leaves the stand-in out, as for a sanitizer of GPU code; then there must
+// be a GPU.
+inline bool only_gpu() {
+  return std::getenv("LOCKSTEP_TEST_ONLY_GPU") != nullptr;
+}
+
 // Why no GPU takes part; empty where one does.
 inline std::string why_no_gpu() {
   const core::CudaModule module = core::load_cuda_module();
@@ -39,8 +46,10 @@ inline std::string why_no_gpu() {
 inline const std::vector<TestDevice>& devices_under_test() {
   static const std::vector<TestDevice> devices = [] {
     std::vector<TestDevice> found;
-    found.push_back({"stand-in", core::open_device(core::cuda::stand_in_runtime(), 0),
-                     &models::ops::cuda::stand_in_op_bodies(), true});
+    if (!only_gpu()) {
+      found.push_back({"stand-in", core::open_device(core::cuda::stand_in_runtime(), 0),
+                       &models::ops::cuda::stand_in_op_bodies(), true});
+    }
     if (why_no_gpu().empty()) {
       const core::CudaModule module = core::load_cuda_module();
       found.push_back({"cuda:0", core::open_device(module.runtime(), 0),
