@@ -1,3 +1,7 @@
+#include <algorithm>
+#include <string>
+#include <vector>
+
 #include "models/ops/op_bodies.h"
 #include "tests/support/device_harness.h"
 
@@ -114,9 +118,33 @@ TEST(DeviceTable, Attention) {
          {AttentionShape{1, 1, 1, 1, 8, true, false}, AttentionShape{2, 9, 4, 2, 20, true, false},
           AttentionShape{1, 37, 2, 1, 64, false, false}, AttentionShape{1, 40, 3, 3, 7, true, true},
           AttentionShape{2, 33, 2, 2, 16, false, true},
-          AttentionShape{1, 5, 1, 1, 128, true, false}})
+          AttentionShape{1, 5, 1, 1, 128, true, false},
+          // Several tiles of 64 positions, the last one not full.
+          AttentionShape{1, 130, 2, 1, 64, true, false},
+          AttentionShape{1, 100, 2, 2, 80, false, true},
+          AttentionShape{1, 129, 2, 1, 128, true, true}})
       compare_attention(device, dtype, s, true);
   });
+}
+
+// Tensor cores where they can serve, the plain kernels elsewhere.
+TEST(DeviceTable, AttentionIsServedByTensorCoresWhereItCanBe) {
+  if (test::only_gpu()) GTEST_SKIP() << "the stand-in, which keeps a record, is left out";
+  const TestDevice& stand_in = test::devices_under_test().front();
+  const auto kernels_of = [&](DType dtype, std::int64_t width) {
+    std::vector<std::string> calls;
+    core::cuda::stand_in_settings().record = &calls;
+    compare_attention(stand_in, dtype, {1, 9, 1, 1, width, true, false}, true);
+    core::cuda::stand_in_settings().record = nullptr;
+    return std::any_of(calls.begin(), calls.end(), [](const std::string& call) {
+      return call.find("flash_backward_kv") != std::string::npos;
+    });
+  };
+  EXPECT_TRUE(kernels_of(DType::kBF16, 64));
+  EXPECT_TRUE(kernels_of(DType::kF16, 128));
+  EXPECT_FALSE(kernels_of(DType::kF32, 64));
+  EXPECT_FALSE(kernels_of(DType::kBF16, 12));
+  EXPECT_FALSE(kernels_of(DType::kBF16, 136));
 }
 
 TEST(DeviceTable, AttentionOverALongContext) {
