@@ -130,7 +130,7 @@ void AttemptWatcher::watch_deadlines() {
 // Before the first step there is nothing to compare with, and much may have to be set up.
 std::int64_t AttemptWatcher::hang_limit_ns() const {
   const std::optional<double> median = live_.median_step_seconds();
-  if (!median) return std::max(core_.options.hang_floor_ns, core_.options.start_deadline_ns);
+  if (!median) return std::max(core_.options.hang_floor_ns, core_.options.first_step_ns);
   const double steps = static_cast<double>(core_.options.hang_steps) * *median * kSecond;
   return std::max(core_.options.hang_floor_ns, static_cast<std::int64_t>(steps));
 }

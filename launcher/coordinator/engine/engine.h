@@ -30,9 +30,11 @@ struct EngineOptions {
   std::string agent_address;  // what the agents of rank 0 connect to
   std::int64_t heartbeat_interval_ns = kSecond;
   std::int64_t suspect_after_ns = 10 * kSecond;         // without a heartbeat
-  std::int64_t start_deadline_ns = 120 * kSecond;       // from launch to every rank registered
+  std::int64_t start_deadline_ns = 300 * kSecond;       // from launch to every rank registered
   std::int64_t checkpoint_deadline_ns = 600 * kSecond;  // of one that was asked for
   std::int64_t hang_floor_ns = 30 * kSecond;  // a hang is max(this, hang_steps median steps)
+  // The same before the first step, when there is no median and much may have to be loaded.
+  std::int64_t first_step_ns = 600 * kSecond;
   int hang_steps = 10;
   int max_queued = 10'000;                         // runs that have not ended; more are refused
   int max_queued_per_caller = 10'000;              // of them, made by one caller

@@ -247,6 +247,39 @@ std::string fresh_output(const EngineCore& core, const std::string& output) {
   }
 }
 
+// Where the child goes on: in the directory of its parent, from a checkpoint of it in another one,
+// or (from_start) nowhere.
+std::string resume_of_child(EngineCore& core, const Run& parent, const Run& child,
+                            bool from_start) {
+  if (canonical(child.output) == canonical(parent.output)) return "auto";
+  if (from_start) return "never";
+  const auto newest = core.checkpoints.newest_verified(parent.output);
+  if (newest) return newest->path;
+  throw EngineError(ErrorCode::kFailedPrecondition, "NO_CHECKPOINT",
+                    fmt::format("run {} has no whole checkpoint to go on from; retry it from the "
+                                "start",
+                                parent.id));
+}
+
+RunPtr retry_parent(EngineCore& core, const Run& parent, const RetryRequest& request,
+                    const Call& call) {
+  if (check_verb(parent, Verb::kRetry) != VerbAnswer::kAllowed) {
+    throw EngineError(ErrorCode::kFailedPrecondition, "WRONG_STATE", refusal(parent, Verb::kRetry))
+        .with("state", to_string(parent.state));
+  }
+  CreateRequest child = request_of_parent(parent, request);
+  if (request.from_start && !overrides_output(request.overrides)) {
+    child.overrides.push_back("run.output=" + fresh_output(core, parent.output));
+  }
+  const CheckedConfig checked =
+      check_config(child.config_yaml, child.config_source, child.overrides, child.resources.ranks);
+  Run run = run_of(child, checked, call.caller);
+  run.parent_run = parent.id;
+  run.resume_from = resume_of_child(core, parent, run, request.from_start);
+  const std::string goes_on = run.resume_from == "auto" ? parent.id : "";
+  return create_checked(core, child, checked, std::move(run), call, goes_on).run;
+}
+
 }  // namespace
 
 const std::string& EngineCore::canonical_output(const std::string& output) {
@@ -282,35 +315,13 @@ RunPtr Engine::retry(const RetryRequest& request, const Caller& caller) {
   const Call call = {"RetryRun", caller, request.request_id,
                      digest_of({parent->run.id, request.overrides, request.from_start})};
   if (const auto served = core_->served_before(call)) return core_->table.find(*served);
-  if (check_verb(parent->run, Verb::kRetry) != VerbAnswer::kAllowed) {
-    throw EngineError(ErrorCode::kFailedPrecondition, "WRONG_STATE",
-                      refusal(parent->run, Verb::kRetry))
-        .with("state", to_string(parent->run.state));
+  try {
+    return retry_parent(*core_, parent->run, request, call);
+  } catch (const EngineError& error) {
+    const std::lock_guard lock(core_->write_mutex);
+    core_->record_refusal(call, parent->run.id, error);
+    throw;
   }
-  CreateRequest child = request_of_parent(parent->run, request);
-  if (request.from_start && !overrides_output(request.overrides)) {
-    child.overrides.push_back("run.output=" + fresh_output(*core_, parent->run.output));
-  }
-  const CheckedConfig checked =
-      check_config(child.config_yaml, child.config_source, child.overrides, child.resources.ranks);
-  Run run = run_of(child, checked, caller);
-  run.parent_run = parent->run.id;
-  const bool same_output = canonical(run.output) == canonical(parent->run.output);
-  if (same_output) {
-    run.resume_from = "auto";
-  } else if (!request.from_start) {
-    const auto newest = core_->checkpoints.newest_verified(parent->run.output);
-    if (!newest) {
-      throw EngineError(ErrorCode::kFailedPrecondition, "NO_CHECKPOINT",
-                        fmt::format("run {} has no whole checkpoint to go on from; retry it from "
-                                    "the start",
-                                    parent->run.id));
-    }
-    run.resume_from = newest->path;
-  }
-  return create_checked(*core_, child, checked, std::move(run), call,
-                        same_output ? parent->run.id : "")
-      .run;
 }
 
 }  // namespace lockstep::launcher::coordinator

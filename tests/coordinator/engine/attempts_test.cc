@@ -134,7 +134,10 @@ TEST_F(Attempts, ALaunchThatThrowsIsALaunchFailure) {
 TEST_F(Attempts, RanksThatDoNotComeUpAreALaunchFailure) {
   const std::string id = submit("a");
   engine_->tick();
-  clock_.advance(121);
+  clock_.advance(299);
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kStarting);
+  clock_.advance(2);
   engine_->tick();
   EXPECT_EQ(state(id), RunState::kStopping);
   ASSERT_EQ(process(id).stops.size(), 1U);
@@ -317,6 +320,21 @@ TEST_F(Attempts, F9_AStoppedRankZeroIsAHangThoughItIsSilent) {
   EXPECT_NE(run(id).failure->message.find("stopped"), std::string::npos);
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
+  end(id, FailureCategory::kHang);
+}
+
+TEST_F(Attempts, F9_BeforeTheFirstStepMuchMayHaveToBeLoaded) {
+  const std::string id = running("a");
+  for (int i = 0; i < 66; ++i) {
+    clock_.advance(9);
+    beat(id, 0);
+    engine_->tick();
+    ASSERT_EQ(state(id), RunState::kRunning);
+  }
+  clock_.advance(15);
+  beat(id, 0);
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kStopping);
   end(id, FailureCategory::kHang);
 }
 
