@@ -124,6 +124,7 @@ void Trainer::compute_gradients() {
   const std::int64_t step = progress_.step + 1;
   faults_.slow_down(step);
   faults_.exhaust_memory(step);
+  faults_.throw_if_asked(step);
   faults_.kill_or_hang(step);
   flip_bit_if_asked();
   accumulate_gradients();

@@ -28,7 +28,7 @@ enum class CommChoice { kAuto, kSelf, kMpi, kNccl };
 enum class Recompute { kNone, kAttention, kBlock };
 enum class OnDivergence { kStop, kSkip, kRollback };
 enum class OnExhausted { kStop, kHalveMicro };
-enum class FaultKind { kOverflow, kNan, kBitflip, kHang, kKill, kSlow, kOom };
+enum class FaultKind { kOverflow, kNan, kBitflip, kHang, kKill, kSlow, kOom, kThrow };
 
 struct RunConfig {
   std::string name;  // the stem of the configuration file unless given

@@ -93,10 +93,10 @@ void add_upkeep(SchemaBuilder& schema) {
               "step, or the newest healthy checkpoint without the steps that broke the run")
       .integer("health.replay_bundles", LOCKSTEP_FIELD(health.replay_bundles), at_least(0),
                "newest replay bundles that are kept, of steps that went wrong; 0: none are written")
-      .faults(
-          "fault", LOCKSTEP_FIELD(fault),
-          "faults injected for drills: kind overflow, nan, bitflip, hang, kill, slow or oom; step "
-          "as in metrics; rank (0); layer, 0-based (0)");
+      .faults("fault", LOCKSTEP_FIELD(fault),
+              "faults injected for drills: kind overflow, nan, bitflip, hang, kill, slow, oom or "
+              "throw; "
+              "step as in metrics; rank (0); layer, 0-based (0)");
 }
 
 }  // namespace

@@ -95,7 +95,7 @@ std::string format_value(const Value& value) {
 
 const std::vector<std::string>& fault_words() {
   static const std::vector<std::string> words = {"overflow", "nan",  "bitflip", "hang",
-                                                 "kill",     "slow", "oom"};
+                                                 "kill",     "slow", "oom",     "throw"};
   return words;
 }
 

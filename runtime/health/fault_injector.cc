@@ -1,10 +1,12 @@
 #include "runtime/health/fault_injector.h"
 
+#include <fmt/format.h>
 #include <signal.h>
 
 #include <chrono>
 #include <limits>
 #include <new>
+#include <stdexcept>
 #include <thread>
 
 namespace lockstep::runtime {
@@ -69,6 +71,11 @@ void FaultInjector::exhaust_memory(std::int64_t step) const {
   if (find(FaultKind::kOom, step) == nullptr) return;
   log_.warning("fault", "drill: an allocation fails at step {}", step);
   throw std::bad_alloc();
+}
+
+void FaultInjector::throw_if_asked(std::int64_t step) const {
+  if (attempt_ != 1 || find(FaultKind::kThrow, step) == nullptr) return;
+  throw std::runtime_error(fmt::format("drill: an exception is thrown at step {}", step));
 }
 
 void FaultInjector::kill_or_hang(std::int64_t step) const {

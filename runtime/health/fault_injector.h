@@ -41,6 +41,10 @@ class FaultInjector {
   // kOom: throws std::bad_alloc, as an allocation that fails.
   void exhaust_memory(std::int64_t step) const;
 
+  // kThrow: throws std::runtime_error, as a bug would, between two collectives. Only in a run's
+  // first attempt.
+  void throw_if_asked(std::int64_t step) const;
+
   // kKill: ends this process by SIGKILL; kHang: never returns. Both only in a run's first attempt.
   void kill_or_hang(std::int64_t step) const;
   void set_attempt(std::int64_t attempt) { attempt_ = attempt; }
