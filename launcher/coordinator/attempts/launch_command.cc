@@ -125,7 +125,8 @@ std::vector<std::string> launch_command(const LaunchSpec& spec, const std::strin
   for (const HostSlots& host : spec.hosts)
     hosts.push_back(fmt::format("{}:{}", host.address, host.slots.size()));
   // Which slots are used was decided by the coordinator, so mpirun is not to count cores; and runs
-  // may share a machine, so whoever waits gives its core away.
+  // may share a machine, so whoever waits gives its core away. POSIX shared memory is not even to
+  // be tried: what is killed meanwhile stays in /dev/shm.
   std::vector<std::string> command = {"mpirun",
                                       "-np",
                                       std::to_string(spec.ranks()),
@@ -138,7 +139,10 @@ std::vector<std::string> launch_command(const LaunchSpec& spec, const std::strin
                                       "--oversubscribe",
                                       "--mca",
                                       "mpi_yield_when_idle",
-                                      "1"};
+                                      "1",
+                                      "--mca",
+                                      "shmem",
+                                      "mmap"};
   if (geteuid() == 0) command.emplace_back("--allow-run-as-root");
   if (spec.hosts.size() > 1) {
     for (const char* name :
