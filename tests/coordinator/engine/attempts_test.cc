@@ -331,7 +331,7 @@ TEST_F(Attempts, F9_BeforeTheFirstStepMuchMayHaveToBeLoaded) {
     engine_->tick();
     ASSERT_EQ(state(id), RunState::kRunning);
   }
-  clock_.advance(15);
+  clock_.advance(20);
   beat(id, 0);
   engine_->tick();
   EXPECT_EQ(state(id), RunState::kStopping);
