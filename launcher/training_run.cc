@@ -47,7 +47,7 @@ std::string choose_checkpoint(const runtime::Config& config, const runtime::Resu
     }
     const auto wanted =
         directory.follows_divergence() ? runtime::Wanted::kHealthy : runtime::Wanted::kWhole;
-    const auto found = runtime::newest_whole_checkpoint(config.run.output, log, wanted);
+    const auto found = runtime::checkpoint_to_continue(config.run.output, log, wanted);
     if (found) chosen = found->directory;
   });
   return communicator.all_gather_bytes(chosen, "chosen checkpoint").front();

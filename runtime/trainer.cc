@@ -10,6 +10,7 @@
 #include "runtime/agree.h"
 #include "runtime/config/dump_config.h"
 #include "runtime/data/open_dataset.h"
+#include "runtime/metrics/set_up.h"
 #include "runtime/optimizer/lr_schedule.h"
 #include "runtime/validation.h"
 
@@ -36,6 +37,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       plan_(gradient_plan(config, communicator.world_size())),
       rules_(decision_rules(config)),
       fingerprint_(fingerprint(config)),
+      set_up_(hash_of_set_up(config, communicator.world_size(), threads)),
       context_(threads, memory),
       faults_(config.fault, communicator.rank(), log),
       state_(std::make_unique<ModelState>(

@@ -117,7 +117,10 @@ class Trainer {
   CheckpointManifest checkpoint_to_go_back_to(const StepDecision& decision);
   void go_back_to(const CheckpointManifest& manifest, const Rollbacks& rollbacks);
   Rollbacks agreed_rollbacks(const CheckpointManifest& manifest, bool same_output);
-  void continue_from(const CheckpointManifest& manifest, const RecordPosition& position);
+  void continue_from(const CheckpointManifest& manifest, const RecordPosition& position,
+                     const ResumePoint* resumed = nullptr);
+  std::string set_up_member() const;
+  std::string run_line_with_set_up(const std::string& run_line) const;
   std::uint32_t control_requests();
   void stop_as_requested();
   void run_steps();
@@ -138,6 +141,7 @@ class Trainer {
   GradientPlan plan_;
   DecisionRules rules_;
   std::uint64_t fingerprint_;
+  std::uint64_t set_up_;
   models::ops::OpContext context_;
   FaultInjector faults_;
   std::unique_ptr<ModelState> state_;

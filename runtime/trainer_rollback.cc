@@ -40,8 +40,9 @@ CheckpointManifest Trainer::checkpoint_to_go_back_to(const StepDecision& decisio
   agree(communicator_, kLabel, [&] {
     if (communicator_.rank() != 0) return;
     const auto found = newest_whole_checkpoint(
-        config_.run.output, log_, Wanted::kOnlyHealthy,
-        [&](const CheckpointManifest& each) { return recorder_.has_passed(each.state.position); });
+        config_.run.output, log_, Wanted::kOnlyHealthy, [&](const CheckpointManifest& each) {
+          return is_past_of(config_.run.output, each.state.position);
+        });
     if (found) directory = found->directory;
   });
   directory = communicator_.all_gather_bytes(directory, kLabel).front();

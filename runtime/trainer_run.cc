@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/hash.h"
 #include "runtime/agree.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/model_file.h"
@@ -25,12 +26,21 @@ void Trainer::set_initial_weights() {
   }
 }
 
+// What the next attempt compares its own with (runtime/metrics/set_up.h).
+std::string Trainer::set_up_member() const {
+  return fmt::format(R"("set_up":"{}")", core::to_hex(set_up_));
+}
+
+std::string Trainer::run_line_with_set_up(const std::string& run_line) const {
+  return run_line + (run_line.empty() ? "" : ",") + set_up_member();
+}
+
 void Trainer::start(const std::string& run_line) {
   agree(communicator_, "initial weights", [&] {
     if (communicator_.rank() == 0) remove_rollbacks(config_.run.output);
     set_initial_weights();
     recorder_.open({});
-    recorder_.event("run", run_line);
+    recorder_.event("run", run_line_with_set_up(run_line));
   });
   guard_.published();
 }
@@ -48,11 +58,17 @@ void Trainer::resume(const std::string& checkpoint, const std::string& run_line)
   const bool same_output = communicator_.all_gather_small(own, "resume").front() == 1;
   const Rollbacks rollbacks = agreed_rollbacks(manifest, same_output);
   agree(communicator_, "resume", [&] {
-    continue_from(manifest, same_output ? manifest.state.position : RecordPosition{});
+    const ResumePoint point{manifest.state.step, set_up_,
+                            config_.run.reproducible != Reproducible::kNone,
+                            [&](std::int64_t step) { return is_left_out(rollbacks, step); }};
+    continue_from(manifest, same_output ? manifest.state.position : RecordPosition{},
+                  same_output ? &point : nullptr);
     progress_.decision.rollbacks = rollbacks;
-    if (!same_output) recorder_.event("run", run_line);
+    if (!same_output) recorder_.event("run", run_line_with_set_up(run_line));
     recorder_.event("resume", resume_fields(manifest, changes) +
-                                  fmt::format(R"(,"left_out":{})", left_out_json(rollbacks)));
+                                  fmt::format(R"(,"left_out":{},"bits_promised":{},{})",
+                                              left_out_json(rollbacks), recorder_.bits_promised(),
+                                              set_up_member()));
   });
   if (same_output) saver_.watch_up_to(progress_.step);
   guard_.published();
@@ -64,11 +80,12 @@ void Trainer::resume(const std::string& checkpoint, const std::string& run_line)
 }
 
 // Weights, optimizer state, counters, metrics and ledger as the checkpoint has them.
-void Trainer::continue_from(const CheckpointManifest& manifest, const RecordPosition& position) {
+void Trainer::continue_from(const CheckpointManifest& manifest, const RecordPosition& position,
+                            const ResumePoint* resumed) {
   load_checkpoint(manifest, table_, config_, *state_);
   progress_.step = manifest.state.step;
   progress_.decision = manifest.state.decision;
-  recorder_.open(position);
+  recorder_.open(position, resumed);
 }
 
 void Trainer::run() {

@@ -85,6 +85,13 @@ std::optional<CheckpointManifest> newest_whole_checkpoint(
     const std::string& output, core::Logger& log, Wanted wanted = Wanted::kWhole,
     const std::function<bool(const CheckpointManifest&)>& fits = nullptr);
 
+// For `--resume auto`: the newest that is of the past which OUTPUT's metrics.jsonl and ledger.jsonl
+// tell. After a resume from an older one by its path, checkpoints of the past given up lie there
+// until they are replaced. Nothing when OUTPUT holds no whole checkpoint at all; Error(kData) when
+// it holds some and none fits, because starting anew would throw them away.
+std::optional<CheckpointManifest> checkpoint_to_continue(const std::string& output,
+                                                         core::Logger& log, Wanted wanted);
+
 // The whole checkpoints of OUTPUT up to `step` that are not marked healthy: step and applied steps.
 struct CheckpointAge {
   std::int64_t step = 0;

@@ -139,7 +139,8 @@ std::optional<CheckpointManifest> newest_whole_checkpoint(
       continue;
     }
     if (fits && !fits(*found)) {
-      pass_over(found->directory, "it is not of this run's past", log);
+      pass_over(found->directory,
+                "metrics.jsonl and ledger.jsonl do not reach it, or tell another past", log);
       continue;
     }
     if (wanted == Wanted::kWhole || is_healthy(found->directory)) return found;
@@ -150,6 +151,23 @@ std::optional<CheckpointManifest> newest_whole_checkpoint(
     log.warning("resume", "no checkpoint was followed by good steps: taking {}", newest->directory);
   }
   return newest;
+}
+
+std::optional<CheckpointManifest> checkpoint_to_continue(const std::string& output,
+                                                         core::Logger& log, Wanted wanted) {
+  std::string newest_other;
+  auto found = newest_whole_checkpoint(output, log, wanted, [&](const CheckpointManifest& each) {
+    if (is_past_of(output, each.state.position)) return true;
+    if (newest_other.empty()) newest_other = each.directory;
+    return false;
+  });
+  if (found || newest_other.empty()) return found;
+  throw core::Error(
+      core::ErrorKind::kData,
+      fmt::format("--resume auto: expected a checkpoint of the past that {0}/metrics.jsonl and "
+                  "{0}/ledger.jsonl tell, found only others, the newest {1}; continue from one by "
+                  "--resume PATH into another run.output, or restore the two files",
+                  output, newest_other));
 }
 
 std::vector<CheckpointAge> unproven_checkpoints(const std::string& output, std::int64_t step) {

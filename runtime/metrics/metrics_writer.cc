@@ -26,9 +26,9 @@ MetricsWriter::MetricsWriter(const std::string& path, std::uint64_t keep_bytes) 
   file_.open(path, keep_bytes);
 }
 
-void MetricsWriter::step(const StepMetrics& m) {
+std::string MetricsWriter::step(const StepMetrics& m) {
   const double rate = m.step_seconds > 0.0 ? static_cast<double>(m.tokens) / m.step_seconds : 0.0;
-  event(
+  return event(
       "step",
       fmt::format(R"("step":{},"applied":{},"applied_steps":{},"loss":{},"grad_norm":{},)"
                   R"("clip_coefficient":{},"learning_rate":{},"loss_scale":{},"overflow":{},)"
@@ -40,13 +40,15 @@ void MetricsWriter::step(const StepMetrics& m) {
                   m.overflow ? overflow_fields(m) : ""));
 }
 
-void MetricsWriter::validation(std::int64_t step, double loss) {
-  event("validation", fmt::format(R"("step":{},"loss":{})", step, json_number(loss)));
+std::string MetricsWriter::validation(std::int64_t step, double loss) {
+  return event("validation", fmt::format(R"("step":{},"loss":{})", step, json_number(loss)));
 }
 
-void MetricsWriter::event(const std::string& name, const std::string& fields) {
-  file_.write(
-      fmt::format("{{\"event\":{}{}{}}}\n", json_string(name), fields.empty() ? "" : ",", fields));
+std::string MetricsWriter::event(const std::string& name, const std::string& fields) {
+  std::string line =
+      fmt::format("{{\"event\":{}{}{}}}", json_string(name), fields.empty() ? "" : ",", fields);
+  file_.write(line + "\n");
+  return line;
 }
 
 }  // namespace lockstep::runtime

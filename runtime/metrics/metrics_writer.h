@@ -38,12 +38,13 @@ class MetricsWriter {
   // cannot be done.
   MetricsWriter(const std::string& path, std::uint64_t keep_bytes);
 
-  void step(const StepMetrics& metrics);
-  void validation(std::int64_t step, double loss);
+  // Each returns the line as it was written, without its end.
+  std::string step(const StepMetrics& metrics);
+  std::string validation(std::int64_t step, double loss);
 
   // Any other line: `fields` is the text of a JSON object's members after the event, e.g.
   // R"("step":3)".
-  void event(const std::string& name, const std::string& fields);
+  std::string event(const std::string& name, const std::string& fields);
 
   std::uint64_t sync() { return file_.sync(); }  // the length of the file in bytes
 

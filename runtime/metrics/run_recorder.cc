@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "core/json_text.h"
 #include "runtime/config/dump_config.h"
 
@@ -40,6 +42,16 @@ const char* name_of(StepOutcome outcome) {
   return "?";
 }
 
+bool is_past_of(const std::string& output, const RecordPosition& position) {
+  std::error_code failure;
+  const std::string ledger = output + "/ledger.jsonl";
+  const std::uintmax_t metrics_bytes =
+      std::filesystem::file_size(output + "/metrics.jsonl", failure);
+  if (failure || metrics_bytes < position.metrics_bytes) return false;
+  return std::filesystem::exists(ledger, failure) &&
+         ledger_has_passed(ledger, position.ledger_bytes, position.chain_head);
+}
+
 RunRecorder::RunRecorder(const Config& config, const models::ParameterTable& table,
                          const BucketLayout& layout, int rank, core::Logger& log)
     : config_(config),
@@ -50,28 +62,50 @@ RunRecorder::RunRecorder(const Config& config, const models::ParameterTable& tab
       fingerprint_(fingerprint(config)),
       progress_(rank == 0, config.train.steps) {}
 
-void RunRecorder::open(const RecordPosition& position) {
+void RunRecorder::open(const RecordPosition& position, const ResumePoint* resumed) {
   ledger_.set_head(position.chain_head);
   if (rank_ != 0) return;
+  const std::string& output = config_.run.output;
+  verifier_.reset();
+  if (resumed == nullptr) {
+    remove_cut_lines(output);
+  } else {
+    bits_promised_ =
+        keep_cut_lines(output, position.metrics_bytes, position.ledger_bytes, *resumed);
+    verifier_.emplace(output);
+    if (!verifier_->pending()) remove_cut_lines(output);
+  }
   metrics_ = std::make_unique<MetricsWriter>(config_.run.output + "/metrics.jsonl",
                                              position.metrics_bytes);
   ledger_.open(config_.run.output + "/ledger.jsonl", position.ledger_bytes);
 }
 
 void RunRecorder::step(const StepRecord& record) {
-  append_to_ledger(record);
+  const std::optional<ResumeVerdict> verdict = append_to_ledger(record);
   if (rank_ != 0) return;
   write_metrics(record);
+  tell(verdict);
   tell_health(record);
   log_step(record);
 }
 
-bool RunRecorder::has_passed(const RecordPosition& position) const {
-  return ledger_has_passed(config_.run.output + "/ledger.jsonl", position.ledger_bytes,
-                           position.chain_head);
+// Once for a resume. With a difference the rest would differ too.
+void RunRecorder::tell(const std::optional<ResumeVerdict>& verdict) {
+  if (verifier_ && !verifier_->pending()) {
+    verifier_.reset();
+    remove_cut_lines(config_.run.output);
+  }
+  if (!verdict) return;
+  event("resume", verdict->fields());
+  progress_.clear();
+  if (verdict->verified() || !verdict->bits_promised) {
+    log_.info("resume", "{}", verdict->describe());
+  } else {
+    log_.warning("resume", "{}", verdict->describe());
+  }
 }
 
-void RunRecorder::append_to_ledger(const StepRecord& record) {
+std::optional<ResumeVerdict> RunRecorder::append_to_ledger(const StepRecord& record) {
   const StepDecision& d = record.decision;
   LedgerRecord entry;
   entry.step = record.view.step;
@@ -88,7 +122,8 @@ void RunRecorder::append_to_ledger(const StepRecord& record) {
   entry.config_fingerprint = fingerprint_;
   entry.ranks = config_.run.reproducible == Reproducible::kRanks ? 0 : layout_.world_size();
   entry.parameter_hashes = record.parameter_hashes;
-  ledger_.append(entry);
+  const std::string line = ledger_.append(entry);
+  return verifier_ ? verifier_->ledger_line(line) : std::nullopt;
 }
 
 void RunRecorder::write_metrics(const StepRecord& record) {
@@ -114,7 +149,8 @@ void RunRecorder::write_metrics(const StepRecord& record) {
     m.overflow_bucket = bucket_name(d.culprit);
     m.overflow_tensor = table_[d.culprit.parameter].name;
   }
-  metrics_->step(m);
+  const std::string line = metrics_->step(m);
+  if (verifier_) tell(verifier_->metrics_line(line));
 }
 
 std::string RunRecorder::describe_overflow(const StepDecision& d, double scale_before) const {
@@ -196,7 +232,8 @@ void RunRecorder::log_step(const StepRecord& record) {
 
 void RunRecorder::validation(std::int64_t step, double loss) {
   if (rank_ != 0) return;
-  metrics_->validation(step, loss);
+  const std::string line = metrics_->validation(step, loss);
+  if (verifier_) tell(verifier_->metrics_line(line));
   progress_.clear();
   log_.info("validation", "step {} validation loss {:.4f}", step, loss);
 }

@@ -9,8 +9,10 @@
 #include "core/log.h"
 #include "models/parameter_table.h"
 #include "runtime/config/config.h"
+#include "runtime/metrics/cut_lines.h"
 #include "runtime/metrics/metrics_writer.h"
 #include "runtime/metrics/progress_bar.h"
+#include "runtime/metrics/resume_verifier.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/step/ledger.h"
 #include "runtime/step/step_decision.h"
@@ -34,6 +36,10 @@ struct RecordPosition {
   std::uint64_t chain_head = 0;
 };
 
+// Whether the files of the run in `output` reach `position`, and its ledger has passed it with that
+// hash: whether a checkpoint taken there is of the past that they tell.
+bool is_past_of(const std::string& output, const RecordPosition& position);
+
 // Tells what happened: the log, the progress bar, metrics.jsonl and the ledger. Every rank keeps
 // the ledger's chain; only rank 0 writes.
 class RunRecorder {
@@ -41,15 +47,17 @@ class RunRecorder {
   RunRecorder(const Config& config, const models::ParameterTable& table, const BucketLayout& layout,
               int rank, core::Logger& log);
 
-  // Opens the run's files (rank 0), cut to `position` when the run is resumed or rolled back.
-  void open(const RecordPosition& position);
+  // Opens the run's files (rank 0), cut to `position` when the run is resumed or rolled back. Of a
+  // resume in its own OUTPUT (`resumed`) what is cut is kept, and compared with the steps that
+  // follow.
+  void open(const RecordPosition& position, const ResumePoint* resumed = nullptr);
 
   void step(const StepRecord& record);
   void validation(std::int64_t step, double loss);
   void event(const std::string& name, const std::string& fields);  // any other metrics line
 
-  // Rank 0: whether `position` is one that this run's ledger has passed.
-  bool has_passed(const RecordPosition& position) const;
+  // Rank 0, after a resume: whether the steps that were cut are promised to be the same again.
+  bool bits_promised() const { return bits_promised_; }
 
   std::uint64_t chain_head() const { return ledger_.head(); }
   RecordPosition sync();  // everything so far is on disk when it returns
@@ -60,8 +68,9 @@ class RunRecorder {
   std::string describe_spike(const StepDecision& decision) const;
 
  private:
-  void append_to_ledger(const StepRecord& record);
+  std::optional<ResumeVerdict> append_to_ledger(const StepRecord& record);
   void write_metrics(const StepRecord& record);
+  void tell(const std::optional<ResumeVerdict>& verdict);
   void tell_health(const StepRecord& record);
   void log_step(const StepRecord& record);
   std::string bucket_name(const NonFiniteReport& culprit) const;
@@ -74,6 +83,8 @@ class RunRecorder {
   std::uint64_t fingerprint_;
   Ledger ledger_;
   std::unique_ptr<MetricsWriter> metrics_;  // rank 0
+  std::optional<ResumeVerifier> verifier_;  // while there are cut lines to compare with
+  bool bits_promised_ = true;
   ProgressBar progress_;
 };
 

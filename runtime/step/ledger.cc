@@ -76,11 +76,13 @@ LedgerLine parse_line(const std::string& path, std::size_t number, const std::st
 
 }  // namespace
 
-void Ledger::append(const LedgerRecord& record) {
+std::string Ledger::append(const LedgerRecord& record) {
   const std::string text = canonical_text(record);
   head_ = core::hash64(text, head_);
-  if (!file_.is_open()) return;
-  file_.write(fmt::format("{}{}{}\"}}\n", text, kHashKey, core::to_hex(head_)));
+  if (!file_.is_open()) return "";
+  std::string line = fmt::format("{}{}{}\"}}", text, kHashKey, core::to_hex(head_));
+  file_.write(line + "\n");
+  return line;
 }
 
 std::vector<LedgerLine> read_ledger(const std::string& path) {

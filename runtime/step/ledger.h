@@ -44,7 +44,8 @@ class Ledger {
   std::uint64_t head() const { return head_; }
   void set_head(std::uint64_t head) { head_ = head; }  // on resume
 
-  void append(const LedgerRecord& record);
+  // Returns the line as it was written, without its end; empty where no file is open.
+  std::string append(const LedgerRecord& record);
   std::uint64_t sync() { return file_.sync(); }  // the length of the file in bytes
 
  private:

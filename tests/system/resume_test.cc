@@ -4,7 +4,10 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
+#include <stdexcept>
+#include <thread>
 
 #include "tests/support/training_test.h"
 
@@ -49,10 +52,28 @@ class ResumeTest : public testing::TrainingTest {
     ASSERT_EQ(step_lines(output).size(), 25U);
   }
 
+  // Waits until a resume has cut the line of this step.
+  void wait_for_no_step(const std::string& output, int step) const {
+    const std::string mark = fmt::format(R"({{"event":"step","step":{},)", step);
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    while (text(output + "/metrics.jsonl").find(mark) != std::string::npos) {
+      if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("nothing was cut");
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  }
+
   void resume(const std::string& output, int ranks, const std::string& from) const {
     TrainingCall again = call(output, ranks);
     again.more = {"--resume", from};
     must_train(again);
+  }
+
+  // The lines of where attempts began, or of what they computed again.
+  std::vector<nlohmann::ordered_json> resumes(const std::string& output, bool verdicts) const {
+    auto lines = metrics(output, "resume");
+    std::erase_if(lines,
+                  [&](const auto& line) { return line.contains("resume_verified") != verdicts; });
+    return lines;
   }
 
   void expect_undisturbed(const std::string& output, const std::string& expected) const {
@@ -99,8 +120,15 @@ TEST_F(ResumeTest, AKilledRunGoesOnFromAPath) {
     resume(killed, ranks, checkpoint_directory(killed, 20));
     expect_undisturbed(killed, whole);
     expect_same_optimizer(killed, whole);
-    EXPECT_EQ(metrics(killed, "resume").size(), 1U);
+    EXPECT_EQ(resumes(killed, false).size(), 1U);
     EXPECT_EQ(metrics(killed, "run").size(), 1U);
+    const auto verdicts = resumes(killed, true);
+    ASSERT_EQ(verdicts.size(), 1U);
+    EXPECT_EQ(verdicts[0].dump(),
+              R"({"event":"resume","step":25,"resume_verified":true,"from":21,"to":25,)"
+              R"("bits_promised":true})");
+    EXPECT_THAT(text(killed + "/logs/rank-0000.log"),
+                HasSubstr("resume_verified: steps 21 to 25, computed again, are what they were"));
   }
 }
 
@@ -116,6 +144,59 @@ TEST_F(ResumeTest, AKilledRunGoesOnFromItsNewestWholeCheckpoint) {
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(result.err, HasSubstr("passing over " + checkpoint_directory("killed", 20)));
   EXPECT_THAT(result.err, HasSubstr("continuing after step 10"));
+  expect_undisturbed("killed", "whole");
+}
+
+// A line that was altered, or computed wrongly then: told, and nothing else.
+TEST_F(ResumeTest, AStepThatIsNotComputedAgainAlikeIsNamed) {
+  must_train(call("whole", 2));
+  train_and_kill("killed", 2);
+  std::string lines = text("killed/metrics.jsonl");
+  const std::size_t line = lines.find(R"({"event":"step","step":23,)");
+  ASSERT_NE(line, std::string::npos);
+  const std::string field = R"("grad_norm":)";
+  lines.insert(lines.find(field, line) + field.size(), "1");
+  std::filesystem::remove(path("killed/metrics.jsonl"));
+  directory_.write("killed/metrics.jsonl", lines);
+  TrainingCall again = call("killed", 2);
+  again.more = {"--resume", "auto"};
+  const CommandResult result = train(again);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("not resume_verified: step 23, computed again, differs: "
+                                    "grad_norm of its step line was 1"));
+  const auto verdicts = resumes("killed", true);
+  ASSERT_EQ(verdicts.size(), 1U);
+  EXPECT_EQ(verdicts[0]["resume_verified"], false);
+  EXPECT_EQ(verdicts[0]["field"], "grad_norm");
+  expect_undisturbed("killed", "whole");
+}
+
+// After a resume by hand from step 10, killed before step 20, the checkpoint of step 20 is of a
+// past that was cut.
+TEST_F(ResumeTest, AutoPassesOverACheckpointOfAnotherPast) {
+  must_train(call("whole", 2));
+  train_and_kill("killed", 2);
+  TrainingCall by_hand = call("killed", 2);
+  by_hand.more = {"--resume", checkpoint_directory("killed", 10)};
+  by_hand.set.emplace_back("fault=[{kind: slow, step: 15, rank: 1, layer: 0}]");
+  testing::Command run(command_line(by_hand), command_options(by_hand));
+  wait_for_no_step("killed", 25);
+  wait_for_step("killed", 14);
+  ASSERT_EQ(kill(rank_process(1), SIGKILL), 0);
+  run.wait();
+  TrainingCall again = call("killed", 2);
+  again.more = {"--resume", "auto"};
+  const CommandResult result = train(again);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("passing over " + checkpoint_directory("killed", 20)));
+  EXPECT_THAT(result.err, HasSubstr("do not reach it, or tell another past"));
+  EXPECT_THAT(result.err, HasSubstr("continuing after step 10"));
+  // Also with what the first attempt had computed.
+  const auto verdicts = resumes("killed", true);
+  ASSERT_EQ(verdicts.size(), 1U);
+  EXPECT_EQ(verdicts[0]["resume_verified"], true);
+  EXPECT_EQ(verdicts[0]["from"], 11);
+  EXPECT_EQ(verdicts[0]["to"], 25);
   expect_undisturbed("killed", "whole");
 }
 
@@ -193,8 +274,8 @@ TEST_F(ResumeTest, AfterADivergenceTheNewestHealthyCheckpointIsTaken) {
   ASSERT_EQ(first.exit_code, 4) << first.err;
   EXPECT_THAT(first.err, HasSubstr("the output of block 1"));
   resume("run", 2, "auto");
-  EXPECT_EQ(metrics("run", "resume").size(), 1U);
-  EXPECT_EQ(metrics("run", "resume").front()["step"], 20);
+  EXPECT_EQ(resumes("run", false).size(), 1U);
+  EXPECT_EQ(resumes("run", false).front()["step"], 20);
   must_train(call("undisturbed", 2));
   expect_undisturbed("run", "undisturbed");
 }
@@ -212,7 +293,7 @@ TEST_F(ResumeTest, AChangedModelOrChangedDataIsRefused) {
   other.set.emplace_back("train.validate_every=0");
   const CommandResult decay = train(other);
   EXPECT_EQ(decay.exit_code, 0) << decay.err;
-  const auto line = metrics("run", "resume");
+  const auto line = resumes("run", false);
   ASSERT_EQ(line.size(), 1U);
   EXPECT_THAT(line[0].dump(), HasSubstr("optimizer.weight_decay"));
 
