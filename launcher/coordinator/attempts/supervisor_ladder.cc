@@ -64,7 +64,7 @@ void Supervisor::act(LadderAction action) {
   const auto to_ranks = [&](int number) {
     for (std::size_t i = 0; i < ranks_.size(); ++i) {
       const auto& process = ranks_[i].process;
-      if (!process || !process->send(number)) continue;
+      if (!process || process->ended() || !process->send(number)) continue;
       note("signal_sent", fmt::format("\"rank\":{},\"signal\":{}", i, number));
     }
   };
