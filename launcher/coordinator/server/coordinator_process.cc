@@ -87,6 +87,7 @@ EngineOptions engine_options(const CoordinatorConfig& config) {
     options.hosts.push_back({host.name, host.address, host.kind, host.slots});
   options.agent_address = config.agent_address;
   options.max_queued = config.limits.queued_runs;
+  options.max_queued_per_caller = config.limits.queued_runs_per_caller;
   options.log_bytes = config.limits.log_bytes_per_run;
   return options;
 }

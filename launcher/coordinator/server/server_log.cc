@@ -65,7 +65,11 @@ void ServerLog::write(core::LogLevel level, const char* event,
   if (level < level_) return;
   nlohmann::ordered_json line = {{"time", now_text()}, {"level", name_of(level)}, {"event", event}};
   line.update(fields);
-  logger_->info("{}", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  // Plain ASCII, so that no text of a caller can steer the terminal of who reads the log.
+  std::string text = line.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  for (std::size_t at = text.find('\x7f'); at != std::string::npos; at = text.find('\x7f', at))
+    text.replace(at, 1, "\\u007f");
+  logger_->info("{}", text);
 }
 
 core::LogLevel parse_log_level(const std::string& name) {
