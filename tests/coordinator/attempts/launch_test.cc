@@ -16,9 +16,12 @@ using ::testing::StartsWith;
 
 class LaunchTest : public AttemptTest {
  protected:
+  json dump_of_ended() const {
+    return json::parse(testing::read_file((state_ / "dump0").string()));
+  }
   json dump_of(const LaunchSpec& run) {
     wait_for_steps(run);
-    return json::parse(testing::read_file((state_ / "dump0").string()));
+    return dump_of_ended();
   }
 };
 
@@ -29,21 +32,18 @@ TEST_F(LaunchTest, S6_NoShellAnywhere) {
         std::string("--mca btl_tcp_if_include lo"), std::string("-x LD_PRELOAD"),
         std::string("a\nb"), std::string(" * ? [x] {a,b} ~ | & > < \" ' \\ "),
         std::string(100'000, 'x')}) {
-    LaunchSpec run = spec(1, {{"dump", (state_ / "dump").string()}});
+    LaunchSpec run = spec(1, {{"steps", 1}, {"dump", (state_ / "dump").string()}});
     std::filesystem::remove(state_ / "dump0");
     run.resume = "/" + name;
     launch(run);
-    const json arguments = dump_of(run)["arguments"];
+    wait_for_end(run);
+    const json arguments = dump_of_ended()["arguments"];
     ASSERT_EQ(arguments.size(), 5U);
     EXPECT_EQ(arguments[1], "train");
     EXPECT_EQ(arguments[2], run.config_file);
     EXPECT_EQ(arguments[3], "--resume");
     EXPECT_EQ(arguments[4], run.resume);
     EXPECT_FALSE(std::filesystem::exists(directory(run) + "/pwned"));
-    StopRequest force;
-    force.force = true;
-    attempts_.stop(run.attempt, force);
-    wait_for_end(run);
   }
 }
 
