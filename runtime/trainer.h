@@ -62,7 +62,7 @@ class Trainer {
   void start(const std::string& run_line);
   void resume(const std::string& checkpoint, const std::string& run_line);
 
-  // Which start of this OUTPUT this is; the faults kill and hang fire only in the first.
+  // Which start of this OUTPUT this is; the faults throw, kill and hang fire only in the first.
   void set_attempt(std::int64_t attempt);
   // A signal number other than 0 in `flag`, on any rank, stops the run at the next step boundary on
   // all.

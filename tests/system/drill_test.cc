@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <chrono>
+#include <filesystem>
 #include <sstream>
 
 #include "tests/support/training_test.h"
@@ -14,6 +15,7 @@ namespace {
 using testing::Command;
 using testing::CommandResult;
 using ::testing::ContainsRegex;
+using testing::Launch;
 using testing::TrainingCall;
 
 constexpr int kRanks = 3;
@@ -36,7 +38,9 @@ class DrillTest : public testing::TrainingTest, public ::testing::WithParamInter
   std::string first_error(int rank) const {
     std::istringstream lines(text(fmt::format("run/logs/rank-{:04}.log", rank)));
     for (std::string line; std::getline(lines, line);) {
-      if (line.find("communication error") != std::string::npos) return line;
+      if (line.find("communication error") != std::string::npos ||
+          line.find("internal error") != std::string::npos)
+        return line;
     }
     return "";
   }
@@ -99,7 +103,40 @@ TEST_P(DrillTest, ARankThatLoopsIsNamed) {
   again.more = {"--resume", "auto"};
   must_train(again);
   EXPECT_EQ(step_lines("run").size(), 14U);
-  EXPECT_EQ(metrics("run", "resume").size(), 1U);
+  EXPECT_EQ(metrics("run", "resume").front()["step"], 10);
+}
+
+// A bug in one rank, between two collectives: it says what broke, its peers say who.
+TEST_P(DrillTest, ARankThatThrowsIsNamed) {
+  for (const Launch launch : {Launch::kRanksOption, Launch::kMpirun}) {
+    SCOPED_TRACE(launch == Launch::kMpirun ? "mpirun" : "--ranks");
+    std::filesystem::remove_all(path("run"));
+    TrainingCall throwing = call(fmt::format("[{{kind: throw, step: 12, rank: {}}}]", GetParam()));
+    throwing.launch = launch;
+    Command run(command_line(throwing), command_options(throwing));
+    wait_for_step("run", 11);
+    const auto begin = std::chrono::steady_clock::now();
+    const CommandResult result = run.wait();
+    // 2 s for the ranks, and what mpirun needs to leave on a busy machine.
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2 + 5));
+    EXPECT_NE(result.exit_code, 0);
+    if (launch == Launch::kRanksOption) {
+      // Of the rank whose end mpirun saw first.
+      EXPECT_TRUE(result.exit_code == 1 || result.exit_code == 5) << result.err;
+    }
+    const std::string drill = "drill: an exception is thrown at step 12";
+    const std::string cause = fmt::format("rank {}[^0-9].*{}", GetParam(), drill);
+    for (int rank = 0; rank < kRanks; ++rank) {
+      SCOPED_TRACE(fmt::format("rank {}", rank));
+      const bool threw = rank == GetParam();
+      const auto record = exit_record(rank);
+      ASSERT_TRUE(record.is_object());
+      EXPECT_EQ(record["exit_code"], threw ? 1 : 5);
+      EXPECT_EQ(record["step"], 11);
+      EXPECT_THAT(record["message"].get<std::string>(), ContainsRegex(threw ? drill : cause));
+      EXPECT_THAT(first_error(rank), ContainsRegex(threw ? "internal error: " + drill : cause));
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Rank, DrillTest, ::testing::Values(0, 2));
