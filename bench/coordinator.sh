@@ -14,8 +14,11 @@ server=
 # shellcheck disable=SC2317  # called by trap
 cleanup() {
   if [[ -n $server ]]; then
-    "$build/bin/lockstep" cancel "${first:-none}" --force >/dev/null 2>&1 || true
-    sleep 2
+    # Drained first, or the next run in line would start.
+    "$build/bin/lockstep" hosts drain local >/dev/null || true
+    # shellcheck disable=SC2046
+    "$build/bin/lockstep" cancel --force --wait $("$build/bin/lockstep" runs list \
+      --filter 'state=RUNNING OR state=STARTING OR state=STOPPING' -o name) >/dev/null || true
     kill "$server" 2>/dev/null || true
     wait "$server" 2>/dev/null || true
   fi
