@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -44,7 +45,8 @@ class AttemptTest : public ::testing::Test {
                   nlohmann::json of_ranks = nlohmann::json::object()) {
     LaunchSpec result;
     const int number = ++number_;
-    result.attempt = {"run" + std::to_string(number), 1, 100 + number};
+    // What sweeps goes by the tag, so that no other test, now or before, may have the same id.
+    result.attempt = {fmt::format("t{}x{}x{}", getpid(), began_ns_, number), 1, 100 + number};
     result.output = (state_ / ("output" + std::to_string(number))).string();
     const nlohmann::json config = {{"output", result.output},
                                    {"default", std::move(behaviour)},
@@ -132,6 +134,7 @@ class AttemptTest : public ::testing::Test {
     return true;
   }
 
+  const std::int64_t began_ns_ = unix_now_ns();
   int number_ = 0;
   std::vector<LaunchSpec> launched_;
 };

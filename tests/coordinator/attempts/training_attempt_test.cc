@@ -41,7 +41,9 @@ class TrainingAttemptTest : public testing::TrainingTest {
                     const std::string& resume = "never") {
     LaunchSpec spec;
     const int number = static_cast<int>(launched_.size()) + 1;
-    spec.attempt = {"run", number, 10 + number};
+    // What sweeps goes by the tag, so that no other test may have the same id.
+    spec.attempt = {"t" + std::to_string(getpid()) + "x" + std::to_string(unix_now_ns()), number,
+                    10 + number};
     spec.output = path(output).string();
     std::string config = text("config.yaml");
     config.replace(config.find("steps: 20"), 9, "steps: 300");
