@@ -24,8 +24,8 @@ constexpr int kTimeout = 3;
 class DrillTest : public testing::TrainingTest, public ::testing::WithParamInterface<int> {
  protected:
   static TrainingCall call(const std::string& fault) {
-    return {.set = {"train.steps=1000000", "checkpoint.every_steps=10", "fault=" + fault,
-                    fmt::format("parallel.timeout_seconds={}", kTimeout)},
+    return {.set = {"train.steps=1000000", "checkpoint.every_steps=10", "checkpoint.async=false",
+                    "fault=" + fault, fmt::format("parallel.timeout_seconds={}", kTimeout)},
             .ranks = kRanks};
   }
 
@@ -103,7 +103,9 @@ TEST_P(DrillTest, ARankThatLoopsIsNamed) {
   again.more = {"--resume", "auto"};
   must_train(again);
   EXPECT_EQ(step_lines("run").size(), 14U);
-  EXPECT_EQ(metrics("run", "resume").front()["step"], 10);
+  const auto resumes = metrics("run", "resume");
+  ASSERT_FALSE(resumes.empty());
+  EXPECT_EQ(resumes.front()["step"], 10);
 }
 
 // A bug in one rank, between two collectives: it says what broke, its peers say who.
@@ -114,7 +116,7 @@ TEST_P(DrillTest, ARankThatThrowsIsNamed) {
     TrainingCall throwing = call(fmt::format("[{{kind: throw, step: 12, rank: {}}}]", GetParam()));
     throwing.launch = launch;
     Command run(command_line(throwing), command_options(throwing));
-    wait_for_step("run", 11);
+    wait_for_step("run", 10);
     const auto begin = std::chrono::steady_clock::now();
     const CommandResult result = run.wait();
     // 2 s for the ranks, and what mpirun needs to leave on a busy machine.
@@ -132,7 +134,9 @@ TEST_P(DrillTest, ARankThatThrowsIsNamed) {
       const auto record = exit_record(rank);
       ASSERT_TRUE(record.is_object());
       EXPECT_EQ(record["exit_code"], threw ? 1 : 5);
-      EXPECT_EQ(record["step"], 11);
+      // A peer may still have been in the last exchange of step 11.
+      EXPECT_GE(record["step"], threw ? 11 : 10);
+      EXPECT_LE(record["step"], 11);
       EXPECT_THAT(record["message"].get<std::string>(), ContainsRegex(threw ? drill : cause));
       EXPECT_THAT(first_error(rank), ContainsRegex(threw ? "internal error: " + drill : cause));
     }
