@@ -154,14 +154,13 @@ void read_hosts(StrictMap& root, CoordinatorConfig& config, runtime::Problems& p
 void read_limits(StrictMap& root, CoordinatorConfig& config, runtime::Problems& problems) {
   constexpr std::int32_t kMany = 1'000'000;
   LimitConfig& limits = config.limits;
-  StrictMap map(root.at("limits"), "limits",
-                {"queued_runs", "queued_runs_per_caller", "streams_per_caller", "connections",
-                 "log_bytes_per_run"},
-                problems);
+  StrictMap map(
+      root.at("limits"), "limits",
+      {"queued_runs", "queued_runs_per_caller", "streams_per_caller", "log_bytes_per_run"},
+      problems);
   map.read("queued_runs", limits.queued_runs, 1, kMany);
   map.read("queued_runs_per_caller", limits.queued_runs_per_caller, 1, kMany);
   map.read("streams_per_caller", limits.streams_per_caller, 1, kMany);
-  map.read("connections", limits.connections, 1, kMany);
   map.read("log_bytes_per_run", limits.log_bytes_per_run, std::int64_t{1} << 16,
            std::int64_t{1} << 50);
 }

@@ -44,7 +44,6 @@ struct LimitConfig {
   std::int32_t queued_runs = 10'000;  // WAITING, QUEUED, BACKOFF and PAUSED together
   std::int32_t queued_runs_per_caller = 1'000;
   std::int32_t streams_per_caller = 16;
-  std::int32_t connections = 256;
   std::int64_t log_bytes_per_run = std::int64_t{1} << 30;
 };
 

@@ -10,7 +10,6 @@ std::map<std::string, std::int64_t> server_limits(const LimitConfig& config) {
   return {{"request_bytes", kMaxRequestBytes},
           {"response_bytes", kMaxResponseBytes},
           {"calls_per_connection", kMaxCallsPerConnection},
-          {"connections", config.connections},
           {"streams_per_caller", config.streams_per_caller},
           {"queued_runs", config.queued_runs},
           {"queued_runs_per_caller", config.queued_runs_per_caller},

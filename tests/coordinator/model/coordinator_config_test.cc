@@ -50,7 +50,7 @@ hosts:
   - {name: a, slots: 2}
   - {name: b, address: 10.0.0.2, gpus: 8}
 metrics_port: 9464
-limits: {queued_runs: 5, queued_runs_per_caller: 4, streams_per_caller: 3, connections: 2,
+limits: {queued_runs: 5, queued_runs_per_caller: 4, streams_per_caller: 3,
          log_bytes_per_run: 1048576}
 retry: {max_restarts: 0, base_delay_seconds: 0.5, max_delay_seconds: 60}
 log: {file: log.jsonl, level: debug}
@@ -79,7 +79,7 @@ TEST(CoordinatorConfig, NamesPlaceAndNearestKeyOfAllThatIsWrong) {
       "state_directry: /x\n"
       "limits:\n"
       "  queued_run: 3\n"
-      "  connections: many\n"
+      "  streams_per_caller: many\n"
       "hosts:\n"
       "  - {name: a, slots: 0}\n"
       "  - {name: a, slots: 1, gpus: 1}\n"
@@ -87,8 +87,8 @@ TEST(CoordinatorConfig, NamesPlaceAndNearestKeyOfAllThatIsWrong) {
   EXPECT_THAT(text, AllOf(HasSubstr("c.yaml:1:1: state_directry: unknown key"),
                           HasSubstr("did you mean 'state_directory'?"),
                           HasSubstr("c.yaml:3:3: limits.queued_run: unknown key"),
-                          HasSubstr("c.yaml:4:16: limits.connections:"), HasSubstr("c.yaml:6:"),
-                          HasSubstr("a second host of the name 'a'"),
+                          HasSubstr("c.yaml:4:23: limits.streams_per_caller:"),
+                          HasSubstr("c.yaml:6:"), HasSubstr("a second host of the name 'a'"),
                           HasSubstr("either slots (CPU ranks) or gpus"),
                           HasSubstr("c.yaml:8:15: metrics_port: found 70000")));
 }
