@@ -5,7 +5,7 @@
 #include <set>
 #include <string>
 
-#include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include <grpc/reflection/v1alpha/reflection.grpc.pb.h>
 #include "launcher/coordinator/server/method_table.h"
 #include "launcher/coordinator/server/rpc_error.h"
 #include "launcher/coordinator/server/server_state.h"
