@@ -62,7 +62,7 @@ JobExit info(const JobOptions& options, job::Client& client, CommandContext& con
   if (print_json(context, options, answer)) return JobExit::kOk;
   const auto line = [&](const std::string& name, const std::string& value) {
     if (!value.empty()) {
-      context.out << fmt::format("{:<18}{}\n", name, job::escape_for_terminal(value));
+      context.out << fmt::format("{:<24}{}\n", name, job::escape_for_terminal(value));
     }
   };
   line("version", answer.version());

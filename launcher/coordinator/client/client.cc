@@ -97,6 +97,7 @@ class Client::Impl {
                  bool again = true) {
     const Clock::time_point give_up = Clock::now() + (again ? patience() : milliseconds::zero());
     for (milliseconds backoff = kFirstBackoff;; backoff = std::min(2 * backoff, kLongestBackoff)) {
+      wait_for_connection(give_up);
       Response response;
       const grpc::Status status = with_context(deadline, [&](grpc::ClientContext& context) {
         return (service.*method)(&context, request, &response);
@@ -122,6 +123,7 @@ class Client::Impl {
   bool stream(std::unique_ptr<grpc::ClientReader<Message>> (v1::RunService::Stub::*method)(
                   grpc::ClientContext*, const Request&),
               const Request& request, const Take<Message>& take) {
+    wait_for_connection(Clock::now() + kFirstBackoff);
     bool taken = false;
     const grpc::Status status = with_context(milliseconds::zero(), [&](grpc::ClientContext& c) {
       const auto reader = ((*runs).*method)(&c, request);
@@ -161,6 +163,17 @@ class Client::Impl {
   const std::string& address() const { return endpoint_.address; }
 
  private:
+  // Returns when there is a connection, or at `give_up`. A call without one would fail at once,
+  // even if the coordinator has come back: the channel only looks again when its own pause is over.
+  void wait_for_connection(Clock::time_point give_up) {
+    constexpr milliseconds kSlice{100};
+    do {
+      const auto until = std::chrono::system_clock::now() + kSlice;
+      if (channel_->WaitForConnected(until)) return;
+      pause(milliseconds::zero());
+    } while (Clock::now() < give_up);
+  }
+
   // Zero: no deadline.
   template <typename Call>
   grpc::Status with_context(milliseconds deadline, const Call& call) {

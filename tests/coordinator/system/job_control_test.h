@@ -1,0 +1,63 @@
+#pragma once
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/support/run_command.h"
+#include "tests/support/training_test.h"
+
+namespace lockstep::testing {
+
+using Arguments = std::vector<std::string>;
+
+// A coordinator of the real binary with a state directory and a socket of its own, and the commands
+// that speak with it. config.yaml of TrainingTest is what is submitted. After each test every run
+// has ended, the store passes `admin check`, and no process of an attempt is left.
+class JobControlTest : public TrainingTest {
+ protected:
+  void SetUp() override;
+  void TearDown() override;
+
+  // Starts the coordinator; commands wait until it answers.
+  void start(const Arguments& more = {});
+  void kill_coordinator();   // SIGKILL, and waits for its end
+  bool coordinator_ended();  // by itself, or never started
+  pid_t coordinator_pid() const { return coordinator_->pid(); }
+
+  // `lockstep ARGUMENTS...`, which tries to reach the coordinator for a minute.
+  CommandResult job(Arguments arguments, int timeout_seconds = 120) const;
+  // The same beside the test.
+  std::unique_ptr<Command> begin_job(Arguments arguments, int timeout_seconds = 240) const;
+  // The same, while every coordinator that dies is followed by one with these arguments.
+  CommandResult job_under_crashes(const Arguments& arguments, const Arguments& coordinator);
+  // What it says with -o json; throws unless it ends with 0.
+  nlohmann::json json(Arguments arguments) const;
+
+  // Submits config.yaml with two ranks and gives the run's id.
+  std::string submit(const std::string& output, const Arguments& more = {}) const;
+  Arguments submit_arguments(const std::string& output, const Arguments& more) const;
+  nlohmann::json show(const std::string& run) const;
+  std::string state(const std::string& run) const { return show(run)["state"]; }
+  // Throws when the run is in another state after the time.
+  void wait_for_state(const std::string& run, const std::string& state, int seconds = 60) const;
+
+  // Processes of attempts of this run, by the tag in their environment.
+  std::vector<pid_t> processes_of(const std::string& run) const;
+  // The process of a rank of the run; throws if there is none.
+  pid_t rank_of(const std::string& run, int rank) const;
+
+  // How often a loop goes: the environment variable if it is set, else `quick`.
+  static int loops(const char* variable, int quick);
+
+ private:
+  void end_all_runs() const;
+
+  std::unique_ptr<Command> coordinator_;
+};
+
+// Whether a child of this process has ended; leaves its status to be waited for.
+bool has_ended(pid_t child);
+
+}  // namespace lockstep::testing
