@@ -8,6 +8,7 @@
 #include "core/hash.h"
 #include "core/json_number.h"
 #include "core/mapped_file.h"
+#include "runtime/sealed_json.h"
 
 namespace lockstep::runtime {
 
@@ -128,19 +129,6 @@ ParsedManifest parse_fields(const Json& json) {
   }
   parsed.files = parse_files(json.at("files"));
   return parsed;
-}
-
-// The text with the hash of the text without it.
-std::string sealed_text(Json json) {
-  const std::string bare = json.dump(2);
-  json["xxh3"] = core::to_hex(core::hash64(bare));
-  return json.dump(2) + "\n";
-}
-
-// Whether it is byte for byte what sealed_text() gave.
-bool is_sealed(Json json, const std::string& text) {
-  json.erase("xxh3");
-  return sealed_text(std::move(json)) == text;
 }
 
 }  // namespace

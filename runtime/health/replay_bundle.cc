@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/json_number.h"
 #include "core/mapped_file.h"
 #include "runtime/build_info.h"
 #include "runtime/checkpoint/checkpoint_directory.h"
@@ -31,6 +32,10 @@ double number(const Json& json) {
   return json.is_null() ? std::numeric_limits<double>::quiet_NaN() : json.get<double>();
 }
 
+std::int64_t count_in(const Json& json, const char* field) {
+  return core::whole_number<std::int64_t>(json.at(field), 0);
+}
+
 Json rank_json(const RecordedRank& rank) {
   Json json = {{"loss_sum", rank.loss_sum},
                {"tokens", rank.counted},
@@ -50,22 +55,22 @@ Json rank_json(const RecordedRank& rank) {
 RecordedRank parse_rank(const Json& json) {
   RecordedRank rank;
   rank.loss_sum = number(json.at("loss_sum"));
-  rank.counted = json.at("tokens").get<std::int64_t>();
-  rank.nonfinite_losses = json.at("nonfinite_losses").get<std::int64_t>();
-  rank.nonfinite_layer = json.at("nonfinite_layer").get<std::int64_t>();
+  rank.counted = count_in(json, "tokens");
+  rank.nonfinite_losses = count_in(json, "nonfinite_losses");
+  rank.nonfinite_layer = core::whole_number<std::int64_t>(json.at("nonfinite_layer"), -1, 1 << 20);
   rank.sum_of_squares = number(json.at("sum_of_squares"));
   const Json& own = json.at("own_nonfinite");
   if (!own.is_null()) {
     rank.own = {own.at("bucket").get<std::string>(), own.at("tensor").get<std::string>(),
-                own.at("inf").get<std::int64_t>(), own.at("nan").get<std::int64_t>()};
+                count_in(own, "inf"), count_in(own, "nan")};
   }
   return rank;
 }
 
 ReplayRecord parse_record(const Json& json) {
   ReplayRecord record;
-  record.step = json.at("step").get<std::int64_t>();
-  record.data_position = json.at("data_position").get<std::int64_t>();
+  record.step = count_in(json, "step");
+  record.data_position = count_in(json, "data_position");
   record.outcome = json.at("outcome").get<std::string>();
   record.stopped = json.at("stopped").get<bool>();
   record.loss_scale = json.at("loss_scale").get<double>();
@@ -76,7 +81,7 @@ ReplayRecord parse_record(const Json& json) {
   record.learning_rate = json.at("learning_rate").get<double>();
   record.loss = number(json.at("loss"));
   record.grad_norm = number(json.at("grad_norm"));
-  record.counted = json.at("tokens").get<std::int64_t>();
+  record.counted = count_in(json, "tokens");
   record.config_fingerprint = core::parse_hex64(json.at("config_fingerprint").get<std::string>());
   record.build = json.at("build").get<std::string>();
   for (const Json& rank : json.at("ranks"))
@@ -92,7 +97,8 @@ std::string read_text(const std::string& path) {
 Json parse_sealed(const std::string& path) {
   const std::string text = read_text(path);
   const Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded() || !json.is_object() || json.value("format", "") != kFormat) {
+  if (json.is_discarded() || !json.is_object() || !json.contains("format") ||
+      json["format"] != kFormat) {
     fail(path, "expected the manifest of a replay bundle, found something else");
   }
   const Json version = json.value("version", Json());
@@ -121,24 +127,27 @@ std::string bundles_below(const std::string& directory) {
   return text;
 }
 
-const Json& entry_of(const Json& list, const std::string& name) {
+ManifestFile parse_file(const Json& list, const std::string& name) {
   for (const Json& entry : list) {
-    if (entry.at("name") == name) return entry;
+    if (entry.at("name") != name) continue;
+    return {name, core::whole_number<std::uint64_t>(entry.at("bytes")),
+            core::parse_hex64(entry.at("xxh3").get<std::string>())};
   }
-  throw core::Error(core::ErrorKind::kData, "its manifest lists no " + name);
+  throw core::Error(core::ErrorKind::kData, "lists no file " + name);
 }
 
-void check_files(const std::string& directory, const Json& list) {
-  for (const char* name : {kReplayWeightsFile, kReplayBatchFile, kConfigFile}) {
-    const Json& entry = entry_of(list, name);
-    const std::string path = directory + "/" + name;
-    const ManifestFile found = describe_file(directory, name);
-    const auto bytes = entry.at("bytes").get<std::uint64_t>();
-    if (found.bytes != bytes)
-      fail(path, fmt::format("torn: expected {} bytes, found {}", bytes, found.bytes));
-    if (core::to_hex(found.hash) != entry.at("xxh3").get<std::string>())
-      fail(path, "altered: its contents do not fit the hash in the manifest");
-  }
+std::vector<ManifestFile> parse_files(const Json& list) {
+  return {parse_file(list, kReplayWeightsFile), parse_file(list, kReplayBatchFile),
+          parse_file(list, kConfigFile)};
+}
+
+void check_file(const std::string& directory, const ManifestFile& listed) {
+  const std::string path = directory + "/" + listed.name;
+  const ManifestFile found = describe_file(directory, listed.name);
+  if (found.bytes != listed.bytes)
+    fail(path, fmt::format("torn: expected {} bytes, found {}", listed.bytes, found.bytes));
+  if (found.hash != listed.hash)
+    fail(path, "altered: its contents do not fit the hash in the manifest");
 }
 
 }  // namespace
@@ -183,13 +192,18 @@ ReplayBundle read_replay_bundle(const std::string& directory) {
   }
   ReplayBundle bundle;
   bundle.directory = directory;
+  const Json json = parse_sealed(path);
+  std::vector<ManifestFile> files;
   try {
-    const Json json = parse_sealed(path);
     bundle.record = parse_record(json);
-    check_files(directory, json.at("files"));
+    files = parse_files(json.at("files"));
   } catch (const nlohmann::json::exception& failure) {
     fail(path, fmt::format("not a whole manifest: {}", failure.what()));
+  } catch (const core::Error& failure) {
+    fail(path, fmt::format("not a whole manifest: {}", failure.what()));
   }
+  for (const ManifestFile& file : files)
+    check_file(directory, file);
   try {
     bundle.config = load_config(directory + "/" + kConfigFile);
   } catch (const core::Error& failure) {
