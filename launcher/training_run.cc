@@ -175,8 +175,10 @@ void leave_together(comm::Communicator& communicator) noexcept {
 
 }  // namespace
 
-void check_training_request(const TrainRequest& request, int ranks) {
-  runtime::validate_for_world(runtime::load_config(request.config_file, request.overrides), ranks);
+std::string check_training_request(const TrainRequest& request, int ranks) {
+  const runtime::Config config = runtime::load_config(request.config_file, request.overrides);
+  runtime::validate_for_world(config, ranks);
+  return config.run.output;
 }
 
 int run_training(const TrainRequest& request) {

@@ -13,8 +13,9 @@ struct TrainRequest {
   bool ranks_given = false;            // --ranks: wrong in a rank that a launcher started
 };
 
-// Throws the Error(kConfig) that `ranks` ranks would all find in the configuration.
-void check_training_request(const TrainRequest& request, int ranks);
+// Throws the Error(kConfig) that `ranks` ranks would all find in the configuration. Returns the
+// run's OUTPUT.
+std::string check_training_request(const TrainRequest& request, int ranks);
 
 // Trains as this process's rank: one of those that an MPI launcher started, or the only one.
 // Returns the exit code; errors that all ranks agree on are told by rank 0 alone, others by the

@@ -3,11 +3,15 @@
 #include <memory>
 
 #include "comm/mpi/mpi_environment.h"
+#include "core/error.h"
+#include "launcher/exit_record.h"
 #include "launcher/mpi_launch.h"
 #include "launcher/training_run.h"
 
 namespace lockstep::launcher {
 namespace {
+
+constexpr int kLostRank = static_cast<int>(core::ErrorKind::kCommunication);
 
 struct TrainOptions {
   TrainRequest request;
@@ -29,8 +33,13 @@ int train(TrainOptions options) {
   options.request.ranks_given = options.ranks > 0;
   if (options.ranks <= 1 || comm::started_by_mpi_launcher()) return run_training(options.request);
   // Wrong configurations are told once, before any rank is started.
-  check_training_request(options.request, options.ranks);
-  return launch_ranks(options.ranks, rank_arguments(options.request));
+  const std::string output = check_training_request(options.request, options.ranks);
+  const int code = launch_ranks(options.ranks, rank_arguments(options.request));
+  // mpirun tells the code of whichever rank it saw end first, be it the one that failed alone or
+  // those that lost it.
+  // A refused start (2) leaves the records of the attempt before.
+  const bool started = code != 0 && code != static_cast<int>(core::ErrorKind::kConfig);
+  return started && some_rank_lost_a_peer(output) ? kLostRank : code;
 }
 
 }  // namespace

@@ -223,7 +223,7 @@ TEST(BadFileTest, TextThatIsNotOneMap) {
   EXPECT_THAT(message_of("# nothing\n"), HasSubstr("the file is empty"));
   EXPECT_THAT(message_of("[1, 2]"), HasSubstr("c.yaml:1:1: expected a map"));
   EXPECT_THAT(message_of("word"), HasSubstr("found 'word'"));
-  EXPECT_THAT(message_of(sample_config() + "---\nrun: {}\n"), HasSubstr("c.yaml:9:1: a second"));
+  EXPECT_THAT(message_of(sample_config() + "---\nrun: {}\n"), HasSubstr("c.yaml:8:1: a second"));
   EXPECT_THAT(message_of("run: {seed: 3\n"), HasSubstr("not valid YAML"));
   EXPECT_THAT(message_of("run:\n\tseed: 3\n"), HasSubstr("c.yaml:2:"));
   EXPECT_THAT(message_of("run: *nowhere"), HasSubstr("c.yaml:1:6: not valid YAML"));
