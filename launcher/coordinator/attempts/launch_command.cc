@@ -182,6 +182,14 @@ Environment allowed_environment(const char* const* parent) {
   return allowed;
 }
 
+bool is_this_machine(const std::string& address) {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  const std::string own = name.data();
+  return address == "localhost" || address == "127.0.0.1" || address == own ||
+         own.starts_with(address + ".") || address.starts_with(own + ".");
+}
+
 Environment rank_environment(const LaunchSpec& spec, Environment allowed) {
   allowed[kAttemptTagVariable] = attempt_tag(spec.attempt);
   if (!spec.agent_address.empty()) {

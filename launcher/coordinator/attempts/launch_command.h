@@ -14,6 +14,9 @@ namespace lockstep::launcher::coordinator {
 // as more than a host, a path that is not absolute, a text with a NUL, a log quota too small.
 void check_launchable(const LaunchSpec& spec);
 
+// Whether an address of a host in the coordinator's configuration means the machine this runs on.
+bool is_this_machine(const std::string& address);
+
 using Environment = std::map<std::string, std::string>;
 
 // Those of `parent` that a rank may have: a fixed list, nothing that begins with LD_, OMPI_ or

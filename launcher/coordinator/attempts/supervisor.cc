@@ -49,14 +49,6 @@ LaunchSpec read_spec(const std::string& directory) {
   return spec;
 }
 
-bool is_this_machine(const std::string& address) {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  const std::string own = name.data();
-  return address == "localhost" || address == "127.0.0.1" || address == own ||
-         own.starts_with(address + ".") || address.starts_with(own + ".");
-}
-
 void allow_many_files() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;

@@ -4,13 +4,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "launcher/coordinator/attempts/launch_command.h"
 #include "runtime/write_file.h"
 
 namespace lockstep::launcher::coordinator {
@@ -67,6 +71,17 @@ void remove_token_file(const EngineOptions& options, const AttemptRef& attempt) 
   ::unlink(token_file(options, attempt).c_str());
 }
 
+namespace {
+
+// A slot of this machine stands for an equal part of its cores, whoever leases the others. Of other
+// machines nothing is known here, and an OMP_NUM_THREADS of the coordinator's own holds for all.
+int threads_of_slot(const HostSpec& host) {
+  if (std::getenv("OMP_NUM_THREADS") != nullptr || !is_this_machine(host.address)) return 0;
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / host.slots);
+}
+
+}  // namespace
+
 LaunchSpec launch_spec(const EngineOptions& options, const RunRecord& record) {
   const Attempt& attempt = *record.current();
   LaunchSpec spec;
@@ -78,6 +93,9 @@ LaunchSpec launch_spec(const EngineOptions& options, const RunRecord& record) {
     for (const HostSpec& host : options.hosts) {
       if (host.name != placement.host) continue;
       spec.device_kind = host.kind;
+      const int threads = threads_of_slot(host);
+      spec.threads_per_rank =
+          spec.hosts.empty() ? threads : std::min(spec.threads_per_rank, threads);
       spec.hosts.push_back({host.name, host.address, placement.slots});
     }
   }

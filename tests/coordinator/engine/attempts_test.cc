@@ -1,8 +1,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
+#include <thread>
 
 #include "tests/coordinator/engine/engine_fixture.h"
 
@@ -30,6 +33,10 @@ TEST_F(Attempts, ARunStartsTrainsAndSucceeds) {
   EXPECT_EQ(spec.resume, "never");
   EXPECT_EQ(spec.output, output("a"));
   EXPECT_EQ(spec.hosts, (std::vector<HostSlots>{{"h2", "localhost", {0, 1}}}));
+  // The cores of this machine, in equal parts for its two slots.
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  EXPECT_EQ(spec.threads_per_rank,
+            std::getenv("OMP_NUM_THREADS") == nullptr ? std::max(1, cores / 2) : 0);
   const std::string config = lockstep::testing::read_file(spec.config_file);
   EXPECT_EQ(config, run(id).texts->resolved_config);
   const std::string secret = lockstep::testing::read_file(spec.agent_token_file);
