@@ -104,14 +104,19 @@ TEST_P(F2_KillAtEveryCommitLeavesTrainingAlone, TheCurveIsThatOfAnUndisturbedRun
   job_under_crashes({"checkpoint", run}, doomed);
   if (job_under_crashes({"pause", run, "--wait"}, doomed).exit_code == 0) must({"resume", run});
   must({"wait", run});
+  // A run of two attempts has some twenty commits.
+  const int least = site.starts_with("store.") ? 6 : 2;
+  EXPECT_GE(starts(), least) << "the place was hardly ever passed";
   if (coordinator_ended()) start();
   EXPECT_EQ(state(run), "SUCCEEDED");
   EXPECT_EQ(show(run)["restartCount"], 0) << "the coordinator's death cost an attempt";
   expect_undisturbed("run");
 }
 
+// A coordinator that comes back commits that it did, so before@3 and after@2 let each one get a commit
+// further: together they die on both sides of every commit of the run.
 INSTANTIATE_TEST_SUITE_P(Sites, F2_KillAtEveryCommitLeavesTrainingAlone,
-                         ::testing::Values("store.before_commit@3", "store.after_commit@3",
+                         ::testing::Values("store.before_commit@3", "store.after_commit@2",
                                            "engine.before_create", "engine.before_launch",
                                            "engine.after_launch", "engine.before_stop",
                                            "engine.after_stop", "engine.before_end"),

@@ -98,6 +98,7 @@ void JobControlTest::start(const Arguments& more) {
   CommandOptions options = command_options({});
   options.timeout = std::chrono::seconds(30);  // to end when it is told to
   coordinator_ = std::make_unique<Command>(command, options);
+  ++starts_;
 }
 
 void JobControlTest::kill_coordinator() {

@@ -22,9 +22,9 @@ class JobControlTest : public TrainingTest {
 
   // Starts the coordinator; commands wait until it answers.
   void start(const Arguments& more = {});
-  void kill_coordinator();   // SIGKILL, and waits for its end
-  bool coordinator_ended();  // by itself, or never started
-  pid_t coordinator_pid() const { return coordinator_->pid(); }
+  void kill_coordinator();                // SIGKILL, and waits for its end
+  bool coordinator_ended();               // by itself, or never started
+  int starts() const { return starts_; }  // coordinators so far
 
   // `lockstep ARGUMENTS...`, which tries to reach the coordinator for a minute.
   CommandResult job(Arguments arguments, int timeout_seconds = 120) const;
@@ -55,6 +55,7 @@ class JobControlTest : public TrainingTest {
   void end_all_runs() const;
 
   std::unique_ptr<Command> coordinator_;
+  int starts_ = 0;
 };
 
 // Whether a child of this process has ended; leaves its status to be waited for.
