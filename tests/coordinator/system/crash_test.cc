@@ -113,8 +113,8 @@ TEST_P(F2_KillAtEveryCommitLeavesTrainingAlone, TheCurveIsThatOfAnUndisturbedRun
   expect_undisturbed("run");
 }
 
-// A coordinator that comes back commits that it did, so before@3 and after@2 let each one get a commit
-// further: together they die on both sides of every commit of the run.
+// A coordinator that comes back commits that it did, so before@3 and after@2 let each one get a
+// commit further: together they die on both sides of every commit of the run.
 INSTANTIATE_TEST_SUITE_P(Sites, F2_KillAtEveryCommitLeavesTrainingAlone,
                          ::testing::Values("store.before_commit@3", "store.after_commit@2",
                                            "engine.before_create", "engine.before_launch",
