@@ -15,11 +15,12 @@ OpContext::OpContext(int threads, core::MemoryTracker& memory)
 }
 
 OpContext::OpContext(int threads, core::MemoryTracker& memory, core::DeviceRef device,
-                     const OpBodies& bodies)
+                     const OpBodies& bodies, Determinism determinism)
     : threads_(threads),
       memory_(memory),
       device_(device),
       bodies_(&bodies),
+      determinism_(determinism),
       matmul_cache_(std::make_unique<MatmulCache>()),
       stream_(device) {
   LOCKSTEP_CHECK(threads >= 1, "threads of an op context: {}", threads);

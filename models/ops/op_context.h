@@ -11,6 +11,12 @@ namespace lockstep::models::ops {
 class MatmulCache;
 struct OpBodies;
 
+// What an op on a device may let depend on chance. The CPU's ops never do.
+enum class Determinism {
+  kRun,  // same build, machine type and shapes: same bits (run.reproducible: run)
+  kNone  // also algorithms chosen by timing, and sums whose order varies (run.reproducible: none)
+};
+
 // What every op is given: where it runs, how many threads it may use there, what the libraries keep
 // for it, and scratch memory. One per rank and device; ops are called from one thread at a time. No
 // result may depend on `threads`: loops are cut by shape alone and partial results are combined in
@@ -22,7 +28,7 @@ class OpContext {
   // Ops on a device by its bodies, in order on a stream of this context: a call returns early,
   // unless it returns numbers. `threads` serve what is left to the host.
   OpContext(int threads, core::MemoryTracker& memory, core::DeviceRef device,
-            const OpBodies& bodies);
+            const OpBodies& bodies, Determinism determinism = Determinism::kRun);
   virtual ~OpContext();
   OpContext(const OpContext&) = delete;
   OpContext& operator=(const OpContext&) = delete;
@@ -31,6 +37,7 @@ class OpContext {
   core::DeviceRef device_ref() const { return device_; }
   const OpBodies& bodies() const { return *bodies_; }
   int threads() const { return threads_; }
+  Determinism determinism() const { return determinism_; }
   MatmulCache& matmul_cache() { return *matmul_cache_; }  // of the CPU
   const core::DeviceStream& stream() const { return stream_; }
   void* libraries() const { return libraries_; }  // of the bodies (OpBodies::open_libraries)
@@ -47,6 +54,7 @@ class OpContext {
   core::MemoryTracker& memory_;
   core::DeviceRef device_;
   const OpBodies* bodies_;
+  Determinism determinism_ = Determinism::kRun;
   std::unique_ptr<MatmulCache> matmul_cache_;
   core::DeviceStream stream_;
   core::Buffer scratch_;
