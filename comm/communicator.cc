@@ -32,7 +32,7 @@ std::string_view name_of(Collective collective) {
 core::TensorView SharedBuffer::view(DType dtype, core::Shape shape, std::size_t byte_offset) const {
   const std::size_t need = static_cast<std::size_t>(shape.elements()) * core::size_of(dtype);
   LOCKSTEP_CHECK_LE(byte_offset + need, bytes(), "view into a shared buffer");
-  return {static_cast<std::byte*>(data()) + byte_offset, dtype, shape};
+  return {static_cast<std::byte*>(data()) + byte_offset, dtype, shape, device()};
 }
 
 void Work::wait() {
@@ -56,6 +56,9 @@ void Work::wait_input(Deadline deadline) {
 }
 bool Work::done() {
   return communicator_ == nullptr || communicator_->do_done(id_);
+}
+bool Work::input_done() {
+  return communicator_ == nullptr || communicator_->do_input_done(id_);
 }
 
 namespace {
@@ -117,8 +120,8 @@ void check_in_place(Collective collective, std::string_view label, const ConstTe
 }  // namespace
 
 Communicator::Communicator(int rank, int world_size, std::string_view backend,
-                           std::chrono::milliseconds timeout)
-    : rank_(rank), world_size_(world_size), backend_(backend), timeout_(timeout) {
+                           std::chrono::milliseconds timeout, core::Device device)
+    : rank_(rank), world_size_(world_size), backend_(backend), timeout_(timeout), device_(device) {
   LOCKSTEP_CHECK(world_size >= 1 && rank >= 0 && rank < world_size, "rank {} of {}", rank,
                  world_size);
   LOCKSTEP_CHECK(timeout.count() > 0, "timeout of {} ms", timeout.count());
@@ -131,10 +134,21 @@ void Communicator::check_view(Collective collective, const ConstTensorView& view
     fail_argument(collective, label, fmt::format("{} has no memory", name));
   }
   if (!serves(view.device())) {
-    fail_argument(collective, label,
-                  fmt::format("{} is on {}, which the {} backend does not serve", name,
-                              core::to_string(view.device()), backend_));
+    fail_argument(
+        collective, label,
+        fmt::format("{} is on {}, which this {} communicator (on {}) does not serve", name,
+                    core::to_string(view.device()), backend_, core::to_string(device_)));
   }
+}
+
+void Communicator::check_views(Collective collective, const ConstTensorView& input,
+                               const ConstTensorView& output, std::string_view label) const {
+  check_view(collective, input, "input", label);
+  check_view(collective, output, "output", label);
+  if (input.device() == output.device()) return;
+  fail_argument(collective, label,
+                fmt::format("input is on {} and output on {}; they must be on the same device",
+                            core::to_string(input.device()), core::to_string(output.device())));
 }
 
 Work Communicator::launched(Collective collective, std::uint64_t id) {
@@ -145,8 +159,7 @@ Work Communicator::launched(Collective collective, std::uint64_t id) {
 Work Communicator::all_reduce(ConstTensorView input, TensorView output, ReduceOp op,
                               std::string_view label) {
   constexpr auto kThis = Collective::kAllReduce;
-  check_view(kThis, input, "input", label);
-  check_view(kThis, output, "output", label);
+  check_views(kThis, input, output, label);
   check_reducible(kThis, label, input.dtype());
   check_same_dtype(kThis, label, input, output);
   check_count(kThis, label, "output", output, input.elements());
@@ -157,9 +170,15 @@ Work Communicator::all_reduce(ConstTensorView input, TensorView output, ReduceOp
 Work Communicator::reduce_scatter(ConstTensorView input, TensorView output, Output mode,
                                   std::string_view label) {
   constexpr auto kThis = Collective::kReduceScatter;
-  check_view(kThis, input, "input", label);
-  check_view(kThis, output, "output", label);
+  check_views(kThis, input, output, label);
   check_reducible(kThis, label, input.dtype());
+  if (input.device().type != core::DeviceType::kCpu) {
+    check_same_dtype(kThis, label, input, output);
+    if (mode == Output::kAccumulate) {
+      fail_argument(kThis, label,
+                    "kAccumulate on device memory; reduce with kOverwrite and add on the device");
+    }
+  }
   const bool half = input.dtype() == DType::kBF16 || input.dtype() == DType::kF16;
   if (!(half && output.dtype() == DType::kF32)) check_same_dtype(kThis, label, input, output);
   check_count(kThis, label, "input", input, output.elements() * world_size_);
@@ -171,8 +190,7 @@ Work Communicator::reduce_scatter(ConstTensorView input, TensorView output, Outp
 
 Work Communicator::all_gather(ConstTensorView input, TensorView output, std::string_view label) {
   constexpr auto kThis = Collective::kAllGather;
-  check_view(kThis, input, "input", label);
-  check_view(kThis, output, "output", label);
+  check_views(kThis, input, output, label);
   check_same_dtype(kThis, label, input, output);
   check_count(kThis, label, "output", output, input.elements() * world_size_);
   check_in_place(kThis, label, input, output, input.bytes() * static_cast<std::size_t>(rank_),
@@ -191,8 +209,7 @@ Work Communicator::broadcast(TensorView data, int root, std::string_view label) 
 
 Work Communicator::all_to_all(ConstTensorView input, TensorView output, std::string_view label) {
   constexpr auto kThis = Collective::kAllToAll;
-  check_view(kThis, input, "input", label);
-  check_view(kThis, output, "output", label);
+  check_views(kThis, input, output, label);
   check_same_dtype(kThis, label, input, output);
   check_count(kThis, label, "output", output, input.elements());
   if (input.elements() % world_size_ != 0) {
@@ -234,6 +251,27 @@ std::vector<std::string> Communicator::all_gather_bytes(std::string_view bytes,
 SharedBuffer Communicator::allocate(std::size_t bytes, const std::string& region,
                                     core::MemoryTracker& tracker) {
   return do_allocate(bytes, region, tracker);
+}
+
+SharedBuffer Communicator::allocate_host(std::size_t bytes, const std::string& region,
+                                         core::MemoryTracker& tracker) {
+  return do_allocate_host(bytes, region, tracker);
+}
+
+SharedBuffer Communicator::do_allocate_host(std::size_t bytes, const std::string& region,
+                                            core::MemoryTracker& tracker) {
+  return do_allocate(bytes, region, tracker);
+}
+
+void Communicator::work_on(const core::DeviceStream& stream) {
+  LOCKSTEP_CHECK(stream.handle() != nullptr, "work_on was given no stream");
+  do_work_on(stream);
+}
+
+void Communicator::do_work_on(const core::DeviceStream& stream) {
+  throw core::Error(core::ErrorKind::kInternal,
+                    fmt::format("work_on a stream of {}: this {} communicator serves the CPU only",
+                                core::to_string(stream.device()), backend_));
 }
 
 void Communicator::progress() {

@@ -12,6 +12,7 @@
 
 #include "comm/shared_buffer.h"
 #include "comm/work.h"
+#include "core/device_runtime.h"
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/tensor.h"
@@ -67,16 +68,33 @@ struct CommunicatorStats {
 // that several collectives in flight share follows the same rule.
 // Calls without Work (barrier, *_small, *_bytes, allocate) block until this rank has its result.
 //
-// Memory. Views are contiguous, on a device the backend serves (CPU for self, local and mpi), of
-// any alignment of their dtype. Empty views (0 elements) are legal everywhere. Views inside a
-// SharedBuffer of this communicator are read by the peers in place (zero copy); other memory gives
-// the same bits through an internal staging area, chunk by chunk, copied while the owner waits or
-// makes progress.
+// Memory. Views are contiguous, on the CPU or on the communicator's device, those of one call on
+// the same one, of any alignment of their dtype. Empty views (0 elements) are legal everywhere.
+// Views inside a SharedBuffer of this communicator are read by the peers in place (zero copy);
+// other memory gives the same bits through an internal staging area, chunk by chunk, copied while
+// the owner waits or makes progress.
 //
 // Arithmetic. Sums of fp32, bf16, fp16 are taken in fp32 and sums of fp64 in fp64, element by
 // element, in rank order from left to right, rounded once to the output dtype: the same bits on
 // every backend, for every placement of ranks and every split into chunks. Integers wrap.
 // dtypes of reductions: fp32, bf16, fp16, fp64, i32, i64, u8; of the others: any.
+//
+// Devices. A communicator made for a device stands on one for the host. Views on the CPU, small and
+// bytes exchanges, barrier and abort are the host's, as described above; they and collectives on
+// the device may be mixed, in one order on all ranks. On device views the work of a stream takes
+// the host's place; work_on(stream) names the present one, and:
+// - a collective reads and writes memory after everything that the present stream was given before
+//   the call;
+// - Work::wait_output and wait_input let everything that the stream present at *that* call is given
+//   later find the condition met. Whether the host waits too depends on the backend: never with one
+//   rank; where data goes through host memory (mpi, local) it may, in wait_*, done, progress and
+//   later calls, for its own device and for its peers;
+// - memory that a stream may touch is still in use: before the host reads or frees it, the stream
+// is
+//   synchronized too;
+// - reduce_scatter needs kOverwrite and an output of the wire dtype: this layer computes nothing on
+//   a device, so the caller adds and widens;
+// - the bits are those of the host backends.
 //
 // Errors. A wrong argument is Error(kInternal), thrown before anything is launched. A peer that
 // does not come within the timeout, has died, left or called abort(), or a mismatch, is an Error
@@ -95,6 +113,12 @@ class Communicator {
   int world_size() const { return world_size_; }
   std::string_view backend() const { return backend_; }  // "self", "local", "mpi"
   std::chrono::milliseconds timeout() const { return timeout_; }
+  core::Device device() const { return device_; }  // of allocate(); the CPU for host backends
+
+  // From now on collectives on device views are ordered by `stream`, of device(), which must live
+  // until another is named and every collective launched on it has been waited for.
+  // Error(kInternal) where there is no such device. Until the first call, device views are refused.
+  void work_on(const core::DeviceStream& stream);
 
   // output[i] = sum (or max, min) over ranks of input[i]. input and output: n elements of the same
   // dtype; in place: the same memory. Every rank gets the same bits.
@@ -135,12 +159,15 @@ class Communicator {
   // The same for a string of bytes of any length, which may differ between ranks; blocking.
   std::vector<std::string> all_gather_bytes(std::string_view bytes, std::string_view label);
 
-  // Collective: memory of `bytes` bytes on each rank (the sizes may differ, 0 is legal) that peers
-  // of the same node read in place. Counted in `tracker`, which must outlive the buffer, under
-  // `region`. If any rank has no memory left, every rank throws Error(kOutOfMemory) naming the
-  // rank that asked for most. Freeing is not collective, but the rules for inputs hold: wait_input
-  // first.
+  // Collective: memory of device(), `bytes` bytes on each rank (the sizes may differ, 0 is legal),
+  // which peers of the same node read in place where the backend can. Counted in `tracker`, which
+  // must outlive the buffer, under `region`. If any rank has no memory left, every rank throws
+  // Error(kOutOfMemory) naming the rank that asked for most. Freeing is not collective, but the
+  // rules for inputs hold: wait_input first.
   SharedBuffer allocate(std::size_t bytes, const std::string& region, core::MemoryTracker& tracker);
+  // The same in host memory, whatever device() is.
+  SharedBuffer allocate_host(std::size_t bytes, const std::string& region,
+                             core::MemoryTracker& tracker);
 
   // Does what work is ready (reading inputs that peers have posted) without waiting. Cheap enough
   // to call between layers; throws what a wait would throw.
@@ -150,21 +177,21 @@ class Communicator {
   // first abort of the group wins. Never blocks or throws.
   void abort(core::ErrorKind kind, std::string_view reason) noexcept;
 
-  const CommunicatorStats& stats() const { return stats_; }
+  virtual const CommunicatorStats& stats() const { return stats_; }
 
   // How long this rank has waited for its peers so far: time inside Work::wait* and the blocking
   // calls in which there was nothing to copy or to sum.
-  std::chrono::nanoseconds waited() const { return waited_; }
+  virtual std::chrono::nanoseconds waited() const { return waited_; }
 
   // Notes every collective from now on in `recorder` (not owned; null: in none).
-  void record_to(FlightRecorder* recorder) { recorder_ = recorder; }
+  virtual void record_to(FlightRecorder* recorder) { recorder_ = recorder; }
 
   // Memory the backend itself holds on this rank (staging, control block), in bytes.
   virtual std::size_t internal_bytes() const = 0;
 
  protected:
   Communicator(int rank, int world_size, std::string_view backend,
-               std::chrono::milliseconds timeout);
+               std::chrono::milliseconds timeout, core::Device device = {});
 
   Deadline default_deadline() const { return std::chrono::steady_clock::now() + timeout_; }
   FlightRecorder* recorder() const { return recorder_; }
@@ -187,9 +214,14 @@ class Communicator {
   virtual std::uint64_t do_barrier(std::string_view label) = 0;
   virtual SharedBuffer do_allocate(std::size_t bytes, const std::string& region,
                                    core::MemoryTracker& tracker) = 0;
+  // A host backend has no device to work on, and no other memory than the host's.
+  virtual void do_work_on(const core::DeviceStream& stream);
+  virtual SharedBuffer do_allocate_host(std::size_t bytes, const std::string& region,
+                                        core::MemoryTracker& tracker);
   virtual void do_wait_output(std::uint64_t id, Deadline deadline) = 0;
   virtual void do_wait_input(std::uint64_t id, Deadline deadline) = 0;
   virtual bool do_done(std::uint64_t id) = 0;
+  virtual bool do_input_done(std::uint64_t id) = 0;
   virtual void do_progress() = 0;
   virtual void do_abort(core::ErrorKind kind, std::string_view reason) noexcept = 0;
   virtual bool serves(core::Device device) const = 0;
@@ -197,6 +229,8 @@ class Communicator {
   Work launched(Collective collective, std::uint64_t id);
   void check_view(Collective collective, const core::ConstTensorView& view, const char* name,
                   std::string_view label) const;
+  void check_views(Collective collective, const core::ConstTensorView& input,
+                   const core::ConstTensorView& output, std::string_view label) const;
   void gather_bytes(std::span<const std::byte> mine, std::span<std::byte> all,
                     std::string_view label);
 
@@ -204,6 +238,7 @@ class Communicator {
   int world_size_;
   std::string backend_;
   std::chrono::milliseconds timeout_;
+  core::Device device_;
   CommunicatorStats stats_{};
   std::chrono::nanoseconds waited_{0};
   FlightRecorder* recorder_ = nullptr;

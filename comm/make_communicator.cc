@@ -1,5 +1,8 @@
 #include "comm/make_communicator.h"
 
+#include <utility>
+
+#include "comm/device/staged_communicator.h"
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/mpi/mpi_environment.h"
 #include "comm/self/self_communicator.h"
@@ -7,9 +10,11 @@
 
 namespace lockstep::comm {
 
-std::unique_ptr<Communicator> make_communicator(std::string_view backend,
-                                                const MpiEnvironment* environment,
-                                                std::chrono::milliseconds timeout) {
+namespace {
+
+std::unique_ptr<Communicator> make_host_communicator(std::string_view backend,
+                                                     const MpiEnvironment* environment,
+                                                     std::chrono::milliseconds timeout) {
   const int world_size = environment == nullptr ? 1 : environment->world_size();
   if (backend == "auto") backend = world_size == 1 ? "self" : "mpi";
   if (backend == "self") {
@@ -28,6 +33,17 @@ std::unique_ptr<Communicator> make_communicator(std::string_view backend,
   throw core::Error(
       core::ErrorKind::kConfig,
       fmt::format("unknown communication backend {}; expected auto, self or mpi", backend));
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_communicator(std::string_view backend,
+                                                const MpiEnvironment* environment,
+                                                std::chrono::milliseconds timeout,
+                                                core::DeviceRef device) {
+  auto host = make_host_communicator(backend, environment, timeout);
+  if (device.on_cpu()) return host;
+  return make_staged_communicator(std::move(host), device);
 }
 
 }  // namespace lockstep::comm

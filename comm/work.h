@@ -22,6 +22,10 @@ using Deadline = std::chrono::steady_clock::time_point;
 //
 // Without a deadline the communicator's timeout counts from the call. Past the deadline:
 // Error(kCommunication) naming the rank that has not arrived; the communicator is then aborted.
+//
+// Of a collective on device memory, "may" is said to the work of a stream and not to the host: a
+// wait returns once everything that the communicator's present stream is given later will find the
+// condition met (see Communicator, Devices).
 class Work {
  public:
   Work() = default;  // nothing to wait for
@@ -35,6 +39,8 @@ class Work {
 
   // Whether the output is complete; does what work can be done without waiting.
   bool done();
+  // The same for the input.
+  bool input_done();
 
  private:
   friend class Communicator;

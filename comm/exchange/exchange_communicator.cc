@@ -200,6 +200,11 @@ bool ExchangeCommunicator::do_done(std::uint64_t id) {
   return output_complete(id);
 }
 
+bool ExchangeCommunicator::do_input_done(std::uint64_t id) {
+  advance();
+  return input_reusable(id);
+}
+
 void ExchangeCommunicator::do_progress() {
   while (advance()) {
   }

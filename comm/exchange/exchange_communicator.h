@@ -53,6 +53,7 @@ class ExchangeCommunicator final : public Communicator {
   void do_wait_output(std::uint64_t id, Deadline deadline) override;
   void do_wait_input(std::uint64_t id, Deadline deadline) override;
   bool do_done(std::uint64_t id) override;
+  bool do_input_done(std::uint64_t id) override;
   void do_progress() override;
   void do_abort(core::ErrorKind kind, std::string_view reason) noexcept override;
   bool serves(core::Device device) const override;

@@ -14,23 +14,29 @@ std::unique_ptr<Communicator> LocalWorld::join(int rank) const {
   return make_local_communicator("local", memory_, rank, timeout_);
 }
 
-void LocalWorld::run(const std::function<void(Communicator&)>& body) const {
+void LocalWorld::run(const std::function<void(Communicator&)>& body, const Wrap& wrap) const {
   std::mutex mutex;
   std::exception_ptr first;
   const auto keep_first = [&] {
     const std::lock_guard lock(mutex);
     if (!first) first = std::current_exception();
   };
+  // One that could not be wrapped is gone, which the peers see as a rank that left.
+  const auto spread = [](const std::unique_ptr<Communicator>& communicator, core::ErrorKind kind,
+                         const char* reason) {
+    if (communicator != nullptr) communicator->abort(kind, reason);
+  };
   const auto run_rank = [&](int rank) {
-    const auto communicator = join(rank);
+    std::unique_ptr<Communicator> communicator = join(rank);
     try {
+      if (wrap) communicator = wrap(std::move(communicator));
       body(*communicator);
     } catch (const core::Error& error) {
       keep_first();
-      communicator->abort(error.kind(), error.what());
+      spread(communicator, error.kind(), error.what());
     } catch (const std::exception& error) {
       keep_first();
-      communicator->abort(core::ErrorKind::kInternal, error.what());
+      spread(communicator, core::ErrorKind::kInternal, error.what());
     }
   };
   std::vector<std::thread> threads;

@@ -25,8 +25,10 @@ class LocalWorld {
 
   // Joins every rank on a thread of its own, calls body, and waits for all. What a body throws
   // aborts the group, so that the other ranks fail with that cause; the first cause is rethrown.
-  // At most once per world.
-  void run(const std::function<void(Communicator&)>& body) const;
+  // At most once per world. wrap: makes of a rank's communicator the one that body gets, as one for
+  // a device.
+  using Wrap = std::function<std::unique_ptr<Communicator>(std::unique_ptr<Communicator>)>;
+  void run(const std::function<void(Communicator&)>& body, const Wrap& wrap = {}) const;
 
  private:
   std::shared_ptr<LocalMemory> memory_;

@@ -34,16 +34,20 @@ constexpr std::size_t kLarge = 300007;  // elements a rank; several staging chun
 template <typename T>
 class Elements {
  public:
-  Elements(Communicator& comm, core::MemoryTracker& tracker, Memory memory, std::size_t n) : n_(n) {
+  Elements(const Site& site, core::MemoryTracker& tracker, Memory memory, std::size_t n)
+      : site_(site), n_(n) {
+    Communicator& comm = site.comm;
+    if (memory != Memory::kPlain) {
+      const std::size_t bytes = (n + 3) * sizeof(T);
+      shared_ = site.on_device() ? comm.allocate(bytes, "test", tracker)
+                                 : comm.allocate_host(bytes, "test", tracker);
+    }
     if (memory == Memory::kMixed) {
       memory = comm.rank() % 2 == 0 ? Memory::kShared : Memory::kPlain;
-      shared_ = comm.allocate((n + 3) * sizeof(T), "test", tracker);
-    } else if (memory != Memory::kPlain) {
-      shared_ = comm.allocate((n + 3) * sizeof(T), "test", tracker);
     }
     if (memory == Memory::kPlain) {
-      plain_.resize(n + 1);
-      data_ = plain_.data();
+      plain_ = core::Buffer(tracker, "test", (n + 1) * sizeof(T), site.device);
+      data_ = static_cast<T*>(plain_.data());
     } else {
       data_ = static_cast<T*>(shared_.data()) + (memory == Memory::kOffset ? 3 : 0);
     }
@@ -52,18 +56,40 @@ class Elements {
   T* data() { return data_; }
   TensorView view() { return part(0, n_); }
   TensorView part(std::size_t begin, std::size_t count) {
-    return TensorView(data_ + begin, DTypeOf<T>::value, {static_cast<std::int64_t>(count)});
+    return TensorView(data_ + begin, DTypeOf<T>::value, {static_cast<std::int64_t>(count)},
+                      site_.device.device);
   }
   void fill(const std::vector<T>& values, std::size_t at = 0) {
-    if (!values.empty()) std::memcpy(data_ + at, values.data(), values.size() * sizeof(T));
+    if (values.empty()) return;
+    if (site_.on_device()) {
+      site_.stream->to_device(data_ + at, values.data(), values.size() * sizeof(T));
+      site_.stream->synchronize();  // the values may go
+    } else {
+      std::memcpy(data_ + at, values.data(), values.size() * sizeof(T));
+    }
   }
-  bool equals(const std::vector<T>& values, std::size_t at = 0) const {
-    return same_bits(data_ + at, values.data(), values.size());
+  std::vector<T> read(std::size_t at, std::size_t count) const {
+    std::vector<T> values(count);
+    if (count == 0) return values;
+    if (site_.on_device()) {
+      site_.stream->to_host(values.data(), data_ + at, count * sizeof(T));
+    } else {
+      std::memcpy(values.data(), data_ + at, count * sizeof(T));
+    }
+    return values;
+  }
+  template <typename U>  // never equal to another type than T
+  bool equals(const std::vector<U>& values, std::size_t at = 0) const {
+    if constexpr (std::is_same_v<T, U>) {
+      return same_bits(read(at, values.size()).data(), values.data(), values.size());
+    }
+    return false;
   }
 
  private:
+  const Site& site_;
   std::size_t n_;
-  std::vector<T> plain_;
+  core::Buffer plain_;
   SharedBuffer shared_;
   T* data_ = nullptr;
 };
@@ -83,20 +109,18 @@ std::string where(const Communicator& comm, const Setting& s, const char* dtype)
 }
 
 template <typename T, typename O>
-void check_reduce_scatter(Communicator& comm, const Setting& s) {
+void check_reduce_scatter(const Site& site, const Setting& s) {
+  Communicator& comm = site.comm;
   core::MemoryTracker tracker;
   const auto ranks = static_cast<std::size_t>(comm.world_size());
   const auto mine = static_cast<std::size_t>(comm.rank()) * s.n;
-  Elements<T> input(comm, tracker, s.memory, s.n * ranks);
-  Elements<O> separate(comm, tracker, s.memory, s.n);
+  Elements<T> input(site, tracker, s.memory, s.n * ranks);
+  Elements<O> separate(site, tracker, s.memory, s.n);
   const auto values = input_of<T>(comm.rank(), s.n * ranks, 1);
   input.fill(values);
   const auto base = input_of<O>(comm.rank(), s.n, 2);
   separate.fill(base);
-  TensorView output = separate.view();
-  if (s.in_place) {
-    output = TensorView(input.data() + mine, DTypeOf<T>::value, {static_cast<std::int64_t>(s.n)});
-  }
+  const TensorView output = s.in_place ? input.part(mine, s.n) : separate.view();
   comm.reduce_scatter(input.view(), output, s.mode, "conformance").wait();
 
   std::vector<O> expected(s.n);
@@ -104,7 +128,7 @@ void check_reduce_scatter(Communicator& comm, const Setting& s) {
     const O* start = s.mode == Output::kAccumulate ? &base[i] : nullptr;
     expected[i] = reference_reduce<T, O>(comm.world_size(), mine + i, 1, ReduceOp::kSum, start);
   }
-  EXPECT_TRUE(same_bits(static_cast<const O*>(output.raw()), expected.data(), s.n))
+  EXPECT_TRUE(s.in_place ? input.equals(expected, mine) : separate.equals(expected))
       << where(comm, s, core::name_of(DTypeOf<T>::value).data());
   if (!s.in_place) {
     EXPECT_TRUE(input.equals(values)) << "the input was changed";
@@ -112,12 +136,13 @@ void check_reduce_scatter(Communicator& comm, const Setting& s) {
 }
 
 template <typename T>
-void check_all_gather(Communicator& comm, const Setting& s) {
+void check_all_gather(const Site& site, const Setting& s) {
+  Communicator& comm = site.comm;
   core::MemoryTracker tracker;
   const auto ranks = static_cast<std::size_t>(comm.world_size());
   const auto mine = static_cast<std::size_t>(comm.rank()) * s.n;
-  Elements<T> input(comm, tracker, s.memory, s.n);
-  Elements<T> output(comm, tracker, s.memory, s.n * ranks);
+  Elements<T> input(site, tracker, s.memory, s.n);
+  Elements<T> output(site, tracker, s.memory, s.n * ranks);
   const auto values = input_of<T>(comm.rank(), s.n, 3);
   input.fill(values);
   if (s.in_place) output.fill(values, mine);
@@ -130,10 +155,11 @@ void check_all_gather(Communicator& comm, const Setting& s) {
 }
 
 template <typename T>
-void check_all_reduce(Communicator& comm, const Setting& s) {
+void check_all_reduce(const Site& site, const Setting& s) {
+  Communicator& comm = site.comm;
   core::MemoryTracker tracker;
-  Elements<T> input(comm, tracker, s.memory, s.n);
-  Elements<T> output(comm, tracker, s.memory, s.n);
+  Elements<T> input(site, tracker, s.memory, s.n);
+  Elements<T> output(site, tracker, s.memory, s.n);
   const auto values = input_of<T>(comm.rank(), s.n, 4);
   input.fill(values);
   Elements<T>& result = s.in_place ? input : output;
@@ -148,12 +174,13 @@ void check_all_reduce(Communicator& comm, const Setting& s) {
 }
 
 template <typename T>
-void check_all_to_all(Communicator& comm, const Setting& s) {
+void check_all_to_all(const Site& site, const Setting& s) {
+  Communicator& comm = site.comm;
   core::MemoryTracker tracker;
   const auto ranks = static_cast<std::size_t>(comm.world_size());
   const auto mine = static_cast<std::size_t>(comm.rank()) * s.n;
-  Elements<T> input(comm, tracker, s.memory, s.n * ranks);
-  Elements<T> output(comm, tracker, s.memory, s.n * ranks);
+  Elements<T> input(site, tracker, s.memory, s.n * ranks);
+  Elements<T> output(site, tracker, s.memory, s.n * ranks);
   input.fill(input_of<T>(comm.rank(), s.n * ranks, 5));
   comm.all_to_all(input.view(), output.view(), "conformance").wait();
   for (int r = 0; r < comm.world_size(); ++r) {
@@ -166,10 +193,11 @@ void check_all_to_all(Communicator& comm, const Setting& s) {
 }
 
 template <typename T>
-void check_broadcast(Communicator& comm, const Setting& s) {
+void check_broadcast(const Site& site, const Setting& s) {
+  Communicator& comm = site.comm;
   core::MemoryTracker tracker;
   for (int root = 0; root < comm.world_size(); ++root) {
-    Elements<T> data(comm, tracker, s.memory, s.n);
+    Elements<T> data(site, tracker, s.memory, s.n);
     data.fill(input_of<T>(comm.rank(), s.n, 6));
     comm.broadcast(data.view(), root, "conformance").wait();
     EXPECT_TRUE(data.equals(input_of<T>(root, s.n, 6)))
@@ -198,71 +226,75 @@ void for_all(Check check, std::initializer_list<bool> in_place) {
   }
 }
 
-void reduce_scatter_case(Communicator& comm) {
+void reduce_scatter_case(const Site& site) {
   for_all(
       [&](auto tag, const Setting& s) {
         using T = decltype(tag);
-        check_reduce_scatter<T, T>(comm, s);
-        if (s.in_place) return;
+        check_reduce_scatter<T, T>(site, s);
+        if (s.in_place || site.on_device()) return;
         Setting accumulate = s;
         accumulate.mode = Output::kAccumulate;
-        check_reduce_scatter<T, T>(comm, accumulate);
+        check_reduce_scatter<T, T>(site, accumulate);
       },
       {false, true});
 }
 
-void widening_case(Communicator& comm) {
+void widening_case(const Site& site) {
+  if (site.on_device()) return;  // refused there, see device_arguments_case
   for (const Memory memory : kMemories) {
     for (const Output mode : {Output::kOverwrite, Output::kAccumulate}) {
       for (const std::size_t n : kSizes) {
         const Setting s{memory, n, false, mode};
-        check_reduce_scatter<BFloat16, float>(comm, s);
-        check_reduce_scatter<Float16, float>(comm, s);
+        check_reduce_scatter<BFloat16, float>(site, s);
+        check_reduce_scatter<Float16, float>(site, s);
       }
     }
   }
 }
 
-void all_gather_case(Communicator& comm) {
-  for_all([&](auto tag, const Setting& s) { check_all_gather<decltype(tag)>(comm, s); },
+void all_gather_case(const Site& site) {
+  for_all([&](auto tag, const Setting& s) { check_all_gather<decltype(tag)>(site, s); },
           {false, true});
 }
 
-void all_reduce_case(Communicator& comm) {
+void all_reduce_case(const Site& site) {
   for_all(
       [&](auto tag, Setting s) {
         for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax, ReduceOp::kMin}) {
           s.op = op;
-          check_all_reduce<decltype(tag)>(comm, s);
+          check_all_reduce<decltype(tag)>(site, s);
         }
       },
       {false, true});
 }
 
-void all_to_all_case(Communicator& comm) {
-  for_all([&](auto tag, const Setting& s) { check_all_to_all<decltype(tag)>(comm, s); }, {false});
+void all_to_all_case(const Site& site) {
+  for_all([&](auto tag, const Setting& s) { check_all_to_all<decltype(tag)>(site, s); }, {false});
 }
 
-void broadcast_case(Communicator& comm) {
-  for_all([&](auto tag, const Setting& s) { check_broadcast<decltype(tag)>(comm, s); }, {false});
+void broadcast_case(const Site& site) {
+  for_all([&](auto tag, const Setting& s) { check_broadcast<decltype(tag)>(site, s); }, {false});
 }
 
-void large_case(Communicator& comm) {
+void large_case(const Site& site) {
   for (const Memory memory : {Memory::kPlain, Memory::kShared, Memory::kMixed}) {
     const Setting s{memory, kLarge};
-    check_reduce_scatter<float, float>(comm, s);
-    check_reduce_scatter<BFloat16, float>(comm, {memory, kLarge, false, Output::kAccumulate});
-    check_reduce_scatter<BFloat16, BFloat16>(comm, {memory, kLarge, true});
-    check_all_gather<float>(comm, s);
-    check_all_gather<BFloat16>(comm, {memory, kLarge, true});
-    check_all_reduce<float>(comm, {memory, 3 * kLarge});
-    check_all_reduce<Float16>(comm, {memory, 3 * kLarge, true});
-    check_all_to_all<double>(comm, s);
-    check_broadcast<float>(comm, {memory, 3 * kLarge});
+    check_reduce_scatter<float, float>(site, s);
+    if (!site.on_device()) {
+      check_reduce_scatter<BFloat16, float>(site, {memory, kLarge, false, Output::kAccumulate});
+    }
+    check_reduce_scatter<BFloat16, BFloat16>(site, {memory, kLarge, true});
+    check_all_gather<float>(site, s);
+    check_all_gather<BFloat16>(site, {memory, kLarge, true});
+    check_all_reduce<float>(site, {memory, 3 * kLarge});
+    check_all_reduce<Float16>(site, {memory, 3 * kLarge, true});
+    check_all_to_all<double>(site, s);
+    check_broadcast<float>(site, {memory, 3 * kLarge});
   }
 }
 
-void small_case(Communicator& comm) {
+void small_case(const Site& site) {
+  Communicator& comm = site.comm;
   struct Report {
     double norm;
     std::int32_t rank;
@@ -293,7 +325,8 @@ void small_case(Communicator& comm) {
 
 // A ring of two slots, as gradient buckets use it: launched early, waited for late, refilled as
 // soon as the peers have read. Ranks run at different speeds.
-void ring_case(Communicator& comm) {
+void ring_on_host(const Site& site) {
+  Communicator& comm = site.comm;
   constexpr std::size_t kSlots = 2;
   constexpr std::size_t kShard = 5000;
   constexpr std::uint64_t kRounds = 150;  // more than the ring of records holds
@@ -303,8 +336,8 @@ void ring_case(Communicator& comm) {
   for (const Memory memory : {Memory::kShared, Memory::kPlain}) {
     std::vector<std::optional<Elements<float>>> slots(kSlots);
     for (auto& slot : slots)
-      slot.emplace(comm, tracker, memory, kShard * ranks);
-    Elements<float> shard(comm, tracker, memory, kShard);
+      slot.emplace(site, tracker, memory, kShard * ranks);
+    Elements<float> shard(site, tracker, memory, kShard);
     std::vector<float> expected(kShard, 0.0F);
     Work work[kSlots];
     for (std::uint64_t round = 0; round < kRounds; ++round) {
@@ -325,12 +358,64 @@ void ring_case(Communicator& comm) {
   }
 }
 
-void stats_case(Communicator& comm) {
+// The same on a device: the host runs ahead, and only events order copies to the slots, collectives
+// and copies out of them.
+void ring_on_device(const Site& site) {
+  Communicator& comm = site.comm;
+  constexpr std::size_t kSlots = 3;
+  constexpr std::size_t kShard = 3000;
+  constexpr std::size_t kRounds = 70;  // more than the ring of records holds
+  core::MemoryTracker tracker;
+  const auto ranks = static_cast<std::size_t>(comm.world_size());
+  std::vector<std::optional<Elements<float>>> slots(kSlots);
+  for (auto& slot : slots)
+    slot.emplace(site, tracker, Memory::kShared, kShard * ranks);
+  Elements<float> shard(site, tracker, Memory::kPlain, kShard);
+  Elements<float> results(site, tracker, Memory::kPlain, kShard * kRounds);
+  std::vector<std::vector<float>> inputs;  // the device may read them until the end
+  Work work[kSlots];
+  const auto take_result = [&](std::size_t round) {
+    work[round % kSlots].wait_output();
+    const std::size_t own = round % kSlots == 0 ? static_cast<std::size_t>(comm.rank()) : 0;
+    float* from = round % kSlots == 0 ? slots[0]->data() + own * kShard : shard.data();
+    site.stream->on_device(results.data() + round * kShard, from, kShard * sizeof(float));
+  };
+  for (std::size_t round = 0; round < kRounds; ++round) {
+    const std::size_t k = round % kSlots;
+    Elements<float>& slot = *slots[k];
+    work[k].wait_input();
+    inputs.push_back(input_of<float>(comm.rank(), kShard * ranks, round));
+    site.stream->to_device(slot.data(), inputs.back().data(), kShard * ranks * sizeof(float));
+    const TensorView in_place = slot.part(static_cast<std::size_t>(comm.rank()) * kShard, kShard);
+    if (round > 0) take_result(round - 1);
+    work[k] = comm.reduce_scatter(slot.view(), k == 0 ? in_place : shard.view(), Output::kOverwrite,
+                                  "ring");
+    if (round % 7 == static_cast<std::size_t>(comm.rank()) % 7) comm.progress();
+  }
+  take_result(kRounds - 1);
+  const std::size_t mine = static_cast<std::size_t>(comm.rank()) * kShard;
+  for (std::size_t round = 0; round < kRounds; ++round) {
+    std::vector<float> expected(kShard);
+    for (std::size_t i = 0; i < kShard; ++i) {
+      expected[i] = reference_reduce<float, float>(comm.world_size(), mine + i, round,
+                                                   ReduceOp::kSum, nullptr);
+    }
+    EXPECT_TRUE(results.equals(expected, round * kShard)) << comm.rank() << " round " << round;
+  }
+  EXPECT_TRUE(work[0].done());
+}
+
+void ring_case(const Site& site) {
+  site.on_device() ? ring_on_device(site) : ring_on_host(site);
+}
+
+void stats_case(const Site& site) {
+  Communicator& comm = site.comm;
   constexpr std::size_t kShard = 4096;
   core::MemoryTracker tracker;
   const auto ranks = static_cast<std::size_t>(comm.world_size());
-  Elements<BFloat16> full(comm, tracker, Memory::kShared, kShard * ranks);
-  Elements<BFloat16> shard(comm, tracker, Memory::kShared, kShard);
+  Elements<BFloat16> full(site, tracker, Memory::kShared, kShard * ranks);
+  Elements<BFloat16> shard(site, tracker, Memory::kShared, kShard);
   const CommunicatorStats before = comm.stats();
   comm.reduce_scatter(full.view(), shard.view(), Output::kOverwrite, "s").wait();
   comm.all_gather(shard.view(), full.view(), "s").wait();
@@ -349,15 +434,26 @@ void stats_case(Communicator& comm) {
       1U);
 }
 
-void allocate_case(Communicator& comm) {
+void allocate_case(const Site& site) {
+  Communicator& comm = site.comm;
   core::MemoryTracker tracker;
+  const auto allocate = [&](std::size_t bytes) {
+    return site.on_device() ? comm.allocate(bytes, "gradients", tracker)
+                            : comm.allocate_host(bytes, "gradients", tracker);
+  };
   const auto bytes = static_cast<std::size_t>(comm.rank()) * 10000;  // rank 0 has none
   {
-    const SharedBuffer buffer = comm.allocate(bytes, "gradients", tracker);
+    const SharedBuffer buffer = allocate(bytes);
     EXPECT_EQ(buffer.bytes(), bytes);
     EXPECT_EQ(tracker.regions()["gradients"].current, bytes);
-    const auto* data = static_cast<const char*>(buffer.data());
-    EXPECT_TRUE(std::all_of(data, data + bytes, [](char c) { return c == 0; }));
+    EXPECT_EQ(core::to_string(buffer.device()), core::to_string(site.device.device));
+    std::string data(bytes, 'x');
+    if (site.on_device()) {
+      site.stream->to_host(data.data(), buffer.data(), bytes);
+    } else {
+      std::copy_n(static_cast<const char*>(buffer.data()), bytes, data.data());
+    }
+    EXPECT_EQ(data, std::string(bytes, '\0'));
     comm.barrier("in use");
   }
   EXPECT_EQ(tracker.current(), 0U);
@@ -365,13 +461,14 @@ void allocate_case(Communicator& comm) {
   const int greedy = comm.world_size() - 1;
   expect_error(core::ErrorKind::kOutOfMemory, {fmt::format("rank {}", greedy), "gradients"}, [&] {
     const std::size_t wanted = comm.rank() == greedy ? std::size_t{1} << 63 : 4096;
-    comm.allocate(wanted, "gradients", tracker);
+    allocate(wanted);
   });
   EXPECT_EQ(tracker.current(), 0U);
   comm.barrier("still usable");
 }
 
-void arguments_case(Communicator& comm) {
+void arguments_case(const Site& site) {
+  Communicator& comm = site.comm;
   const auto n = static_cast<std::int64_t>(comm.world_size());
   std::vector<float> a(static_cast<std::size_t>(4 * n + 4));
   std::vector<float> b(a.size());
@@ -400,11 +497,64 @@ void arguments_case(Communicator& comm) {
   refused("strided", [&] {
     comm.broadcast(TensorView(a.data(), DType::kF32, {2, 1}, 2), 0, "bucket");
   });
-  refused("cuda:0", [&] {
-    const core::Device gpu{core::DeviceType::kCuda, 0};
+  refused("cuda:7", [&] {
+    const core::Device gpu{core::DeviceType::kCuda, comm.device().index + 7};
     comm.broadcast(TensorView(a.data(), DType::kF32, {2}, gpu), 0, "bucket");
   });
   comm.barrier("nothing was launched");
+}
+
+// What is refused on a device only.
+void device_arguments_case(const Site& site) {
+  if (!site.on_device()) return;
+  Communicator& comm = site.comm;
+  core::MemoryTracker tracker;
+  const auto n = static_cast<std::size_t>(comm.world_size());
+  Elements<BFloat16> wire(site, tracker, Memory::kPlain, 4 * n);
+  Elements<float> full(site, tracker, Memory::kPlain, 4 * n);
+  Elements<float> shard(site, tracker, Memory::kPlain, 4);
+  const auto refused = [&](const std::string& part, auto call) {
+    expect_error(core::ErrorKind::kInternal, {part, "bucket"}, call);
+  };
+  refused("kAccumulate on device memory",
+          [&] { comm.reduce_scatter(full.view(), shard.view(), Output::kAccumulate, "bucket"); });
+  refused("input is bf16 and output is fp32",
+          [&] { comm.reduce_scatter(wire.view(), shard.view(), Output::kOverwrite, "bucket"); });
+  refused("must be on the same device", [&] {
+    std::vector<float> host(4);
+    comm.reduce_scatter(full.view(), TensorView(host.data(), DType::kF32, {4}), Output::kOverwrite,
+                        "bucket");
+  });
+  comm.barrier("nothing was launched");
+}
+
+// Collectives on the host between collectives on the device, launched before any is waited for.
+void mixed_case(const Site& site) {
+  if (!site.on_device()) return;
+  Communicator& comm = site.comm;
+  constexpr std::size_t kCount = 3000;
+  const Site host{comm};
+  core::MemoryTracker tracker;
+  const auto ranks = static_cast<std::size_t>(comm.world_size());
+  for (std::uint64_t round = 0; round < 20; ++round) {
+    Elements<float> device_data(site, tracker, Memory::kPlain, kCount * ranks);
+    Elements<float> host_data(host, tracker, Memory::kPlain, kCount * ranks);
+    const std::size_t mine = kCount * static_cast<std::size_t>(comm.rank());
+    device_data.fill(input_of<float>(comm.rank(), kCount, round), mine);
+    host_data.fill(input_of<float>(comm.rank(), kCount, round + 100), mine);
+    Work first = comm.all_gather(device_data.part(mine, kCount), device_data.view(), "on device");
+    Work second = comm.all_gather(host_data.part(mine, kCount), host_data.view(), "on host");
+    const auto numbers = comm.all_gather_small(comm.rank(), "small");
+    comm.barrier("between");
+    second.wait();
+    first.wait();
+    for (int r = 0; r < comm.world_size(); ++r) {
+      const auto at = static_cast<std::size_t>(r);
+      EXPECT_EQ(numbers[at], r);
+      EXPECT_TRUE(device_data.equals(input_of<float>(r, kCount, round), at * kCount));
+      EXPECT_TRUE(host_data.equals(input_of<float>(r, kCount, round + 100), at * kCount));
+    }
+  }
 }
 
 }  // namespace
@@ -423,6 +573,8 @@ const std::vector<ConformanceCase>& conformance_cases() {
       {"BytesMoved", stats_case},
       {"Allocate", allocate_case},
       {"Arguments", arguments_case},
+      {"DeviceArguments", device_arguments_case},
+      {"Mixed", mixed_case},
   };
   return cases;
 }

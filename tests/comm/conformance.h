@@ -9,11 +9,22 @@
 
 namespace lockstep::comm::testing {
 
-// One property that every backend must have, at every world size. Every rank of a fresh group calls
-// `check`, which compares with a plain reference bit by bit and reports through gtest.
+// Where a rank's views lie: on the CPU, or on the communicator's device, whose work then goes to
+// `stream`.
+struct Site {
+  Communicator& comm;
+  core::DeviceRef device{};
+  const core::DeviceStream* stream = nullptr;
+
+  bool on_device() const { return !device.on_cpu(); }
+};
+
+// One property that every backend must have, at every world size, on the CPU and on devices. Every
+// rank of a fresh group calls `check`, which compares with a plain reference bit by bit and reports
+// through gtest.
 struct ConformanceCase {
   std::string name;
-  std::function<void(Communicator&)> check;
+  std::function<void(const Site&)> check;
 };
 
 inline void PrintTo(const ConformanceCase& c, std::ostream* out) {  // gtest's name for it

@@ -19,7 +19,7 @@ class SelfConformance : public ::testing::TestWithParam<ConformanceCase> {};
 TEST_P(SelfConformance, Holds) {
   const auto comm = make_self_communicator(10s);
   EXPECT_EQ(comm->backend(), "self");
-  GetParam().check(*comm);
+  GetParam().check({*comm});
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, SelfConformance, ::testing::ValuesIn(conformance_cases()),
@@ -35,7 +35,7 @@ class LocalConformance : public ::testing::TestWithParam<LocalParam> {};
 
 TEST_P(LocalConformance, Holds) {
   const LocalWorld world(std::get<0>(GetParam()), 60s);
-  world.run([](Communicator& comm) { std::get<1>(GetParam()).check(comm); });
+  world.run([](Communicator& comm) { std::get<1>(GetParam()).check({comm}); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, LocalConformance,
@@ -47,7 +47,7 @@ class LocalMisuse : public ::testing::TestWithParam<LocalParam> {};
 
 TEST_P(LocalMisuse, IsAnErrorThatNamesTheRank) {
   const LocalWorld world(std::get<0>(GetParam()), 30s);
-  world.run([](Communicator& comm) { std::get<1>(GetParam()).check(comm); });
+  world.run([](Communicator& comm) { std::get<1>(GetParam()).check({comm}); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, LocalMisuse,

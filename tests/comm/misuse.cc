@@ -34,14 +34,20 @@ void expect_disagreement(Communicator& comm, std::initializer_list<std::string> 
 }
 
 struct Floats {
-  std::vector<float> a = std::vector<float>(4096, 1.0F);
-  std::vector<float> b = std::vector<float>(4096);
-  TensorView in(std::int64_t n, DType dtype = DType::kF32) { return {a.data(), dtype, {n}}; }
-  TensorView out(std::int64_t n, DType dtype = DType::kF32) { return {b.data(), dtype, {n}}; }
+  explicit Floats(const Site& site)
+      : a(tracker, "test", 4096 * sizeof(float), site.device),
+        b(tracker, "test", 4096 * sizeof(float), site.device) {}
+
+  core::MemoryTracker tracker;
+  core::Buffer a;
+  core::Buffer b;
+  TensorView in(std::int64_t n, DType dtype = DType::kF32) { return a.view(dtype, {n}); }
+  TensorView out(std::int64_t n, DType dtype = DType::kF32) { return b.view(dtype, {n}); }
 };
 
-void different_operation(Communicator& comm) {
-  Floats f;
+void different_operation(const Site& site) {
+  Communicator& comm = site.comm;
+  Floats f(site);
   const std::int64_t n = comm.world_size();
   expect_disagreement(
       comm,
@@ -50,24 +56,27 @@ void different_operation(Communicator& comm) {
       [&] { comm.all_gather(f.in(4), f.out(4 * n), "block.7").wait(); });
 }
 
-void different_size(Communicator& comm) {
-  Floats f;
+void different_size(const Site& site) {
+  Communicator& comm = site.comm;
+  Floats f(site);
   expect_disagreement(
       comm, {"rank 1", "(block.7, 100 x fp32)", "(block.7, 101 x fp32)"},
       [&] { comm.all_reduce(f.in(100), f.out(100), ReduceOp::kSum, "block.7").wait(); },
       [&] { comm.all_reduce(f.in(101), f.out(101), ReduceOp::kSum, "block.7").wait(); });
 }
 
-void different_dtype(Communicator& comm) {
-  Floats f;
+void different_dtype(const Site& site) {
+  Communicator& comm = site.comm;
+  Floats f(site);
   expect_disagreement(
       comm, {"rank 1", "100 x fp32", "100 x i32"},
       [&] { comm.broadcast(f.in(100), 0, "block.7").wait(); },
       [&] { comm.broadcast(f.in(100, DType::kI32), 0, "block.7").wait(); });
 }
 
-void different_order(Communicator& comm) {
-  Floats f;
+void different_order(const Site& site) {
+  Communicator& comm = site.comm;
+  Floats f(site);
   const auto reduce = [&](const char* label) {
     comm.all_reduce(f.in(100), f.out(100), ReduceOp::kSum, label).wait();
   };
@@ -77,8 +86,9 @@ void different_order(Communicator& comm) {
 }
 
 // The others name the bucket that it left out, and the one that it came with instead.
-void skipped_bucket(Communicator& comm) {
-  Floats f;
+void skipped_bucket(const Site& site) {
+  Communicator& comm = site.comm;
+  Floats f(site);
   const std::int64_t n = comm.world_size();
   const auto reduce = [&](const char* label) {
     comm.reduce_scatter(f.in(4 * n), f.out(4), Output::kOverwrite, label).wait();
@@ -89,12 +99,13 @@ void skipped_bucket(Communicator& comm) {
       [&] { reduce("block.7"), reduce("block.6"); }, [&] { reduce("block.6"); });
 }
 
-void missing_rank(Communicator& comm) {
+void missing_rank(const Site& site) {
+  Communicator& comm = site.comm;
   comm.barrier("together");
   expect_error(
       core::ErrorKind::kCommunication,
       {"rank 1", "has not entered reduce_scatter #2 (block.7)", " s; it last"}, [&] {
-        Floats f;
+        Floats f(site);
         const std::int64_t n = comm.world_size();
         if (comm.rank() != kCulprit) {
           const Deadline soon = std::chrono::steady_clock::now() + std::chrono::milliseconds(200);
@@ -108,7 +119,8 @@ void missing_rank(Communicator& comm) {
       });
 }
 
-void abort_is_spread(Communicator& comm) {
+void abort_is_spread(const Site& site) {
+  Communicator& comm = site.comm;
   expect_error(core::ErrorKind::kData, {"rank 1", "failed: train.bin is truncated"}, [&] {
     comm.barrier("together");
     if (comm.rank() == kCulprit) comm.abort(core::ErrorKind::kData, "train.bin is truncated");

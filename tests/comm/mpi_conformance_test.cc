@@ -26,7 +26,7 @@ TEST_P(MpiConformance, Holds) {
   const auto comm =
       make_mpi_communicator({.timeout = 60s, .pretended_nodes = std::get<0>(GetParam())});
   EXPECT_EQ(comm->backend(), "mpi");
-  std::get<1>(GetParam()).check(*comm);
+  std::get<1>(GetParam()).check({*comm});
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, MpiConformance,
@@ -40,7 +40,7 @@ TEST_P(MpiMisuse, IsAnErrorThatNamesTheRank) {
   const auto comm =
       make_mpi_communicator({.timeout = 30s, .pretended_nodes = std::get<0>(GetParam())});
   if (comm->world_size() == 1) return;  // nobody to disagree with
-  std::get<1>(GetParam()).check(*comm);
+  std::get<1>(GetParam()).check({*comm});
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, MpiMisuse,
@@ -52,7 +52,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, MpiMisuse,
 TEST(MpiNamedSegments, Serve) {
   const auto comm = make_mpi_communicator({.timeout = 60s, .named_segments = true});
   for (const ConformanceCase& c : conformance_cases()) {
-    if (c.name == "ReduceScatter" || c.name == "Allocate") c.check(*comm);
+    if (c.name == "ReduceScatter" || c.name == "Allocate") c.check({*comm});
   }
 }
 

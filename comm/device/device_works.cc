@@ -1,0 +1,100 @@
+#include "comm/device/device_works.h"
+
+#include <utility>
+
+#include "core/check.h"
+
+namespace lockstep::comm {
+
+namespace {
+
+// Asking whether something is over costs a call of the runtime, so a few are kept unasked.
+constexpr std::size_t kKept = 64;
+
+}  // namespace
+
+std::uint64_t DeviceWorks::add(Work host) {
+  Entry entry;
+  entry.host = host;
+  return push(std::move(entry));
+}
+
+std::uint64_t DeviceWorks::add(const core::DeviceStream& stream) {
+  Entry entry;
+  entry.on_device = true;
+  entry.stream = stream.handle();
+  if (spare_.empty()) {
+    entry.reached = core::DeviceEvent(device_);
+  } else {
+    entry.reached = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  entry.reached.record(stream);
+  return push(std::move(entry));
+}
+
+std::uint64_t DeviceWorks::push(Entry entry) {
+  if (entries_.size() >= kKept) forget_what_is_over();
+  entries_.push_back(std::move(entry));
+  return first_ + entries_.size() - 1;
+}
+
+bool DeviceWorks::is_over(Entry& entry) {
+  if (entry.on_device) return entry.reached.finished();
+  return entry.host.done() && entry.host.input_done();
+}
+
+void DeviceWorks::forget_what_is_over() {
+  while (!entries_.empty() && is_over(entries_.front())) {
+    if (entries_.front().on_device) spare_.push_back(std::move(entries_.front().reached));
+    entries_.pop_front();
+    ++first_;
+  }
+}
+
+DeviceWorks::Entry* DeviceWorks::find(std::uint64_t id) {
+  LOCKSTEP_CHECK_LT(id, first_ + entries_.size(), "work that was never launched");
+  return id < first_ ? nullptr : &entries_[id - first_];
+}
+
+// Work on the stream of the point is behind it anyway.
+void DeviceWorks::hold_back(const Entry& entry, const core::DeviceStream* present) const {
+  LOCKSTEP_CHECK(present != nullptr, "a wait without a stream");
+  if (present->handle() != entry.stream) entry.reached.hold_back(*present);
+}
+
+void DeviceWorks::wait_output(std::uint64_t id, const core::DeviceStream* present,
+                              Deadline deadline) {
+  Entry* entry = find(id);
+  if (entry == nullptr) return;
+  if (entry->on_device) {
+    hold_back(*entry, present);
+  } else {
+    entry->host.wait_output(deadline);
+  }
+}
+
+void DeviceWorks::wait_input(std::uint64_t id, const core::DeviceStream* present,
+                             Deadline deadline) {
+  Entry* entry = find(id);
+  if (entry == nullptr) return;
+  if (entry->on_device) {
+    hold_back(*entry, present);
+  } else {
+    entry->host.wait_input(deadline);
+  }
+}
+
+bool DeviceWorks::done(std::uint64_t id) {
+  Entry* entry = find(id);
+  if (entry == nullptr) return true;
+  return entry->on_device ? entry->reached.finished() : entry->host.done();
+}
+
+bool DeviceWorks::input_done(std::uint64_t id) {
+  Entry* entry = find(id);
+  if (entry == nullptr) return true;
+  return entry->on_device ? entry->reached.finished() : entry->host.input_done();
+}
+
+}  // namespace lockstep::comm
