@@ -83,8 +83,12 @@ void DeviceStream::to_device(void* to, const void* from, std::size_t bytes) cons
 }
 
 void DeviceStream::to_host(void* to, const void* from, std::size_t bytes) const {
-  copy(to, from, bytes, CopyKind::kDeviceToHost, "copying from the device");
+  to_host_later(to, from, bytes);
   synchronize();
+}
+
+void DeviceStream::to_host_later(void* to, const void* from, std::size_t bytes) const {
+  copy(to, from, bytes, CopyKind::kDeviceToHost, "copying from the device");
 }
 
 void DeviceStream::on_device(void* to, const void* from, std::size_t bytes) const {
@@ -132,6 +136,10 @@ bool DeviceEvent::finished() const {
   bool done = false;
   check_device(*device_.runtime, device_.runtime->finished(handle_, &done), "asking for an event");
   return done;
+}
+
+void DeviceEvent::wait() const {
+  check_device(*device_.runtime, device_.runtime->await(handle_), "waiting for an event");
 }
 
 double DeviceEvent::seconds_since(const DeviceEvent& begin) const {

@@ -66,6 +66,7 @@ struct DeviceRuntime {
   int (*record)(DeviceEventHandle* event, DeviceStreamHandle* stream);
   int (*wait)(DeviceStreamHandle* stream, DeviceEventHandle* event);  // the stream waits
   int (*finished)(DeviceEventHandle* event, bool* finished);
+  int (*await)(DeviceEventHandle* event);  // the host waits
   int (*milliseconds)(DeviceEventHandle* begin, DeviceEventHandle* end, float* milliseconds);
 
   const char* (*error_text)(int code);
@@ -110,9 +111,11 @@ class DeviceStream {
   Device device() const { return device_.device; }
 
   // Copies of bytes between host and device memory. to_host returns when the bytes are there (and
-  // so everything before on this stream is done); the others may return earlier.
+  // so everything before on this stream is done); the others may return earlier. to_host_later is
+  // for pinned memory, from which nothing may be read before the stream has come there.
   void to_device(void* to, const void* from, std::size_t bytes) const;
   void to_host(void* to, const void* from, std::size_t bytes) const;
+  void to_host_later(void* to, const void* from, std::size_t bytes) const;
   void on_device(void* to, const void* from, std::size_t bytes) const;
   void fill(void* memory, int byte, std::size_t bytes) const;
   void synchronize() const;
@@ -142,6 +145,7 @@ class DeviceEvent {
   void record(const DeviceStream& stream);
   void hold_back(const DeviceStream& stream) const;  // its later work waits for the recorded point
   bool finished() const;
+  void wait() const;                                     // the host waits for the recorded point
   double seconds_since(const DeviceEvent& begin) const;  // both finished
 
  private:

@@ -9,6 +9,7 @@
 
 #include "core/hash.h"
 #include "core/json_text.h"
+#include "launcher/device_choice.h"
 #include "runtime/build_info.h"
 #include "runtime/config/dump_config.h"
 
@@ -26,12 +27,6 @@ int usable_cores() {
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
   return std::max(1, CPU_COUNT(&set));
-}
-
-// Ranks on this node, as the MPI launcher tells.
-int local_ranks(int world_size) {
-  const int open_mpi = positive_number("OMPI_COMM_WORLD_LOCAL_SIZE");
-  return open_mpi > 0 ? open_mpi : world_size;
 }
 
 std::string host_name() {
@@ -64,19 +59,20 @@ int threads_of_rank(const runtime::Config& config, int world_size) {
   const long on_node = sysconf(_SC_NPROCESSORS_ONLN);
   // A process bound to a part of the cores has them for itself.
   if (cores < on_node) return cores;
-  return std::max(1, cores / local_ranks(world_size));
+  return std::max(1, cores / std::max(1, local_rank(world_size).of));
 }
 
 std::string run_description(const runtime::Config& config, const comm::Communicator& communicator,
-                            int threads, const models::ParameterTable& table) {
+                            int threads, const models::ParameterTable& table,
+                            const runtime::BackendDevice& device) {
   return fmt::format(
-      "{}: {:.2f} M parameters in {}, {} rank{} ({}) x {} thread{} on cpu, ZeRO stage {}, batch {} "
+      "{}: {:.2f} M parameters in {}, {} rank{} ({}) x {} thread{} on {}, ZeRO stage {}, batch {} "
       "= "
       "{} rank{} x micro {} x {} round{}, {} steps",
       config.run.name, static_cast<double>(table.total_elements()) / 1e6,
       core::name_of(config.precision.compute), communicator.world_size(),
       communicator.world_size() == 1 ? "" : "s", communicator.backend(), threads,
-      threads == 1 ? "" : "s", config.parallel.zero_stage, config.batch.global,
+      threads == 1 ? "" : "s", device.name, config.parallel.zero_stage, config.batch.global,
       communicator.world_size(), communicator.world_size() == 1 ? "" : "s", config.batch.micro,
       runtime::accumulation_rounds(config, communicator.world_size()),
       runtime::accumulation_rounds(config, communicator.world_size()) == 1 ? "" : "s",
@@ -84,7 +80,7 @@ std::string run_description(const runtime::Config& config, const comm::Communica
 }
 
 std::string run_line_fields(const runtime::Config& config, comm::Communicator& communicator,
-                            int threads) {
+                            int threads, const runtime::BackendDevice& device) {
   using core::json_string;
   const runtime::BuildInfo build = runtime::build_info();
   const auto list = [](const std::vector<std::string>& words) {
@@ -101,11 +97,12 @@ std::string run_line_fields(const runtime::Config& config, comm::Communicator& c
   }
   return fmt::format(
       R"("version":{},"format":1,"name":{},"compiler":{},"flags":{},"isa":{},"libraries":{}}},)"
-      R"("hosts":{},"ranks":{},"threads":{},"device":"cpu","comm":{},"config_fingerprint":"{}")",
+      R"("hosts":{},"ranks":{},"threads":{},"device":{},"comm":{},"config_fingerprint":"{}")",
       json_string(build.version), json_string(config.run.name), json_string(build.compiler),
       json_string(build.flags), list(build.instruction_sets), libraries,
       list(communicator.all_gather_bytes(host_name(), "hosts")), communicator.world_size(), threads,
-      json_string(std::string(communicator.backend())), core::to_hex(runtime::fingerprint(config)));
+      json_string(device.name), json_string(std::string(communicator.backend())),
+      core::to_hex(runtime::fingerprint(config)));
 }
 
 }  // namespace lockstep::launcher

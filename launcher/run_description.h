@@ -4,6 +4,7 @@
 
 #include "comm/communicator.h"
 #include "models/parameter_table.h"
+#include "runtime/backend_device.h"
 #include "runtime/config/config.h"
 
 namespace lockstep::launcher {
@@ -17,11 +18,12 @@ int threads_of_rank(const runtime::Config& config, int world_size);
 
 // What the run is, for people: model size, ranks, threads, backend, batch.
 std::string run_description(const runtime::Config& config, const comm::Communicator& communicator,
-                            int threads, const models::ParameterTable& table);
+                            int threads, const models::ParameterTable& table,
+                            const runtime::BackendDevice& device);
 
 // The members of the `run` line of metrics.jsonl: version, build flags, instruction set, library
 // versions, hosts, ranks, threads, config hash. Collective: hosts are gathered.
 std::string run_line_fields(const runtime::Config& config, comm::Communicator& communicator,
-                            int threads);
+                            int threads, const runtime::BackendDevice& device);
 
 }  // namespace lockstep::launcher

@@ -6,16 +6,19 @@
 #include <new>
 #include <optional>
 
+#include "comm/device/staged_communicator.h"
 #include "comm/flight_recorder.h"
 #include "comm/make_communicator.h"
 #include "comm/mpi/mpi_environment.h"
 #include "core/log.h"
 #include "core/memory.h"
 #include "launcher/agent/agent.h"
+#include "launcher/device_choice.h"
 #include "launcher/exit_record.h"
 #include "launcher/run_description.h"
 #include "launcher/stop_request.h"
 #include "runtime/agree.h"
+#include "runtime/backend_device.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/config/load_config.h"
 #include "runtime/memory_budget.h"
@@ -82,14 +85,14 @@ void tell_coordinator(const runtime::Config& config, runtime::Trainer& trainer,
 // Builds the trainer and trains; record.step is what was reached, however it ends.
 void train_fitted(const runtime::FittedConfig& fitted, const std::string& checkpoint,
                   const runtime::RunDirectory& directory, comm::Communicator& communicator,
-                  core::MemoryTracker& memory, const StopRequest& stop, core::Logger& log,
-                  ExitRecord& record) {
+                  const runtime::BackendDevice& device, core::MemoryTracker& memory,
+                  const StopRequest& stop, core::Logger& log, ExitRecord& record) {
   const runtime::Config& config = fitted.config;
   const int threads = threads_of_rank(config, communicator.world_size());
-  runtime::Trainer trainer(config, threads, communicator, memory, log);
+  runtime::Trainer trainer(config, threads, communicator, memory, log, device);
   trainer.set_attempt(directory.attempt());
   trainer.listen_to(stop.flag());
-  const std::string run_line = run_line_fields(config, communicator, threads);
+  const std::string run_line = run_line_fields(config, communicator, threads, device);
   if (checkpoint.empty()) {
     trainer.start(run_line);
   } else {
@@ -97,7 +100,7 @@ void train_fitted(const runtime::FittedConfig& fitted, const std::string& checkp
   }
   if (!fitted.health.empty()) trainer.tell_health(fitted.health);
   directory.write_config(config);
-  log.info("run", "{}", run_description(config, communicator, threads, trainer.table()));
+  log.info("run", "{}", run_description(config, communicator, threads, trainer.table(), device));
   std::optional<agent::Agent> agent;
   tell_coordinator(config, trainer, communicator, log, agent);
   try {
@@ -111,15 +114,17 @@ void train_fitted(const runtime::FittedConfig& fitted, const std::string& checkp
 
 void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
            const runtime::RunDirectory& directory, comm::Communicator& communicator,
-           const StopRequest& stop, core::Logger& log, ExitRecord& record) {
+           const runtime::BackendDevice& device, const StopRequest& stop, core::Logger& log,
+           ExitRecord& record) {
   const std::string checkpoint = choose_checkpoint(config, resume, directory, communicator, log);
   const int ranks = communicator.world_size();
   const int threads = threads_of_rank(config, ranks);
-  const runtime::FittedConfig fitted = runtime::fit_to_memory(config, threads, communicator, log);
+  const runtime::FittedConfig fitted =
+      runtime::fit_to_memory(config, threads, communicator, device, log);
   core::MemoryTracker memory;
   memory.set_limit(static_cast<std::size_t>(config.memory.limit_mib * 1048576.0));
   try {
-    train_fitted(fitted, checkpoint, directory, communicator, memory, stop, log, record);
+    train_fitted(fitted, checkpoint, directory, communicator, device, memory, stop, log, record);
   } catch (const std::bad_alloc&) {
     // The plan fits, so this was something small beside it, on a host that has nothing left.
     const auto plan = runtime::plan_memory(fitted.config, ranks, threads, communicator.rank());
@@ -196,12 +201,17 @@ int run_training(const TrainRequest& request) {
           "--ranks starts mpirun itself: leave it out under mpirun or srun, which already say how "
           "many ranks there are");
     }
-    const runtime::Config config = runtime::load_config(request.config_file, request.overrides);
+    runtime::Config config = runtime::load_config(request.config_file, request.overrides);
     runtime::validate_for_world(config, world_size);
     const auto timeout = std::chrono::milliseconds(
         static_cast<std::int64_t>(config.parallel.timeout_seconds * 1000.0));
-    const auto communicator = comm::make_communicator(
-        comm_name(config.backend.comm), environment ? &*environment : nullptr, timeout);
+    auto communicator = comm::make_communicator(comm_name(config.backend.comm),
+                                                environment ? &*environment : nullptr, timeout);
+    const runtime::BackendDevice device = choose_device(config, *communicator, log);
+    config.backend.device =
+        device.on_cpu() ? runtime::DeviceChoice::kCpu : runtime::DeviceChoice::kCuda;
+    if (!device.on_cpu())
+      communicator = comm::make_staged_communicator(std::move(communicator), device.device);
     ExitRecord record;
     record.rank = rank;
     record.world_size = world_size;
@@ -212,7 +222,7 @@ int run_training(const TrainRequest& request) {
       directory.emplace(config, resume, *communicator, log);
       record.attempt = directory->attempt();
       record_flight(config, *directory, *communicator, recorder);
-      train(config, resume, *directory, *communicator, stop, log, record);
+      train(config, resume, *directory, *communicator, device, stop, log, record);
     } catch (...) {
       conclude(std::current_exception(), *communicator, log, record);
     }

@@ -40,8 +40,7 @@ struct NormSlots {
 };
 
 struct EmbeddingSlots {
-  Slot tokens;  // [N] i32: the micro-batch's inputs
-  Slot sum;     // [N, C] input of the norm after the embeddings, where there is one
+  Slot sum;  // [N, C] input of the norm after the embeddings, where there is one
   NormSlots norm;
 };
 
@@ -121,11 +120,11 @@ class ActivationPlan {
   std::array<std::size_t, kRegions> bytes_{};
 };
 
-// The plan's regions, allocated (one buffer each), and the plan itself.
+// The plan's regions, allocated on a device (one buffer each), and the plan itself.
 class Activations {
  public:
   Activations(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
-              core::MemoryTracker& memory);
+              core::DeviceRef device, core::MemoryTracker& memory);
 
   const ActivationPlan& plan() const { return plan_; }
 

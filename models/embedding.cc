@@ -1,13 +1,11 @@
 #include "models/embedding.h"
 
-#include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <span>
 
 #include "models/ops/dropout.h"
 #include "models/ops/embedding.h"
 #include "models/ops/reduce.h"
+#include "models/ops/transfer.h"
 
 namespace lockstep::models {
 
@@ -17,12 +15,6 @@ using core::TensorView;
 namespace {
 
 constexpr const char* kDropoutSite = "embeddings";
-
-std::span<std::int32_t> kept_tokens(const Pass& pass) {
-  const TensorView view =
-      pass.activations.view(pass.activations.plan().embedding.tokens, {pass.rows()});
-  return {view.data<std::int32_t>(), static_cast<std::size_t>(pass.rows())};
-}
 
 }  // namespace
 
@@ -43,12 +35,11 @@ TensorView Embedding::sum_output(const Pass& pass, TensorView y) const {
 }
 
 void Embedding::forward(const Pass& pass, TensorView y) const {
-  std::copy(pass.batch.inputs.begin(), pass.batch.inputs.end(), kept_tokens(pass).begin());
   ConstTensorView type_row;
   if (types_ != kNoParameter)
     type_row = pass.parameter(types_).slice_rows(0, 1).reshaped({pass.config.width});
   const TensorView sum = sum_output(pass, y);
-  ops::embedding_forward(pass.ops, kept_tokens(pass), pass.batch.length, pass.parameter(tokens_),
+  ops::embedding_forward(pass.ops, pass.batch.inputs, pass.batch.length, pass.parameter(tokens_),
                          position_rows(pass), type_row, sum);
   if (pass.config.embedding_norm())
     norm_forward(pass, norm_, pass.activations.plan().embedding.norm, sum, y);
@@ -81,7 +72,7 @@ void Embedding::backward(const Pass& pass, const ParameterTable& table, Gradient
       const bool gain = piece.parameter == norm_.gain;
       LOCKSTEP_CHECK(gain || piece.parameter == norm_.bias, "{} is not an embedding",
                      table[piece.parameter].name);
-      std::memcpy(out.raw(), (gain ? dgain : dbias).raw(), out.bytes());
+      ops::copy(pass.ops, gain ? dgain : dbias, out);
     }
   });
 }
@@ -91,7 +82,7 @@ void Embedding::write_token_rows(const Pass& pass, ConstTensorView dsum,
   ConstTensorView tied =
       pass.activations.view(pass.gradients().tied, {pass.config.vocab, pass.config.width});
   if (!tied.empty()) tied = tied.slice_rows(piece.row_begin, piece.row_end);
-  ops::embedding_backward(pass.ops, kept_tokens(pass), dsum, piece.row_begin, piece.row_end, tied,
+  ops::embedding_backward(pass.ops, pass.batch.inputs, dsum, piece.row_begin, piece.row_end, tied,
                           out);
 }
 
@@ -104,13 +95,13 @@ void Embedding::write_position_rows(const Pass& pass, ConstTensorView dsum,
   const TensorView whole =
       pass.activations.view(pass.gradients().inner, {pass.config.context, pass.config.width});
   ops::position_backward(pass.ops, dsum, pass.batch.length, whole);
-  copy_rows(piece, whole, out);
+  ops::copy(pass.ops, whole.slice_rows(piece.row_begin, piece.row_end), out);
 }
 
 // Every token is of type 0, so only row 0 has a gradient.
 void Embedding::write_type_rows(const Pass& pass, ConstTensorView dsum, const ParameterPiece& piece,
                                 TensorView out) const {
-  std::memset(out.raw(), 0, out.bytes());
+  ops::set_zero(pass.ops, out);
   if (piece.row_begin > 0) return;
   ops::column_sum(pass.ops, dsum, out.slice_rows(0, 1).reshaped({pass.config.width}));
 }

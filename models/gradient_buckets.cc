@@ -1,7 +1,5 @@
 #include "models/gradient_buckets.h"
 
-#include <cstring>
-
 #include "core/check.h"
 
 namespace lockstep::models {
@@ -69,13 +67,6 @@ void write_group(GradientSink& sink, const ParameterTable& table, GroupIndex gro
     }
     sink.finish(b);
   }
-}
-
-void copy_rows(const ParameterPiece& piece, core::ConstTensorView gradient, core::TensorView out) {
-  const core::ConstTensorView rows = gradient.slice_rows(piece.row_begin, piece.row_end);
-  LOCKSTEP_CHECK_EQ(rows.bytes(), out.bytes(), "bytes of a copied gradient");
-  LOCKSTEP_CHECK(rows.contiguous() && out.contiguous(), "copied gradients are contiguous");
-  std::memcpy(out.raw(), rows.raw(), out.bytes());
 }
 
 }  // namespace lockstep::models

@@ -30,7 +30,4 @@ using WritePiece = std::function<void(const ParameterPiece& piece, core::TensorV
 void write_group(GradientSink& sink, const ParameterTable& table, GroupIndex group,
                  const WritePiece& write);
 
-// Copies rows [piece.row_begin, piece.row_end) of a complete gradient into out.
-void copy_rows(const ParameterPiece& piece, core::ConstTensorView gradient, core::TensorView out);
-
 }  // namespace lockstep::models

@@ -1,7 +1,6 @@
 #include "models/head.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/check.h"
 #include "models/mlp.h"
@@ -9,6 +8,7 @@
 #include "models/ops/dropout.h"
 #include "models/ops/matmul.h"
 #include "models/ops/reduce.h"
+#include "models/ops/transfer.h"
 
 namespace lockstep::models {
 
@@ -29,7 +29,11 @@ TensorView pooled_view(const Pass& pass, const Slot& slot) {
 
 // The first token of each sequence: [B, C], rows T*C apart.
 TensorView first_tokens(const Pass& pass, TensorView x) {
-  return {x.raw(), x.dtype(), {pass.batch.sequences, x.cols()}, pass.batch.length * x.cols()};
+  return {x.raw(),
+          x.dtype(),
+          {pass.batch.sequences, x.cols()},
+          pass.batch.length * x.cols(),
+          x.device()};
 }
 
 // Gradients of the two norms of a head wait here until their bucket opens.
@@ -68,7 +72,7 @@ TensorView Head::logit_gradients(const Pass& pass) const {
   const TensorView z = logits(pass);
   const core::DType compute = pass.stream(head_slots(pass).input).dtype();
   const auto ratio = static_cast<std::int64_t>(core::size_of(z.dtype()) / core::size_of(compute));
-  return {z.raw(), compute, z.shape(), z.cols() * ratio};
+  return {z.raw(), compute, z.shape(), z.cols() * ratio, z.device()};
 }
 
 TensorView Head::features(const Pass& pass) const {
@@ -99,11 +103,11 @@ TensorView Head::forward(const Pass& pass) const {
   return z;
 }
 
-LossSums Head::loss(const Pass& pass, std::span<const std::int32_t> targets,
-                    const LossOptions& options, bool differentiate) const {
+void Head::loss(const Pass& pass, std::span<const std::int32_t> targets, const LossOptions& options,
+                bool differentiate, LossSums* sums) const {
   const TensorView dlogits = differentiate ? logit_gradients(pass) : TensorView{};
-  return ops::cross_entropy(pass.ops, logits(pass), targets, options, pass.config.logit_softcap,
-                            dlogits);
+  ops::cross_entropy(pass.ops, logits(pass), targets, options, pass.config.logit_softcap, dlogits,
+                     sums);
 }
 
 void Head::backward(const Pass& pass, const ParameterTable& table, GradientSink& sink,
@@ -175,7 +179,7 @@ void Head::backward_pooler(const Pass& pass, TensorView doutput, TensorView dx) 
   if (dropout.active()) ops::dropout(pass.ops, doutput, dropout, doutput);
   ops::activation_backward(pass.ops, dense_function_, pooled_view(pass, head_slots(pass).pooler),
                            doutput, doutput);
-  std::memset(dx.raw(), 0, dx.bytes());  // the other tokens are not read
+  ops::set_zero(pass.ops, dx);  // the other tokens are not read
   linear_input_backward(pass, dense_, doutput, first_tokens(pass, dx));
 }
 
@@ -210,7 +214,7 @@ void Head::write_piece(const Pass& pass, const ParameterTable& table, const Para
                        : id == transform_norm_.bias ? &kept.transform_bias
                                                     : nullptr;
     LOCKSTEP_CHECK(slot != nullptr, "{} does not belong to the head", table[id].name);
-    std::memcpy(out.raw(), row_view(pass, *slot).raw(), out.bytes());
+    ops::copy(pass.ops, row_view(pass, *slot), out);
   }
 }
 

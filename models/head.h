@@ -27,8 +27,8 @@ class Head {
   core::TensorView forward(const Pass& pass) const;
 
   // From logits to the loss; with `differentiate` their memory then holds dlogits.
-  LossSums loss(const Pass& pass, std::span<const std::int32_t> targets, const LossOptions& options,
-                bool differentiate) const;
+  void loss(const Pass& pass, std::span<const std::int32_t> targets, const LossOptions& options,
+            bool differentiate, LossSums* sums) const;
 
   // From dlogits: fills the buckets of the group, dstream: [N, C] (the gradient of head.input), and
   // the gradient slot `tied` where the output is tied.

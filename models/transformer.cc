@@ -11,7 +11,9 @@
 #include "models/head.h"
 #include "models/ops/cross_entropy.h"
 #include "models/ops/gradient_stats.h"
+#include "models/ops/results.h"
 #include "models/ops/rope.h"
+#include "models/ops/transfer.h"
 #include "models/pass.h"
 
 namespace lockstep::models {
@@ -26,7 +28,11 @@ void fill_position_tables(ops::OpContext& context, const ModelConfig& config,
     ops::fill_rope_table(context, config.rope_theta, activations.view(slots.cosines, shape),
                          activations.view(slots.sines, shape));
   } else if (config.positions == Positions::kSinusoidal) {
-    fill_sinusoidal(activations.view(slots.sinusoidal, {config.context, config.width}));
+    const core::TensorView table =
+        activations.view(slots.sinusoidal, {config.context, config.width});
+    std::vector<std::byte> values(table.bytes());
+    fill_sinusoidal({values.data(), table.dtype(), table.shape()});
+    ops::from_host(context, values.data(), table);
   }
 }
 
@@ -48,7 +54,9 @@ void poison(const Pass& pass, core::TensorView x) {
   core::visit_floating(x.dtype(), [&](auto zero) {
     using T = decltype(zero);
     using Wide = core::AccumulateT<T>;
-    x.row<T>(first_counted_row(pass))[0] = static_cast<T>(std::numeric_limits<Wide>::quiet_NaN());
+    const auto nan = static_cast<T>(std::numeric_limits<Wide>::quiet_NaN());
+    const std::int64_t row = first_counted_row(pass);
+    ops::from_host(pass.ops, &nan, x.slice_rows(row, row + 1).slice_cols(0, 1));
   });
 }
 
@@ -63,7 +71,8 @@ struct Transformer::Parts {
         max_sequences(sequences),
         seed(run_seed),
         ops(op_context),
-        activations(model_config, compute_type, sequences, memory),
+        activations(model_config, compute_type, sequences, op_context.device_ref(), memory),
+        losses(op_context, 1, memory),
         embedding(parameter_table),
         head(model_config, parameter_table) {
     for (int i = 0; i < static_cast<int>(config.layers); ++i)
@@ -77,6 +86,11 @@ struct Transformer::Parts {
 
   void check(const MicroBatch& batch, bool needs_targets) const;
   core::TensorView forward_to_logits(const Pass& pass);
+  LossSums fetch_losses() {
+    losses.fetch();
+    ops.wait();
+    return losses[0];
+  }
 
   ModelConfig config;
   ParameterTable table;
@@ -84,11 +98,13 @@ struct Transformer::Parts {
   std::uint64_t seed;
   ops::OpContext& ops;
   Activations activations;
+  ops::Results<LossSums> losses;     // of a pass that is waited for
+  std::vector<std::int32_t> inputs;  // of the forward whose backward has not run
   Embedding embedding;
   std::vector<Block> blocks;
   Head head;
   ActivationObserver observer;
-  std::optional<MicroBatch> pending;  // of the forward whose backward has not run; spans are empty
+  std::optional<MicroBatch> pending;  // of that forward; `targets` is empty
 };
 
 void Transformer::Parts::check(const MicroBatch& batch, bool needs_targets) const {
@@ -134,17 +150,23 @@ Transformer::Transformer(const ModelConfig& config, const ParameterTable& table,
 
 Transformer::~Transformer() = default;
 
-LossSums Transformer::forward(const MicroBatch& batch, const LossOptions& loss,
-                              ParameterSource& parameters) {
+void Transformer::forward(const MicroBatch& batch, const LossOptions& loss,
+                          ParameterSource& parameters, LossSums* sums) {
   parts_->check(batch, true);
   parts_->pending.reset();
   const Pass pass = parts_->make_pass(batch, parameters, true);
   parts_->forward_to_logits(pass);
-  const LossSums sums = parts_->head.loss(pass, batch.targets, loss, true);
+  parts_->head.loss(pass, batch.targets, loss, true, sums);
+  parts_->inputs.assign(batch.inputs.begin(), batch.inputs.end());
   parts_->pending = batch;
-  parts_->pending->inputs = {};
+  parts_->pending->inputs = parts_->inputs;
   parts_->pending->targets = {};
-  return sums;
+}
+
+LossSums Transformer::forward(const MicroBatch& batch, const LossOptions& loss,
+                              ParameterSource& parameters) {
+  forward(batch, loss, parameters, parts_->losses.at());
+  return parts_->fetch_losses();
 }
 
 void Transformer::backward(ParameterSource& parameters, GradientSink& gradients) {
@@ -187,7 +209,8 @@ LossSums Transformer::evaluate(const MicroBatch& batch, ParameterSource& paramet
   parts_->pending.reset();
   const Pass pass = parts_->make_pass(batch, parameters, false);
   parts_->forward_to_logits(pass);
-  return parts_->head.loss(pass, batch.targets, {}, false);
+  parts_->head.loss(pass, batch.targets, {}, false, parts_->losses.at());
+  return parts_->fetch_losses();
 }
 
 core::ConstTensorView Transformer::logits(const MicroBatch& batch, ParameterSource& parameters) {
@@ -209,6 +232,7 @@ std::vector<MemoryRegion> Transformer::memory_regions(const ModelConfig& config,
     const auto region = static_cast<Region>(r);
     if (plan.bytes(region) > 0) regions.push_back({region_name(region), plan.bytes(region)});
   }
+  regions.push_back({ops::kResultsRegion, sizeof(LossSums)});
   return regions;
 }
 

@@ -31,7 +31,12 @@ class Transformer {
   ~Transformer();
 
   // Training forward: computes the loss and keeps what backward needs, a copy of the tokens
-  // included. Dropout is active. Throws Error(kData) on a token or target outside the vocabulary.
+  // included. Dropout is active. *sums lies in the memory of the context's device (ops::Results)
+  // and is there when the context's work is done. Throws Error(kData) on a token or target outside
+  // the vocabulary.
+  void forward(const MicroBatch& batch, const LossOptions& loss, ParameterSource& parameters,
+               LossSums* sums);
+  // The same, waiting for the sums.
   LossSums forward(const MicroBatch& batch, const LossOptions& loss, ParameterSource& parameters);
 
   // Backward of the last forward(); fills every bucket of the sink in backward order. Once per

@@ -7,6 +7,7 @@
 #include "core/dtype.h"
 #include "models/model_config.h"
 #include "models/model_io.h"
+#include "models/ops/op_context.h"
 #include "models/parameter_table.h"
 
 namespace lockstep::models {
@@ -17,5 +18,10 @@ namespace lockstep::models {
 std::size_t workspace_bytes(const ModelConfig& config, const ParameterTable& table,
                             core::DType compute, std::int64_t max_sequences,
                             const std::vector<BucketSpec>& buckets, int threads);
+
+// The same on CUDA: at least the greatest request, whatever algorithms are chosen.
+std::size_t device_workspace_bytes(const ModelConfig& config, const ParameterTable& table,
+                                   core::DType compute, std::int64_t max_sequences,
+                                   ops::Determinism determinism);
 
 }  // namespace lockstep::models

@@ -46,7 +46,7 @@ class Adviser {
  private:
   std::optional<MemoryAdvice> fitting(const Config& changed, int ranks,
                                       const std::string& change) const {
-    const std::uint64_t bytes = plan_memory(changed, ranks, threads_, rank_).total();
+    const std::uint64_t bytes = plan_memory(changed, ranks, threads_, rank_).scarce_bytes();
     if (bytes > budget_) return std::nullopt;
     return MemoryAdvice{change, bytes};
   }

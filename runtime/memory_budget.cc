@@ -40,6 +40,47 @@ std::map<std::string, Node> nodes_of(std::span<const MemoryReport> reports) {
   return nodes;
 }
 
+// What the ranks of one device need together, by host and ordinal.
+struct SharedDevice {
+  std::uint64_t needed = 0;
+  std::uint64_t ranks = 0;
+  std::uint64_t free = 0;
+};
+
+using DeviceKey = std::pair<std::string, std::int32_t>;
+
+std::map<DeviceKey, SharedDevice> devices_of(std::span<const MemoryReport> reports) {
+  std::map<DeviceKey, SharedDevice> devices;
+  for (const MemoryReport& report : reports) {
+    if (report.device < 0) continue;
+    SharedDevice& device = devices[{report.host.data(), report.device}];
+    device.needed += report.device_needed;
+    device.ranks += 1;
+    // Ranks that share a device ask one after the other.
+    device.free =
+        device.ranks == 1 ? report.device_free : std::min(device.free, report.device_free);
+  }
+  return devices;
+}
+
+// Whether the device of report `r` is short of memory; then `shortage` says how.
+bool device_is_short(std::span<const MemoryReport> reports, std::size_t r,
+                     MemoryShortage& shortage) {
+  const MemoryReport& report = reports[r];
+  if (report.device < 0) return false;
+  const SharedDevice device = devices_of(reports).at({report.host.data(), report.device});
+  if (device.needed <= device.free) return false;
+  shortage.needed = report.device_needed;
+  shortage.budget = device.free / device.ranks;
+  shortage.cause =
+      fmt::format("CUDA device {} has {:.1f} MiB free of {:.1f} MiB, for {} rank{}", report.device,
+                  mebibytes(device.free), mebibytes(report.device_total), device.ranks,
+                  device.ranks == 1 ? "" : "s");
+  shortage.by_machine = true;
+  shortage.on_device = true;
+  return true;
+}
+
 std::string describe(const MemoryShortage& shortage) {
   return fmt::format("rank {} (host {}) needs {:.1f} MiB and may take {:.1f} MiB ({})",
                      shortage.rank, shortage.host, mebibytes(shortage.needed),
@@ -68,20 +109,33 @@ std::string describe_shortage(const MemoryShortage& shortage, const Config& conf
 }
 
 std::vector<MemoryReport> exchange_reports(const Config& config, int threads,
-                                           comm::Communicator& communicator) {
+                                           comm::Communicator& communicator,
+                                           const BackendDevice& device) {
   const MemoryPlan plan =
       plan_memory(config, communicator.world_size(), threads, communicator.rank());
-  return communicator.all_gather_small(report_memory(config, plan.total()), "memory_report");
+  return communicator.all_gather_small(report_memory(config, plan, device), "memory_report");
 }
 
 }  // namespace
 
-MemoryReport report_memory(const Config& config, std::uint64_t plan_bytes) {
+MemoryReport report_memory(const Config& config, const MemoryPlan& plan,
+                           const BackendDevice& device) {
   MemoryReport report;
   gethostname(report.host.data(), report.host.size() - 1);
-  report.needed = plan_bytes;
+  report.needed = plan.host_bytes();
+  if (!device.on_cpu()) {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    const core::DeviceRuntime& runtime = *device.device.runtime;
+    core::check_device(runtime, runtime.memory_info(device.device.device.index, &free, &total),
+                       "asking for the memory of the device");
+    report.device = device.device.device.index;
+    report.device_needed = plan.device_bytes();
+    report.device_free = free;
+    report.device_total = total;
+  }
   report.limit = static_cast<std::uint64_t>(config.memory.limit_mib * 1048576.0);
-  report.mappable = core::mappable_bytes(plan_bytes);
+  report.mappable = core::mappable_bytes(report.needed);
   report.node_total = comm::memory_capacity();
   report.node_free = comm::available_memory();
   return report;
@@ -92,7 +146,8 @@ MemoryShortage find_shortage(std::span<const MemoryReport> reports) {
   for (std::size_t r = 0; r < reports.size(); ++r) {
     const MemoryReport& report = reports[r];
     MemoryShortage shortage{static_cast<int>(r), report.host.data(), report.needed, 0, "", false};
-    if (report.limit > 0 && report.needed > report.limit) {
+    if (report.limit > 0 && report.needed + report.device_needed > report.limit) {
+      shortage.needed = report.needed + report.device_needed;
       shortage.budget = report.limit;
       shortage.cause = "memory.limit_mib";
       return shortage;
@@ -112,6 +167,7 @@ MemoryShortage find_shortage(std::span<const MemoryReport> reports) {
       shortage.by_machine = true;
       return shortage;
     }
+    if (device_is_short(reports, r, shortage)) return shortage;
   }
   return {};
 }
@@ -129,12 +185,12 @@ std::vector<std::string> memory_warnings(std::span<const MemoryReport> reports) 
 }
 
 FittedConfig fit_to_memory(const Config& config, int threads, comm::Communicator& communicator,
-                           core::Logger& log) {
+                           const BackendDevice& device, core::Logger& log) {
   FittedConfig fitted{config, ""};
   const int world_size = communicator.world_size();
   while (true) {
     const std::vector<MemoryReport> reports =
-        exchange_reports(fitted.config, threads, communicator);
+        exchange_reports(fitted.config, threads, communicator, device);
     const MemoryShortage shortage = find_shortage(reports);
     if (!shortage.found()) {
       for (const std::string& warning : memory_warnings(reports)) {

@@ -26,23 +26,49 @@ std::size_t wire_bytes(const BucketLayout& layout, core::DType dtype) {
   return static_cast<std::size_t>(elements) * core::size_of(dtype);
 }
 
-// The greatest request of the model's ops and of the search for non-finite gradients, which goes
-// through every parameter's leaf.
+// Of the search for what is not finite in a tensor's leaf, and of its sum of squares.
+std::size_t gradient_scratch(std::int64_t elements) {
+  namespace cpu = models::ops::cpu;
+  constexpr std::int64_t kBlock = models::ops::kNormBlock;
+  const auto blocks = static_cast<std::size_t>((elements + kBlock - 1) / kBlock);
+  return std::max(cpu::count_nonfinite_scratch(1, elements, true),
+                  cpu::sums_of_squares_scratch(blocks));
+}
+
+// The greatest request of the model's ops and of what looks at every parameter's gradient.
 std::size_t workspace_bytes(const Config& config, const models::ParameterTable& table,
                             const BucketLayout& layout, int threads) {
+  if (config.backend.device == DeviceChoice::kCuda) {
+    return models::device_workspace_bytes(config.model, table, config.precision.compute,
+                                          config.batch.micro, context_determinism(config));
+  }
   std::size_t bytes = models::workspace_bytes(config.model, table, config.precision.compute,
                                               config.batch.micro, layout.specs(), threads);
   for (const models::ParameterSpec& spec : table.specs())
-    bytes = std::max(bytes, models::ops::cpu::count_nonfinite_scratch(1, spec.elements(), true));
+    bytes = std::max(bytes, gradient_scratch(spec.elements()));
   return bytes;
+}
+
+// What a step's ops leave for the host to read beside the model's own: losses by round, counts of
+// what is not finite, sums of squares.
+std::size_t result_bytes(const BucketLayout& layout, const GradientPlan& plan, int rank) {
+  return static_cast<std::size_t>(plan.rounds) * sizeof(models::LossSums) +
+         NonFiniteSearch::bytes(layout, plan.rounds) + ShardNorm::bytes(layout, rank);
 }
 
 }  // namespace
 
-std::size_t MemoryPlan::total() const {
+std::size_t MemoryPlan::device_bytes() const {
   std::size_t sum = 0;
   for (const PlannedRegion& region : regions)
-    sum += region.bytes;
+    sum += region.on_device ? region.bytes : 0;
+  return sum;
+}
+
+std::size_t MemoryPlan::host_bytes() const {
+  std::size_t sum = 0;
+  for (const PlannedRegion& region : regions)
+    sum += region.on_device ? 0 : region.bytes;
   return sum;
 }
 
@@ -64,9 +90,13 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
   plan.regions.push_back({"buckets", GradientBuckets::bucket_bytes(layout, gradients)});
   for (const models::MemoryRegion& region :
        models::Transformer::memory_regions(config.model, compute, config.batch.micro)) {
-    plan.regions.push_back({region.name, region.bytes});
+    const bool results = region.name == models::ops::kResultsRegion;
+    plan.regions.push_back(
+        {region.name, region.bytes + (results ? result_bytes(layout, gradients, rank) : 0)});
   }
   plan.regions.push_back({"workspace", workspace_bytes(config, table, layout, threads)});
+  for (PlannedRegion& region : plan.regions)
+    region.on_device = config.backend.device == DeviceChoice::kCuda;
   plan.regions.push_back(
       {"checkpoint", Snapshot::bytes(layout, states, config.parallel.zero_stage, rank)});
   const std::int64_t reductions = gradients.boundary() ? 1 : gradients.rounds;
@@ -76,13 +106,21 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
   return plan;
 }
 
+std::size_t MemoryPlan::bytes_of(const std::string& region) const {
+  for (const PlannedRegion& planned : regions)
+    if (planned.name == region) return planned.bytes;
+  return 0;
+}
+
 std::string to_table(const MemoryPlan& plan, const core::MemoryTracker* tracker) {
   std::map<std::string, core::MemoryTracker::Usage> actual;
   if (tracker != nullptr) actual = tracker->regions();
   std::string text = fmt::format("{:<24}{:>14}{}\n", "region (one rank)", "planned MiB",
                                  tracker == nullptr ? "" : "      peak MiB");
+  const bool on_cuda = plan.device_bytes() > 0;
   for (const PlannedRegion& region : plan.regions) {
-    text += fmt::format("{:<24}{:>14.2f}", region.name, mebibytes(region.bytes));
+    const std::string where = on_cuda && !region.on_device ? " (host)" : "";
+    text += fmt::format("{:<24}{:>14.2f}", region.name + where, mebibytes(region.bytes));
     if (tracker != nullptr) text += fmt::format("{:>14.2f}", mebibytes(actual[region.name].peak));
     text += "\n";
     actual.erase(region.name);
@@ -90,6 +128,8 @@ std::string to_table(const MemoryPlan& plan, const core::MemoryTracker* tracker)
   for (const auto& [name, usage] : actual) {
     text += fmt::format("{:<24}{:>14}{:>14.2f}\n", name, "-", mebibytes(usage.peak));
   }
+  if (on_cuda)
+    text += fmt::format("{:<24}{:>14.2f}\n", "of it on the device", mebibytes(plan.device_bytes()));
   text += fmt::format("{:<24}{:>14.2f}", "total", mebibytes(plan.total()));
   if (tracker != nullptr) text += fmt::format("{:>14.2f}", mebibytes(tracker->peak()));
   return text + "\n";

@@ -136,9 +136,9 @@ Sampler::Sampler(const CheckpointManifest& manifest, const Config& config, int t
       layout_(bucket_layout(config_, table_, 1)),
       communicator_(comm::make_self_communicator(kTimeout)),
       tokenizer_(stored_tokenizer(manifest)),
-      state_(table_, layout_, kSamplingType, /*zero_stage=*/0, /*state_tensors=*/0, *communicator_,
-             memory),
       context_(threads, memory),
+      state_(table_, layout_, kSamplingType, /*zero_stage=*/0, /*state_tensors=*/0, *communicator_,
+             context_, memory),
       model_(config_.model, table_, kSamplingType, /*max_sequences=*/1, config_.run.seed, context_,
              memory),
       choices_(tokenizer_ ? std::min(config_.model.vocab, tokenizer_->vocab())

@@ -75,8 +75,8 @@ class Sampler {
   BucketLayout layout_;
   std::unique_ptr<comm::Communicator> communicator_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  ModelState state_;
   models::ops::OpContext context_;
+  ModelState state_;
   models::Transformer model_;
   std::int64_t choices_;             // ids below this may be chosen
   std::vector<std::int32_t> input_;  // [context]

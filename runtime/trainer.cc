@@ -10,6 +10,7 @@
 #include "runtime/agree.h"
 #include "runtime/config/dump_config.h"
 #include "runtime/data/open_dataset.h"
+#include "runtime/memory_plan.h"
 #include "runtime/metrics/set_up.h"
 #include "runtime/optimizer/lr_schedule.h"
 #include "runtime/validation.h"
@@ -27,7 +28,7 @@ double seconds_since(Clock::time_point begin) {
 }  // namespace
 
 Trainer::Trainer(const Config& config, int threads, comm::Communicator& communicator,
-                 core::MemoryTracker& memory, core::Logger& log)
+                 core::MemoryTracker& memory, core::Logger& log, const BackendDevice& device)
     : config_(config),
       communicator_(communicator),
       memory_(memory),
@@ -38,12 +39,12 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       rules_(decision_rules(config)),
       fingerprint_(fingerprint(config)),
       set_up_(hash_of_set_up(config, communicator.world_size(), threads)),
-      context_(threads, memory),
+      context_(make_op_context(device, config, threads, memory)),
       faults_(config.fault, communicator.rank(), log),
       state_(std::make_unique<ModelState>(
           table_, layout_, config.precision.compute, config.parallel.zero_stage,
           models::ops::state_tensors(config.optimizer.name, config.optimizer.momentum),
-          communicator, memory)),
+          communicator, context_, memory)),
       gradients_(std::make_unique<GradientBuckets>(table_, layout_, plan_, communicator, context_,
                                                    faults_, memory)),
       model_(std::make_unique<models::Transformer>(config.model, table_, config.precision.compute,
@@ -55,7 +56,15 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       timing_log_(config.metrics.every_steps),
       stragglers_(communicator.world_size()),
       replay_writer_(config, table_, log),
-      saver_(config, table_, layout_, state_->state_tensors(), communicator, memory, log) {
+      saver_(config, table_, layout_, state_->state_tensors(), communicator, memory, log),
+      losses_(context_, static_cast<std::size_t>(plan_.rounds), memory),
+      shard_norm_(table_, layout_, communicator.rank(), context_, memory) {
+  if (!device.on_cpu()) {
+    // At once what the plan says, so that nothing is allocated in the steady state.
+    const MemoryPlan plan = plan_memory(config, communicator.world_size(), threads);
+    context_.scratch(plan.bytes_of("workspace"));
+    communicator.work_on(context_.stream());
+  }
   open_data();
   progress_.decision = initial_decision_state(rules_);
   inputs_.resize(static_cast<std::size_t>(config.batch.micro * config.model.context));
@@ -133,30 +142,25 @@ void Trainer::compute_gradients() {
 }
 
 void Trainer::accumulate_gradients() {
-  optimised_loss_ = {};
-  counted_ = 0;
-  nonfinite_losses_ = 0;
-  nonfinite_layer_ = 0;
   gradients_->begin_step(progress_.step + 1);
-  models::LossOptions loss;
-  loss.label_smoothing = config_.loss.label_smoothing;
-  loss.z_loss = config_.loss.z_loss;
-  loss.gradient_weight =
-      static_cast<float>(progress_.decision.loss_scale.scale / rules_.tokens_per_step);
+  const models::LossOptions loss = loss_options();
   for (std::int64_t round = 0; round < plan_.rounds; ++round) {
     const models::MicroBatch batch = load_micro_batch(round);
-    const models::LossSums sums = model_->forward(batch, loss, *state_);
-    optimised_loss_.add(sums.optimised);
-    counted_ += sums.counted;
-    if (!std::isfinite(sums.optimised)) {
-      if (nonfinite_losses_ == 0) nonfinite_layer_ = model_->first_nonfinite_layer();
-      nonfinite_losses_ += 1;
-    }
+    model_->forward(batch, loss, *state_, losses_.at(static_cast<std::size_t>(round)));
     gradients_->begin_round(round);
     model_->backward(*state_, *gradients_);
     monitor_.got_on(RunPhase::kTraining);
   }
   gradients_->finish_step();
+}
+
+models::LossOptions Trainer::loss_options() const {
+  models::LossOptions loss;
+  loss.label_smoothing = config_.loss.label_smoothing;
+  loss.z_loss = config_.loss.z_loss;
+  loss.gradient_weight =
+      static_cast<float>(progress_.decision.loss_scale.scale / rules_.tokens_per_step);
+  return loss;
 }
 
 models::MicroBatch Trainer::load_micro_batch(std::int64_t round) {
@@ -193,17 +197,36 @@ StepReport Trainer::form_report() {
 }
 
 void Trainer::measure_gradients(StepReport& report) {
-  squared_sums_ = squared_sums(table_, layout_, *gradients_, communicator_.rank(),
-                               config_.clip.mode == ClipMode::kTensorNorm, context_);
-  report.sum_of_squares = squared_sums_.total;
+  shard_norm_.measure(*gradients_);
+  gradients_->fetch_nonfinite();
+  losses_.fetch();
+  context_.wait();  // the one place of a step where the host waits for the device
+  report.sum_of_squares = shard_norm_.total();
   if (!std::isfinite(report.sum_of_squares.value())) {
     report.shard = find_nonfinite_shard(layout_, *gradients_, communicator_.rank(), context_);
   }
-  report.optimised_loss = optimised_loss_;
-  report.counted = counted_;
-  report.nonfinite_losses = nonfinite_losses_;
-  report.nonfinite_layer = nonfinite_layer_;
   report.own = gradients_->own_nonfinite();
+  add_up_losses(report);
+}
+
+void Trainer::add_up_losses(StepReport& report) {
+  std::int64_t broken = -1;  // the first round whose loss is not finite
+  for (std::int64_t round = 0; round < plan_.rounds; ++round) {
+    const models::LossSums& sums = losses_[static_cast<std::size_t>(round)];
+    report.optimised_loss.add(sums.optimised);
+    report.counted += sums.counted;
+    if (std::isfinite(sums.optimised)) continue;
+    if (broken < 0) broken = round;
+    report.nonfinite_losses += 1;
+  }
+  if (broken >= 0) report.nonfinite_layer = find_nonfinite_layer(broken);
+}
+
+// Computes the forward of a round again, which gives the same bits: the parameters are still those
+// of this step.
+int Trainer::find_nonfinite_layer(std::int64_t round) {
+  model_->forward(load_micro_batch(round), loss_options(), *state_);
+  return model_->first_nonfinite_layer();
 }
 
 std::uint32_t Trainer::control_requests() {
@@ -280,7 +303,7 @@ UpdateFactors Trainer::update_factors(const StepDecision& decision, double& coef
 
 // By parameter, of the mean gradient. Collective.
 std::vector<double> Trainer::tensor_norms(double unscale) {
-  std::vector<models::ops::ExactSum>& sums = squared_sums_.by_parameter;
+  const std::vector<models::ops::ExactSum> sums = shard_norm_.by_parameter();
   const std::size_t bytes = sums.size() * sizeof(models::ops::ExactSum);
   const std::string packed(reinterpret_cast<const char*>(sums.data()), bytes);
   std::vector<models::ops::ExactSum> totals(sums.size());
@@ -298,7 +321,6 @@ std::vector<double> Trainer::tensor_norms(double unscale) {
 }
 
 LargestGradient Trainer::largest_gradient(double unscale) {
-  squared_sums_ = squared_sums(table_, layout_, *gradients_, communicator_.rank(), true, context_);
   const std::vector<double> norms = tensor_norms(unscale);
   const auto largest = std::max_element(norms.begin(), norms.end());
   return {static_cast<models::ParameterId>(largest - norms.begin()), *largest};
@@ -308,7 +330,7 @@ void Trainer::flip_bit_if_asked() {
   const int block = faults_.flipped_block(progress_.step + 1);
   if (block < 0) return;
   state_->finish_gather();
-  flip_bit(state_->bucket_parameters(layout_.bucket_of_block(block)));
+  flip_bit(state_->bucket_parameters(layout_.bucket_of_block(block)), context_);
   log_.warning("fault", "drill: a bit of the parameters of block {} flipped at step {}", block,
                progress_.step + 1);
 }

@@ -12,8 +12,10 @@
 #include "core/log.h"
 #include "core/memory.h"
 #include "models/ops/op_context.h"
+#include "models/ops/results.h"
 #include "models/parameter_table.h"
 #include "models/transformer.h"
+#include "runtime/backend_device.h"
 #include "runtime/checkpoint/checkpoint_saver.h"
 #include "runtime/config/config.h"
 #include "runtime/data/token_dataset.h"
@@ -51,9 +53,10 @@ BucketLayout bucket_layout(const Config& config, const models::ParameterTable& t
 // "One step").
 class Trainer {
  public:
-  // Everything that a rank needs is allocated here. All ranks construct together.
+  // Everything that a rank needs is allocated here. All ranks construct together. On a device the
+  // communicator must serve its memory.
   Trainer(const Config& config, int threads, comm::Communicator& communicator,
-          core::MemoryTracker& memory, core::Logger& log);
+          core::MemoryTracker& memory, core::Logger& log, const BackendDevice& device = {});
   ~Trainer();
 
   // Either of these before run(): fresh weights (or model.init_from), or a checkpoint directory.
@@ -100,11 +103,14 @@ class Trainer {
   models::MicroBatch load_micro_batch(std::int64_t round);
   StepReport form_report();
   void measure_gradients(StepReport& report);
+  void add_up_losses(StepReport& report);
+  int find_nonfinite_layer(std::int64_t round);
   bool verifies(std::int64_t step) const;
   RunView view_of_run() const;
   void refuse_desync(const StepDecision& decision);
   double apply(const StepDecision& decision);
   UpdateFactors update_factors(const StepDecision& decision, double& coefficient);
+  models::LossOptions loss_options() const;
   std::vector<double> tensor_norms(double unscale);
   LargestGradient largest_gradient(double unscale);
   models::ops::UpdateRule update_rule() const;
@@ -167,11 +173,8 @@ class Trainer {
   std::chrono::steady_clock::time_point step_begin_ = started_;  // of step_seconds
   std::vector<std::int32_t> inputs_;                             // [micro * context]
   std::vector<std::int32_t> targets_;                            // [micro * context]
-  models::ops::ExactSum optimised_loss_;  // of this rank's micro-batches in this step
-  std::int64_t counted_ = 0;
-  std::int64_t nonfinite_losses_ = 0;
-  int nonfinite_layer_ = 0;
-  SquaredSums squared_sums_;  // of this step's gradient shard
+  models::ops::Results<models::LossSums> losses_;                // of this step's rounds
+  ShardNorm shard_norm_;                                         // of this step's gradient shard
 };
 
 }  // namespace lockstep::runtime

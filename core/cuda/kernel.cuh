@@ -24,11 +24,13 @@
 //   copy_async_commit(), copy_async_wait<N>()    all but the newest N committed groups are there
 //   load_matrices(r, row), load_matrices_transposed(r, row)      ldmatrix.x4(.trans) of b16
 //   multiply_add(d, a, b, T{})      mma.sync.m16n8k16, T = BF16 or F16: d += a b in fp32
+//   add_integer(to, value)          atomic *to += value, in global or shared memory
 //   expand_exp2(x)                  2^x, at most 2 units in the last place off
 //   check_device_range(p, bytes)    on the host: the stand-in refuses what is not device memory
 //   launch(...)                     below
 //
-// Nothing here orders additions by who comes first: there are no atomics on floats.
+// Nothing here orders additions by who comes first so that it shows: there are no atomics on
+// floats, and integers add up to the same in every order.
 #include LOCKSTEP_KERNEL_PLATFORM
 
 namespace lockstep::core::cuda {

@@ -35,13 +35,15 @@ nlohmann::ordered_json to_json(const runtime::MemoryPlan& plan) {
   nlohmann::ordered_json regions;
   for (const runtime::PlannedRegion& region : plan.regions)
     regions[region.name] = region.bytes;
-  return {{"ranks", plan.world_size},
-          {"zero_stage", plan.zero_stage},
-          {"grad_sync", name_of(plan.grad_sync)},
-          {"bytes_per_rank", plan.total()},
-          {"regions", regions},
-          {"gradient_bytes_sent_per_step", plan.bytes_reduced},
-          {"gather_bytes_sent_per_step", plan.bytes_gathered}};
+  nlohmann::ordered_json json = {{"ranks", plan.world_size},
+                                 {"zero_stage", plan.zero_stage},
+                                 {"grad_sync", name_of(plan.grad_sync)},
+                                 {"bytes_per_rank", plan.total()},
+                                 {"regions", regions},
+                                 {"gradient_bytes_sent_per_step", plan.bytes_reduced},
+                                 {"gather_bytes_sent_per_step", plan.bytes_gathered}};
+  if (plan.device_bytes() > 0) json["device_bytes_per_rank"] = plan.device_bytes();
+  return json;
 }
 
 // The same training under every stage and grad_sync, the one that the config asks for first.
@@ -130,7 +132,7 @@ int plan(const PlanOptions& options, std::ostream& out) {
   runtime::validate_for_world(config, options.ranks);
   const int threads = threads_of_rank(config, options.ranks);
   const std::vector<runtime::MemoryPlan> plans = all_plans(config, options.ranks, threads);
-  const Fit fit = fit_of(options, config, plans[0].total(), threads);
+  const Fit fit = fit_of(options, config, plans[0].scarce_bytes(), threads);
   if (options.format == OutputFormat::kJson) {
     nlohmann::ordered_json json = to_json(plans[0]);
     add_fit(fit, json);

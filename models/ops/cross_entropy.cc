@@ -49,9 +49,9 @@ void check_overlap(const ConstTensorView& logits, const TensorView& dlogits) {
 
 }  // namespace
 
-LossSums cross_entropy(OpContext& context, ConstTensorView logits,
-                       std::span<const std::int32_t> targets, const LossOptions& options,
-                       double softcap, TensorView dlogits) {
+void cross_entropy(OpContext& context, ConstTensorView logits,
+                   std::span<const std::int32_t> targets, const LossOptions& options,
+                   double softcap, TensorView dlogits, LossSums* sums) {
   constexpr const char* kOp = "cross_entropy";
   const std::int64_t rows = logits.rows();
   const std::int64_t vocab = logits.cols();
@@ -65,7 +65,7 @@ LossSums cross_entropy(OpContext& context, ConstTensorView logits,
   LOCKSTEP_CHECK_EQ(static_cast<std::int64_t>(targets.size()), rows, "targets and rows of logits");
   check_targets(targets, vocab);
   if (!dlogits.empty()) check_overlap(logits, dlogits);
-  return bodies.cross_entropy(context, logits, targets, options, softcap, dlogits);
+  bodies.cross_entropy(context, logits, targets, options, softcap, dlogits, sums);
 }
 
 void softcap_logits(OpContext& context, double softcap, TensorView logits) {

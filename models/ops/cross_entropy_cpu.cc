@@ -186,11 +186,11 @@ std::size_t cross_entropy_scratch(std::int64_t rows) {
   return static_cast<std::size_t>(rows) * sizeof(RowLoss);
 }
 
-LossSums cross_entropy(OpContext& context, core::ConstTensorView logits,
-                       std::span<const std::int32_t> targets, const LossOptions& options,
-                       double softcap, core::TensorView dlogits) {
+void cross_entropy(OpContext& context, core::ConstTensorView logits,
+                   std::span<const std::int32_t> targets, const LossOptions& options,
+                   double softcap, core::TensorView dlogits, LossSums* sums) {
   const core::DType dtype = dlogits.empty() ? logits.dtype() : dlogits.dtype();
-  return core::visit_floating(dtype, [&](auto tag) {
+  *sums = core::visit_floating(dtype, [&](auto tag) {
     return cross_entropy_typed<decltype(tag)>(context, logits, targets, options, softcap, dlogits);
   });
 }

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "core/tensor.h"
+#include "models/ops/exact_sum.h"
 #include "models/ops/op_context.h"
 
 namespace lockstep::models::ops {
@@ -13,14 +15,25 @@ struct NonFinite {
   std::int64_t nan = 0;
   std::int64_t total() const { return inf + nan; }
 };
-NonFinite count_nonfinite(OpContext& context, core::ConstTensorView x);
+NonFinite count_nonfinite(OpContext& context, core::ConstTensorView x);  // waits for a device
 
-// Sum of squares in fp64. The sum is taken per block of 64 consecutive elements (the last may be
-// shorter) by one fixed order and the blocks are added exactly (see exact_sum.h), so that the
-// result does not depend on where shards begin or on threads.
+// `count` consecutive elements of a vector, from `begin` on.
+struct Range {
+  std::int64_t begin = 0;
+  std::int64_t count = 0;
+};
+
+// counts[i] = the elements of x that are inf or NaN in ranges[i]. x: [n], any floating dtype;
+// counts lie where x lies (see Results), and are there when the work of the context is done.
+void count_nonfinite_ranges(OpContext& context, core::ConstTensorView x,
+                            std::span<const Range> ranges, NonFinite* counts);
+
+// sums[i] = the sum of squares of ranges[i] of x in fp64: taken per block of 64 consecutive
+// elements of the range (the last may be shorter) by one fixed order, and the blocks added exactly
+// (see exact_sum.h), so that the result depends neither on where shards begin nor on threads nor on
+// the device. x: [n], fp32, 16 bits, or on the CPU fp64; sums lie where x lies.
 inline constexpr std::int64_t kNormBlock = 64;
-
-// One fp64 sum per block of 64 elements, into blocks[ceil(n/64)], which lie where x lies.
-void block_sums_of_squares(OpContext& context, core::ConstTensorView x, double* blocks);
+void sums_of_squares(OpContext& context, core::ConstTensorView x, std::span<const Range> ranges,
+                     ExactSum* sums);
 
 }  // namespace lockstep::models::ops

@@ -134,7 +134,17 @@ void block_sums(OpContext& context, const ConstTensorView& x, double* blocks) {
                 });
 }
 
+ConstTensorView part_of(const ConstTensorView& x, const Range& range) {
+  const auto* data = static_cast<const std::byte*>(x.raw());
+  return {data + static_cast<std::size_t>(range.begin) * core::size_of(x.dtype()), x.dtype(),
+          core::Shape{range.count}};
+}
+
 }  // namespace
+
+std::size_t sums_of_squares_scratch(std::size_t blocks) {
+  return std::max<std::size_t>(blocks, 1) * sizeof(double);
+}
 
 std::size_t count_nonfinite_scratch(std::int64_t rows, std::int64_t cols, bool flat) {
   const std::int64_t chunks = tile_chunk_count(rows, cols, flat);
@@ -146,9 +156,23 @@ NonFinite count_nonfinite(OpContext& context, ConstTensorView x) {
                               [&](auto type) { return count<decltype(type)>(context, x); });
 }
 
-void block_sums_of_squares(OpContext& context, ConstTensorView x, double* blocks) {
-  core::visit_floating(x.dtype(),
-                       [&](auto type) { block_sums<decltype(type)>(context, x, blocks); });
+void count_nonfinite_ranges(OpContext& context, ConstTensorView x, std::span<const Range> ranges,
+                            NonFinite* counts) {
+  for (std::size_t i = 0; i < ranges.size(); ++i)
+    counts[i] = cpu::count_nonfinite(context, part_of(x, ranges[i]));
+}
+
+void sums_of_squares(OpContext& context, ConstTensorView x, std::span<const Range> ranges,
+                     ExactSum* sums) {
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    const ConstTensorView part = part_of(x, ranges[i]);
+    const auto count = static_cast<std::size_t>((ranges[i].count + kNormBlock - 1) / kNormBlock);
+    auto* blocks = reinterpret_cast<double*>(context.scratch(sums_of_squares_scratch(count)));
+    core::visit_floating(part.dtype(),
+                         [&](auto type) { block_sums<decltype(type)>(context, part, blocks); });
+    sums[i] = {};
+    sums[i].add_all({blocks, count});
+  }
 }
 
 }  // namespace lockstep::models::ops::cpu

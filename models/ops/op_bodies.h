@@ -17,6 +17,7 @@
 #include "models/ops/residual.h"
 #include "models/ops/rms_norm.h"
 #include "models/ops/rope.h"
+#include "models/ops/transfer.h"
 
 namespace lockstep::models::ops {
 
@@ -30,6 +31,7 @@ struct OpBodies {
   decltype(&ops::gated_activation_backward) gated_activation_backward;
   decltype(&ops::attention_forward) attention_forward;
   decltype(&ops::attention_backward) attention_backward;
+  decltype(&ops::cast) cast;
   decltype(&ops::cross_entropy) cross_entropy;
   decltype(&ops::softcap_logits) softcap_logits;
   decltype(&ops::dropout) dropout;
@@ -37,7 +39,8 @@ struct OpBodies {
   decltype(&ops::embedding_backward) embedding_backward;
   decltype(&ops::position_backward) position_backward;
   decltype(&ops::count_nonfinite) count_nonfinite;
-  decltype(&ops::block_sums_of_squares) block_sums_of_squares;
+  decltype(&ops::count_nonfinite_ranges) count_nonfinite_ranges;
+  decltype(&ops::sums_of_squares) sums_of_squares;
   decltype(&ops::layer_norm_forward) layer_norm_forward;
   decltype(&ops::layer_norm_backward) layer_norm_backward;
   decltype(&ops::matmul) matmul;

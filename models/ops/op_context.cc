@@ -1,5 +1,7 @@
 #include "models/ops/op_context.h"
 
+#include <cstring>
+
 #include "core/check.h"
 #include "models/ops/cpu/matmul_cache.h"
 #include "models/ops/op_bodies.h"
@@ -22,7 +24,8 @@ OpContext::OpContext(int threads, core::MemoryTracker& memory, core::DeviceRef d
       bodies_(&bodies),
       determinism_(determinism),
       matmul_cache_(std::make_unique<MatmulCache>()),
-      stream_(device) {
+      stream_(device),
+      uploads_(device) {
   LOCKSTEP_CHECK(threads >= 1, "threads of an op context: {}", threads);
   if (bodies.open_libraries != nullptr) libraries_ = bodies.open_libraries(*this);
 }
@@ -30,6 +33,18 @@ OpContext::OpContext(int threads, core::MemoryTracker& memory, core::DeviceRef d
 OpContext::~OpContext() {
   if (!device_.on_cpu()) device_.runtime->synchronize(stream_.handle());
   if (libraries_ != nullptr) bodies_->close_libraries(libraries_);
+}
+
+void OpContext::wait() const {
+  if (!device_.on_cpu()) stream_.synchronize();
+}
+
+void OpContext::upload(void* to, const void* from, std::size_t bytes) {
+  if (device_.on_cpu()) {
+    std::memcpy(to, from, bytes);
+  } else {
+    uploads_.upload(stream_, to, from, bytes);
+  }
 }
 
 std::byte* OpContext::scratch(std::size_t bytes) {

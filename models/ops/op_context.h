@@ -5,6 +5,7 @@
 
 #include "core/device_runtime.h"
 #include "core/memory.h"
+#include "core/upload_ring.h"
 
 namespace lockstep::models::ops {
 
@@ -49,6 +50,14 @@ class OpContext {
   // class.
   virtual std::byte* scratch(std::size_t bytes);
 
+  // Returns when all work issued so far is done.
+  void wait() const;
+
+  // Copies host memory, which may change as soon as the call returns, to memory of the device, by
+  // way of pinned memory, so that the host does not wait for the work issued before. The CPU copies
+  // at once. Virtual for the same reason.
+  virtual void upload(void* to, const void* from, std::size_t bytes);
+
  private:
   int threads_;
   core::MemoryTracker& memory_;
@@ -58,6 +67,7 @@ class OpContext {
   std::unique_ptr<MatmulCache> matmul_cache_;
   core::DeviceStream stream_;
   core::Buffer scratch_;
+  core::UploadRing uploads_;
   void* libraries_ = nullptr;
 };
 

@@ -2,10 +2,10 @@
 
 #include <fmt/format.h>
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <system_error>
 
+#include "models/ops/gradient_stats.h"
 #include "runtime/agree.h"
 #include "runtime/checkpoint/checkpoint_directory.h"
 #include "runtime/checkpoint/model_file.h"
@@ -24,19 +24,11 @@ struct NonFiniteMasters {
   models::ParameterId parameter = models::kNoParameter;
 };
 
-std::int64_t count_nonfinite(const float* values, std::int64_t count) {
-  constexpr std::uint32_t kExponent = 0x7F800000;
-  std::int64_t found = 0;
-  for (std::int64_t i = 0; i < count; ++i)
-    found += (std::bit_cast<std::uint32_t>(values[i]) & kExponent) == kExponent ? 1 : 0;
-  return found;
-}
-
 NonFiniteMasters find_nonfinite(const ModelState& model) {
   NonFiniteMasters found;
   for (int b = 0; b < model.layout().size(); ++b) {
     for (const OwnedRun& run : model.owned_runs(b)) {
-      const std::int64_t count = count_nonfinite(run.master.data<float>(), run.segment.count);
+      const std::int64_t count = models::ops::count_nonfinite(model.context(), run.master).total();
       if (count > 0 && found.elements == 0) found.parameter = run.segment.parameter;
       found.elements += count;
     }

@@ -1,7 +1,8 @@
 #include "runtime/checkpoint/snapshot.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "models/ops/transfer.h"
 
 namespace lockstep::runtime {
 
@@ -46,25 +47,22 @@ void Snapshot::take(ModelState& model, comm::Communicator& communicator) {
     for (int b = 0; b < layout_.size(); ++b) {
       const std::int64_t shard = layout_.shard_elements(b);
       const std::int64_t skipped = rank_ * shard - model.owned_begin(b);
-      std::memcpy(to + s * layout_.shard_total() + layout_.shard_offset(b),
-                  model.owned_values(b, s).data<float>() + skipped, float_bytes(shard));
+      const core::ConstTensorView owned = model.owned_values(b, s);
+      models::ops::to_host(
+          model.context(),
+          {owned.data<float>() + skipped, owned.dtype(), core::Shape{shard}, owned.device()},
+          to + s * layout_.shard_total() + layout_.shard_offset(b));
     }
   }
 }
 
 void Snapshot::take_masters(ModelState& model, comm::Communicator& communicator) {
   for (int b = 0; b < layout_.size(); ++b) {
-    const core::ConstTensorView own = model.owned_values(b, StateCollector::kMaster);
+    if (zero_stage_ == 0 && rank_ != 0) continue;
     const std::int64_t place = rank_ == 0 ? layout_[b].flat_offset : 0;
-    if (zero_stage_ == 0) {
-      if (rank_ == 0) {
-        std::memcpy(static_cast<float*>(masters_.data()) + place, own.raw(), own.bytes());
-      }
-      continue;
-    }
-    const core::TensorView whole =
-        masters_.view(core::DType::kF32, core::Shape{layout_[b].padded}, float_bytes(place));
-    communicator.all_gather(own, whole, layout_[b].spec.name).wait();
+    gather_owned(
+        model, b, StateCollector::kMaster, communicator,
+        masters_.view(core::DType::kF32, core::Shape{layout_[b].padded}, float_bytes(place)));
   }
 }
 

@@ -189,6 +189,9 @@ class RuleChecker {
     require(config_.parallel.reduce_type == ReduceType::kAuto, "parallel.reduce_type",
             "run.reproducible ranks exchanges gradients exactly, in the compute type; leave it at "
             "auto");
+    require(config_.backend.device != DeviceChoice::kCuda, "backend.device",
+            "sums on a GPU go in orders that depend on the number of ranks; run.reproducible ranks "
+            "needs cpu (or auto, which then takes it)");
     require(config_.memory.on_exhausted == OnExhausted::kStop, "memory.on_exhausted",
             "halve_micro changes batch.micro, and with it the bits; run.reproducible ranks needs "
             "stop");

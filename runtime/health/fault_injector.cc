@@ -9,6 +9,8 @@
 #include <stdexcept>
 #include <thread>
 
+#include "models/ops/transfer.h"
+
 namespace lockstep::runtime {
 
 FaultInjector::FaultInjector(std::vector<FaultConfig> faults, int rank, core::Logger& log)
@@ -30,20 +32,22 @@ int FaultInjector::poisoned_block(std::int64_t step) const {
   return fault == nullptr ? -1 : static_cast<int>(fault->layer);
 }
 
-void FaultInjector::overflow_gradient(std::int64_t step, int block,
-                                      core::TensorView gradient) const {
+void FaultInjector::overflow_gradient(std::int64_t step, int block, core::TensorView gradient,
+                                      models::ops::OpContext& context) const {
   for (const FaultConfig& fault : faults_) {
     if (fault.kind != FaultKind::kOverflow || fault.step != step || fault.layer != block) continue;
     log_.warning("fault", "drill: +inf put into the gradient of block {} at step {}", block, step);
     core::visit_floating(gradient.dtype(), [&](auto tag) {
       using T = decltype(tag);
-      gradient.data<T>()[0] = static_cast<T>(std::numeric_limits<float>::infinity());
+      const auto infinity = static_cast<T>(std::numeric_limits<float>::infinity());
+      models::ops::from_host(context, &infinity, gradient);
     });
   }
 }
 
 void FaultInjector::overflow_bucket(std::int64_t step, const models::ParameterTable& table,
-                                    const BucketPlacement& bucket, core::TensorView leaf) const {
+                                    const BucketPlacement& bucket, core::TensorView leaf,
+                                    models::ops::OpContext& context) const {
   const bool is_block = bucket.spec.group > 0 && bucket.spec.group < table.groups() - 1;
   if (!is_block) return;
   for (std::size_t i = 0; i < bucket.spec.pieces.size(); ++i) {
@@ -51,7 +55,8 @@ void FaultInjector::overflow_bucket(std::int64_t step, const models::ParameterTa
     if (spec.role != models::ParameterRole::kLinearWeight) continue;
     auto* data = static_cast<std::byte*>(leaf.raw()) +
                  static_cast<std::size_t>(bucket.piece_offsets[i]) * core::size_of(leaf.dtype());
-    overflow_gradient(step, bucket.spec.group - 1, {data, leaf.dtype(), core::Shape{1}});
+    overflow_gradient(step, bucket.spec.group - 1,
+                      {data, leaf.dtype(), core::Shape{1}, leaf.device()}, context);
     return;
   }
 }
@@ -90,9 +95,13 @@ void FaultInjector::kill_or_hang(std::int64_t step) const {
     std::this_thread::sleep_for(std::chrono::seconds(1));
 }
 
-void flip_bit(core::TensorView values) {
+void flip_bit(core::TensorView values, models::ops::OpContext& context) {
   // Byte 0 of a little-endian float holds its lowest mantissa bits.
-  static_cast<std::uint8_t*>(values.raw())[0] ^= 0x02U;
+  const core::TensorView byte(values.raw(), core::DType::kU8, core::Shape{1}, values.device());
+  std::uint8_t bits = 0;
+  models::ops::to_host(context, byte, &bits);
+  bits ^= 0x02U;
+  models::ops::from_host(context, &bits, byte);
 }
 
 }  // namespace lockstep::runtime

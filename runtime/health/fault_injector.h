@@ -5,6 +5,7 @@
 
 #include "core/log.h"
 #include "core/tensor.h"
+#include "models/ops/op_context.h"
 #include "models/parameter_table.h"
 #include "runtime/config/config.h"
 #include "runtime/sharding/bucket_layout.h"
@@ -23,12 +24,14 @@ class FaultInjector {
   // kOverflow: puts +inf into one element of the block's own gradient (any floating dtype). To be
   // called once, in the last round, before the reduction; does nothing unless a fault names this
   // step and block.
-  void overflow_gradient(std::int64_t step, int block, core::TensorView gradient) const;
+  void overflow_gradient(std::int64_t step, int block, core::TensorView gradient,
+                         models::ops::OpContext& context) const;
 
   // The same for a whole bucket: where the drill puts it into the gradient of a block. leaf:
   // [padded], any floating dtype; buckets that are no blocks stay as they are.
   void overflow_bucket(std::int64_t step, const models::ParameterTable& table,
-                       const BucketPlacement& bucket, core::TensorView leaf) const;
+                       const BucketPlacement& bucket, core::TensorView leaf,
+                       models::ops::OpContext& context) const;
 
   // kBitflip: the block in whose parameters a bit is to be flipped before this step; -1 when none.
   int flipped_block(std::int64_t step) const;
@@ -59,6 +62,6 @@ class FaultInjector {
 
 // Flips a low mantissa bit of the first element: a different value, yet too small a change to show
 // in the loss.
-void flip_bit(core::TensorView values);
+void flip_bit(core::TensorView values, models::ops::OpContext& context);
 
 }  // namespace lockstep::runtime

@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/hash.h"
+#include "models/ops/transfer.h"
 
 namespace lockstep::runtime {
 
@@ -45,11 +46,18 @@ void ParameterGuard::add_range(core::StreamingHash& hash, int bucket, std::int64
                                std::int64_t end) const {
   const core::TensorView values = state_.bucket_parameters(bucket);
   const std::size_t size = core::size_of(values.dtype());
-  const auto* data = static_cast<const std::byte*>(values.raw());
+  const std::byte* data = on_host(values);
   for (const Segment& segment : layout_.segments(bucket, begin, end)) {
     hash.update(data + static_cast<std::size_t>(segment.bucket_begin) * size,
                 static_cast<std::size_t>(segment.count) * size);
   }
+}
+
+const std::byte* ParameterGuard::on_host(core::ConstTensorView values) const {
+  if (state_.context().device_ref().on_cpu()) return static_cast<const std::byte*>(values.raw());
+  copy_.resize(values.bytes());
+  models::ops::to_host(state_.context(), values, copy_.data());
+  return copy_.data();
 }
 
 std::uint64_t ParameterGuard::hash_range(int bucket, std::int64_t begin, std::int64_t end) const {

@@ -60,6 +60,7 @@ class ParameterGuard {
   };
 
   void add_range(core::StreamingHash& hash, int bucket, std::int64_t begin, std::int64_t end) const;
+  const std::byte* on_host(core::ConstTensorView values) const;
   std::uint64_t hash_range(int bucket, std::int64_t begin, std::int64_t end) const;
 
   const BucketLayout& layout_;
@@ -69,6 +70,7 @@ class ParameterGuard {
   std::vector<StepHashes> history_;
   std::int64_t contradicted_step_ = 0;
   int contradicted_bucket_ = -1;
+  mutable std::vector<std::byte> copy_;
 };
 
 }  // namespace lockstep::runtime

@@ -88,7 +88,7 @@ core::TensorView ReplayGradients::gradient(int bucket, int piece) {
 
 void ReplayGradients::finish(int bucket) {
   const bool last = round_ + 1 == plan_.rounds;
-  if (last) faults_->overflow_bucket(step_, table_, layout_[bucket], leaf(bucket));
+  if (last) faults_->overflow_bucket(step_, table_, layout_[bucket], leaf(bucket), context_);
   look_at_leaf(bucket);
   if (!plan_.boundary()) {
     add_to_total(bucket, leaf(bucket));
@@ -142,13 +142,12 @@ void ReplayGradients::finish_step() {
 
 models::ops::ExactSum ReplayGradients::squares_of_shard(int rank) const {
   models::ops::ExactSum sum;
-  std::vector<double> blocks;
   for (int b = 0; b < layout_.size(); ++b) {
     for (const Segment& segment : layout_.owned_segments(b, rank)) {
-      blocks.resize(static_cast<std::size_t>((segment.count + models::ops::kNormBlock - 1) /
-                                             models::ops::kNormBlock));
-      models::ops::block_sums_of_squares(context_, part(total(b), segment), blocks.data());
-      sum.add_all(blocks);
+      const models::ops::Range whole{0, segment.count};
+      models::ops::ExactSum of_segment;
+      models::ops::sums_of_squares(context_, part(total(b), segment), {&whole, 1}, &of_segment);
+      sum.merge(of_segment);
     }
   }
   return sum;

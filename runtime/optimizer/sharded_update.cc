@@ -14,7 +14,8 @@ void update_shards(const models::ParameterTable& table, ModelState& state,
       const double factor =
           factors.by_parameter.empty() ? factors.factor : factors.by_parameter[id];
       const core::ConstTensorView values(gradient.data<float>() + run.segment.bucket_begin - begin,
-                                         gradient.dtype(), core::Shape{run.segment.count});
+                                         gradient.dtype(), core::Shape{run.segment.count},
+                                         gradient.device());
       const auto state_at = [&](std::size_t i) {
         return i < run.states.size() ? run.states[i] : core::TensorView{};
       };

@@ -1,11 +1,8 @@
 #include "runtime/sharding/gradient_buckets.h"
 
-#include <algorithm>
-#include <cstring>
-
 #include "core/check.h"
 #include "models/ops/accumulate.h"
-#include "models/ops/gradient_stats.h"
+#include "models/ops/transfer.h"
 
 namespace lockstep::runtime {
 
@@ -55,18 +52,19 @@ GradientBuckets::GradientBuckets(const models::ParameterTable& table, const Buck
       plan_(plan),
       communicator_(communicator),
       context_(context),
-      faults_(faults) {
+      faults_(faults),
+      nonfinite_(layout, plan.rounds, context, memory) {
   const std::int64_t elements = slot_elements(layout);
   if (travels_from_slots(plan)) {
     wire_ = communicator.allocate(bytes_of(elements, plan.wire), "buckets", memory);
   }
   if (needs_leaf_slots(plan)) {
-    leaf_ = core::Buffer(memory, "buckets", bytes_of(elements, plan.compute));
+    leaf_ = core::Buffer(memory, "buckets", bytes_of(elements, plan.compute), context.device_ref());
   }
   if (plan.keeps_full_gradient()) {
     full_ = communicator.allocate(gradient_bytes(layout, plan), "gradients", memory);
   } else {
-    shard_ = core::Buffer(memory, "gradients", gradient_bytes(layout, plan));
+    shard_ = core::Buffer(memory, "gradients", gradient_bytes(layout, plan), context.device_ref());
   }
   make_slots();
 }
@@ -75,18 +73,24 @@ void GradientBuckets::make_slots() {
   const std::int64_t size = layout_.largest_ring_bucket();
   std::int64_t offset = 0;
   for (int i = 0; size > 0 && i < kRingSlots; ++i) {
-    slots_.push_back({offset, size, -1, BucketState::kFree, {}});
+    add_slot(offset, size);
     offset += size;
   }
   ring_size_ = slots_.size();
   if (layout_.tied_bucket_elements() > 0) {
-    slots_.push_back({offset, layout_.tied_bucket_elements(), -1, BucketState::kFree, {}});
+    add_slot(offset, layout_.tied_bucket_elements());
   }
+}
+
+void GradientBuckets::add_slot(std::int64_t offset, std::int64_t capacity) {
+  Slot slot;
+  slot.offset = offset;
+  slot.capacity = capacity;
+  slots_.push_back(std::move(slot));
 }
 
 void GradientBuckets::begin_step(std::int64_t step) {
   step_ = step;
-  own_nonfinite_ = {};
 }
 
 void GradientBuckets::begin_round(std::int64_t round) {
@@ -116,6 +120,7 @@ void GradientBuckets::advance(Slot& slot, BucketState from, BucketState to) cons
 void GradientBuckets::release(Slot& slot) {
   if (slot.state == BucketState::kInFlight) {
     slot.work.wait_output();
+    take_sum(slot);
     advance(slot, BucketState::kInFlight, BucketState::kReduced);
   }
   if (slot.state == BucketState::kReduced) {
@@ -175,8 +180,9 @@ core::TensorView GradientBuckets::gradient(int bucket, int piece) {
   const core::TensorView whole = leaf(*open_);
   auto* data = static_cast<std::byte*>(whole.raw()) +
                bytes_of(placement.piece_offsets[index], plan_.compute);
-  if (shape.rank() < 2) return {data, plan_.compute, shape};
-  return {data, plan_.compute, core::Shape{spec.row_end - spec.row_begin, shape[1]}};
+  if (shape.rank() < 2) return {data, plan_.compute, shape, whole.device()};
+  return {data, plan_.compute, core::Shape{spec.row_end - spec.row_begin, shape[1]},
+          whole.device()};
 }
 
 // A parameter without gradient counts as zero, so that every rank launches the same buckets.
@@ -198,23 +204,7 @@ void GradientBuckets::zero_unwritten(const Slot& slot) {
   const int bucket = slot.bucket;
   for (std::size_t i = 0; i < written_.size(); ++i) {
     if (written_[i] != 0) continue;
-    const core::TensorView piece = gradient(bucket, static_cast<int>(i));
-    std::memset(piece.raw(), 0, piece.bytes());
-  }
-}
-
-void GradientBuckets::find_nonfinite(const Slot& slot) {
-  if (own_nonfinite_.found()) return;
-  const core::TensorView values = leaf(slot);
-  const std::vector<Segment> segments = layout_.segments(slot.bucket, 0, values.elements());
-  for (auto segment = segments.rbegin(); segment != segments.rend(); ++segment) {
-    const auto* data = static_cast<const std::byte*>(values.raw()) +
-                       bytes_of(segment->bucket_begin, plan_.compute);
-    const models::ops::NonFinite found =
-        models::ops::count_nonfinite(context_, {data, plan_.compute, core::Shape{segment->count}});
-    if (found.total() == 0) continue;
-    own_nonfinite_ = {found.inf, found.nan, slot.bucket, segment->parameter};
-    return;
+    models::ops::set_zero(context_, gradient(bucket, static_cast<int>(i)));
   }
 }
 
@@ -225,8 +215,8 @@ void GradientBuckets::finish(int bucket) {
   open_ = nullptr;
   expected_ = bucket - 1;
   if (round_ + 1 == plan_.rounds)
-    faults_.overflow_bucket(step_, table_, layout_[bucket], leaf(slot));
-  find_nonfinite(slot);
+    faults_.overflow_bucket(step_, table_, layout_[bucket], leaf(slot), context_);
+  nonfinite_.count(round_, bucket, leaf(slot));
   advance(slot, BucketState::kFilling, BucketState::kReady);
   if (plan_.boundary()) {
     add_to_full(slot);
@@ -237,19 +227,39 @@ void GradientBuckets::finish(int bucket) {
   communicator_.progress();
 }
 
-void GradientBuckets::launch(Slot& slot, core::ConstTensorView input, comm::Output mode) {
-  slot.work = communicator_.reduce_scatter(input, accumulator(slot.bucket), mode,
-                                           layout_[slot.bucket].spec.name);
+core::TensorView GradientBuckets::own_part(const Slot& slot, core::TensorView bucket) const {
+  const std::int64_t shard = layout_.shard_elements(slot.bucket);
+  auto* data = static_cast<std::byte*>(bucket.raw()) +
+               bytes_of(communicator_.rank() * shard, bucket.dtype());
+  return {data, bucket.dtype(), core::Shape{shard}, bucket.device()};
+}
+
+void GradientBuckets::launch(Slot& slot, core::TensorView sent, bool overwrite) {
+  const bool on_cpu = context_.device_ref().on_cpu();
+  // On a device the sum takes the place of this rank's part of what it sent.
+  const core::TensorView sum = on_cpu ? accumulator(slot.bucket) : own_part(slot, sent);
+  const bool replaces = overwrite || !on_cpu;
+  slot.work = communicator_.reduce_scatter(
+      sent, sum, replaces ? comm::Output::kOverwrite : comm::Output::kAccumulate,
+      layout_[slot.bucket].spec.name);
+  slot.sum = on_cpu ? core::TensorView{} : sum;
+  slot.overwrite = overwrite;
   advance(slot, BucketState::kReady, BucketState::kInFlight);
+}
+
+// Adds what the reduction left to the shard, unless it was summed there already.
+void GradientBuckets::take_sum(Slot& slot) {
+  if (slot.sum.empty()) return;
+  const core::TensorView shard = accumulator(slot.bucket);
+  if (slot.sum.raw() != shard.raw())
+    models::ops::accumulate(context_, slot.sum, slot.overwrite, shard);
+  slot.sum = {};
 }
 
 void GradientBuckets::reduce_leaf(Slot& slot) {
   const core::TensorView values = leaf(slot);
-  if (plan_.wire != plan_.compute) {
-    core::convert(plan_.compute, values.raw(), plan_.wire, wire(slot).raw(),
-                  static_cast<std::size_t>(values.elements()));
-  }
-  launch(slot, wire(slot), round_ == 0 ? comm::Output::kOverwrite : comm::Output::kAccumulate);
+  if (plan_.compute != plan_.wire) models::ops::cast(context_, values, wire(slot));
+  launch(slot, wire(slot), round_ == 0);
 }
 
 void GradientBuckets::add_to_full(Slot& slot) {
@@ -266,12 +276,11 @@ void GradientBuckets::reduce_full(Slot& slot) {
   }
   const core::TensorView sum = full(slot.bucket);
   if (plan_.wire == kSumType) {
-    launch(slot, sum, comm::Output::kOverwrite);
+    launch(slot, sum, true);
     return;
   }
-  core::convert(kSumType, sum.raw(), plan_.wire, wire(slot).raw(),
-                static_cast<std::size_t>(sum.elements()));
-  launch(slot, wire(slot), comm::Output::kOverwrite);
+  models::ops::cast(context_, sum, wire(slot));
+  launch(slot, wire(slot), true);
 }
 
 void GradientBuckets::finish_step() {

@@ -10,6 +10,7 @@
 #include "runtime/config/config.h"
 #include "runtime/health/fault_injector.h"
 #include "runtime/sharding/bucket_layout.h"
+#include "runtime/sharding/nonfinite_search.h"
 #include "runtime/step/step_report.h"
 
 namespace lockstep::runtime {
@@ -45,6 +46,9 @@ enum class BucketState : std::uint8_t {
 //   boundary:    each rank adds its leaves to a full fp32 gradient, which is reduced once, in the
 //   last round.
 //
+// On a device the reduction sums in the type that travels, and a kernel of this rank adds the sum
+// to the shard; everything is put on streams, and nothing waits for the device.
+//
 // All ranks launch the same buckets in the same order: the reverse of the layout. A bucket that
 // backward did not write counts as zero.
 class GradientBuckets : public models::GradientSink {
@@ -71,8 +75,10 @@ class GradientBuckets : public models::GradientSink {
   core::ConstTensorView shard(int bucket) const;
   core::ConstTensorView updated(int bucket) const;
 
-  // The first non-finite elements of this rank's own gradient in this step, before any reduction.
-  const NonFiniteReport& own_nonfinite() const { return own_nonfinite_; }
+  // The first non-finite elements of this rank's own gradient in this step, before any reduction:
+  // fetch_nonfinite() after finish_step(), own_nonfinite() once the context's work is done.
+  void fetch_nonfinite() { nonfinite_.fetch(); }
+  NonFiniteReport own_nonfinite() const { return nonfinite_.first(); }
 
   // What the constructor allocates, in bytes: the full gradient or shard, and the memory of buckets
   // on their way.
@@ -88,9 +94,12 @@ class GradientBuckets : public models::GradientSink {
     int bucket = -1;
     BucketState state = BucketState::kFree;
     comm::Work work;
+    core::TensorView sum;    // on a device: where the reduction leaves this rank's part ...
+    bool overwrite = false;  // ... and whether it is the first addend
   };
 
   void make_slots();
+  void add_slot(std::int64_t offset, std::int64_t capacity);
   Slot& slot_for(int bucket);
   void advance(Slot& slot, BucketState from, BucketState to) const;
   void release(Slot& slot);
@@ -100,11 +109,12 @@ class GradientBuckets : public models::GradientSink {
   core::TensorView accumulator(int bucket) const;  // fp32 [shard] of the aggregated gradient
   void submit_zeros_down_to(int bucket);
   void zero_unwritten(const Slot& slot);
-  void find_nonfinite(const Slot& slot);
   void reduce_leaf(Slot& slot);
   void add_to_full(Slot& slot);
   void reduce_full(Slot& slot);
-  void launch(Slot& slot, core::ConstTensorView input, comm::Output mode);
+  void launch(Slot& slot, core::TensorView sent, bool overwrite);
+  void take_sum(Slot& slot);
+  core::TensorView own_part(const Slot& slot, core::TensorView bucket) const;
 
   const models::ParameterTable& table_;
   const BucketLayout& layout_;
@@ -114,6 +124,7 @@ class GradientBuckets : public models::GradientSink {
   const FaultInjector& faults_;
 
   comm::SharedBuffer wire_;  // slots in the wire type, when buckets travel from slots
+  NonFiniteSearch nonfinite_;
   core::Buffer
       leaf_;  // slots in the compute type, when leaves are not written where they travel from
   comm::SharedBuffer full_;  // fp32 [flat]: stage 0 and boundary
@@ -123,7 +134,6 @@ class GradientBuckets : public models::GradientSink {
   std::size_t next_slot_ = 0;
   Slot* open_ = nullptr;       // between begin and finish
   std::vector<char> written_;  // pieces of the open bucket
-  NonFiniteReport own_nonfinite_;
   std::int64_t step_ = 0;
   std::int64_t round_ = 0;
   int expected_ = -1;  // the bucket that is next in backward order

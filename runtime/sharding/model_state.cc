@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "models/ops/transfer.h"
 
 namespace lockstep::runtime {
 
@@ -15,18 +16,21 @@ constexpr core::DType kMasterType = core::DType::kF32;
 
 ModelState::ModelState(const models::ParameterTable& table, const BucketLayout& layout,
                        core::DType compute, int zero_stage, int state_tensors,
-                       comm::Communicator& communicator, core::MemoryTracker& memory)
+                       comm::Communicator& communicator, models::ops::OpContext& context,
+                       core::MemoryTracker& memory)
     : table_(table),
       layout_(layout),
       compute_(compute),
       zero_stage_(zero_stage),
-      communicator_(communicator) {
+      communicator_(communicator),
+      context_(context) {
   parameters_ = communicator.allocate(parameter_bytes(layout, compute), "parameters", memory);
   const std::int64_t owned = zero_stage == 0 ? layout.flat_elements() : layout.shard_total();
   const std::size_t owned_bytes = static_cast<std::size_t>(owned) * core::size_of(kMasterType);
-  if (compute != kMasterType) master_ = core::Buffer(memory, "optimizer", owned_bytes);
+  const core::DeviceRef device = context.device_ref();
+  if (compute != kMasterType) master_ = core::Buffer(memory, "optimizer", owned_bytes, device);
   for (int i = 0; i < state_tensors; ++i) {
-    states_.emplace_back(memory, "optimizer", owned_bytes);
+    states_.emplace_back(memory, "optimizer", owned_bytes, device);
   }
   gathers_.resize(static_cast<std::size_t>(layout.size()));
   for (int b = 0; b < layout.size(); ++b)
@@ -110,13 +114,15 @@ std::vector<OwnedRun> ModelState::make_runs(int bucket) {
 void ModelState::set_parameter(models::ParameterId id, const float* values) {
   const auto elements = static_cast<std::size_t>(table_[id].elements());
   const auto offset = static_cast<std::size_t>(layout_.parameter_offset(id));
-  core::TensorView whole =
+  const core::TensorView whole =
       parameters_.view(compute_, table_[id].shape, offset * core::size_of(compute_));
-  core::convert(core::DType::kF32, values, compute_, whole.raw(), elements);
+  staging_.resize(whole.bytes());
+  core::convert(core::DType::kF32, values, compute_, staging_.data(), elements);
+  models::ops::from_host(context_, staging_.data(), whole);
   for (int b = layout_.first_bucket(id); b <= layout_.last_bucket(id); ++b) {
     for (const OwnedRun& run : owned_runs(b)) {
       if (run.segment.parameter != id) continue;
-      std::memcpy(run.master.raw(), values + run.segment.parameter_begin, run.master.bytes());
+      models::ops::from_host(context_, values + run.segment.parameter_begin, run.master);
     }
   }
 }
@@ -126,7 +132,7 @@ void ModelState::set_state(int state, models::ParameterId id, const float* value
     for (const OwnedRun& run : owned_runs(b)) {
       if (run.segment.parameter != id) continue;
       const core::TensorView& target = run.states[static_cast<std::size_t>(state)];
-      std::memcpy(target.raw(), values + run.segment.parameter_begin, target.bytes());
+      models::ops::from_host(context_, values + run.segment.parameter_begin, target);
     }
   }
 }
@@ -139,8 +145,8 @@ void ModelState::gather() {
     const std::int64_t begin = communicator_.rank() * shard;
     const auto* own = static_cast<const std::byte*>(whole.raw()) +
                       static_cast<std::size_t>(begin) * core::size_of(compute_);
-    gathers_[static_cast<std::size_t>(b)] =
-        communicator_.all_gather({own, compute_, core::Shape{shard}}, whole, layout_[b].spec.name);
+    gathers_[static_cast<std::size_t>(b)] = communicator_.all_gather(
+        {own, compute_, core::Shape{shard}, whole.device()}, whole, layout_[b].spec.name);
   }
 }
 
@@ -155,6 +161,21 @@ core::ConstTensorView ModelState::owned_values(int bucket, int state) {
   return state < 0 ? master_range(bucket, begin, count) : state_range(state, bucket, begin, count);
 }
 
+void gather_owned(ModelState& model, int bucket, int state, comm::Communicator& communicator,
+                  core::TensorView whole) {
+  core::ConstTensorView own = model.owned_values(bucket, state);
+  if (model.updates_everything()) {
+    models::ops::to_host(model.context(), own, whole.raw());
+    return;
+  }
+  if (!model.context().device_ref().on_cpu()) {
+    auto* place = whole.data<float>() + model.owned_begin(bucket);
+    models::ops::to_host(model.context(), own, place);
+    own = {place, own.dtype(), own.shape()};
+  }
+  communicator.all_gather(own, whole, model.layout()[bucket].spec.name).wait();
+}
+
 StateCollector::StateCollector(ModelState& state, comm::Communicator& communicator,
                                core::MemoryTracker& memory)
     : state_(state), communicator_(communicator), memory_(memory) {}
@@ -165,12 +186,7 @@ const float* StateCollector::gathered_bucket(int bucket, int state) {
   const std::size_t bytes = static_cast<std::size_t>(padded) * sizeof(float);
   if (values_.bytes() < bytes) values_ = core::Buffer(memory_, "checkpoint", bytes);
   const core::TensorView whole = values_.view(kMasterType, core::Shape{padded});
-  const core::ConstTensorView own = state_.owned_values(bucket, state);
-  if (state_.updates_everything()) {
-    std::memcpy(whole.raw(), own.raw(), own.bytes());
-  } else {
-    communicator_.all_gather(own, whole, state_.layout()[bucket].spec.name).wait();
-  }
+  gather_owned(state_, bucket, state, communicator_, whole);
   bucket_ = bucket;
   which_ = state;
   return whole.data<float>();

@@ -26,12 +26,12 @@ struct OwnedRun {
 //   the node) master      fp32; of the elements this rank updates. With fp32 compute it *is* that
 //   part of the parameters states      fp32; of the elements this rank updates
 // In stage 0 every rank updates all elements; in stages 1 and 2 its own shard of every bucket, and
-// gather() brings the others'.
+// gather() brings the others'. All of it lies on the device of the context.
 class ModelState : public models::ParameterSource {
  public:
   ModelState(const models::ParameterTable& table, const BucketLayout& layout, core::DType compute,
              int zero_stage, int state_tensors, comm::Communicator& communicator,
-             core::MemoryTracker& memory);
+             models::ops::OpContext& context, core::MemoryTracker& memory);
 
   // models::ParameterSource: waits for the all-gather of the parameter's buckets if one is in
   // flight.
@@ -64,6 +64,8 @@ class ModelState : public models::ParameterSource {
   // (state -1) or a state.
   core::ConstTensorView owned_values(int bucket, int state);
 
+  models::ops::OpContext& context() const { return context_; }
+
   // Bytes that the constructor allocates, by region: what `lockstep plan` prints.
   static std::size_t parameter_bytes(const BucketLayout& layout, core::DType compute);
   static std::size_t optimizer_bytes(const BucketLayout& layout, core::DType compute,
@@ -82,12 +84,19 @@ class ModelState : public models::ParameterSource {
   core::DType compute_;
   int zero_stage_;
   comm::Communicator& communicator_;
+  models::ops::OpContext& context_;
   comm::SharedBuffer parameters_;
   core::Buffer master_;  // empty with fp32 compute
   std::vector<core::Buffer> states_;
   std::vector<comm::Work> gathers_;          // by bucket, in flight
   std::vector<std::vector<OwnedRun>> runs_;  // by bucket
+  std::vector<std::byte> staging_;           // of set_parameter
 };
+
+// Collective: brings a bucket's fp32 masters (state -1) or a state together in memory of the host,
+// whole: [padded]. In stage 0 nothing is exchanged.
+void gather_owned(ModelState& model, int bucket, int state, comm::Communicator& communicator,
+                  core::TensorView whole);
 
 // Brings whole parameters and optimizer states together for a checkpoint, a bucket at a time. Valid
 // while nothing is updated.

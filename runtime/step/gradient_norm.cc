@@ -1,39 +1,64 @@
 #include "runtime/step/gradient_norm.h"
 
-#include "models/ops/gradient_stats.h"
-
 namespace lockstep::runtime {
 
 namespace {
 
-// The part of a shard's values that a segment of its bucket covers.
-core::ConstTensorView segment_values(const BucketLayout& layout, core::ConstTensorView shard,
-                                     int bucket, int rank, const Segment& segment) {
-  const std::int64_t begin = segment.bucket_begin - rank * layout.shard_elements(bucket);
-  return {shard.data<float>() + begin, shard.dtype(), core::Shape{segment.count}};
+// Where in a rank's shard of its bucket a segment lies.
+models::ops::Range range_in_shard(const BucketLayout& layout, int bucket, int rank,
+                                  const Segment& segment) {
+  return {segment.bucket_begin - rank * layout.shard_elements(bucket), segment.count};
+}
+
+std::size_t owned_segments(const BucketLayout& layout, int rank) {
+  std::size_t segments = 0;
+  for (int b = 0; b < layout.size(); ++b)
+    segments += layout.owned_segments(b, rank).size();
+  return segments;
 }
 
 }  // namespace
 
-SquaredSums squared_sums(const models::ParameterTable& table, const BucketLayout& layout,
-                         const GradientBuckets& gradients, int rank, bool by_parameter,
-                         models::ops::OpContext& context) {
-  SquaredSums sums;
-  if (by_parameter) sums.by_parameter.resize(static_cast<std::size_t>(table.size()));
-  std::vector<double> blocks;
+ShardNorm::ShardNorm(const models::ParameterTable& table, const BucketLayout& layout, int rank,
+                     models::ops::OpContext& context, core::MemoryTracker& memory)
+    : table_(table), context_(context), sums_(context, owned_segments(layout, rank), memory) {
+  std::size_t next = 0;
   for (int b = 0; b < layout.size(); ++b) {
-    const core::ConstTensorView shard = gradients.shard(b);
+    Tensors tensors;
+    tensors.first = next;
     for (const Segment& segment : layout.owned_segments(b, rank)) {
-      const std::int64_t count =
-          (segment.count + models::ops::kNormBlock - 1) / models::ops::kNormBlock;
-      blocks.resize(static_cast<std::size_t>(count));
-      models::ops::block_sums_of_squares(context, segment_values(layout, shard, b, rank, segment),
-                                         blocks.data());
-      sums.total.add_all(blocks);
-      if (by_parameter) {
-        sums.by_parameter[static_cast<std::size_t>(segment.parameter)].add_all(blocks);
-      }
+      tensors.ranges.push_back(range_in_shard(layout, b, rank, segment));
+      tensors.parameters.push_back(segment.parameter);
     }
+    next += tensors.ranges.size();
+    buckets_.push_back(std::move(tensors));
+  }
+}
+
+std::size_t ShardNorm::bytes(const BucketLayout& layout, int rank) {
+  return owned_segments(layout, rank) * sizeof(models::ops::ExactSum);
+}
+
+void ShardNorm::measure(const GradientBuckets& gradients) {
+  for (std::size_t b = 0; b < buckets_.size(); ++b) {
+    models::ops::sums_of_squares(context_, gradients.shard(static_cast<int>(b)), buckets_[b].ranges,
+                                 sums_.at(buckets_[b].first));
+  }
+  sums_.fetch();
+}
+
+models::ops::ExactSum ShardNorm::total() const {
+  models::ops::ExactSum total;
+  for (std::size_t i = 0; i < sums_.size(); ++i)
+    total.merge(sums_[i]);
+  return total;
+}
+
+std::vector<models::ops::ExactSum> ShardNorm::by_parameter() const {
+  std::vector<models::ops::ExactSum> sums(static_cast<std::size_t>(table_.size()));
+  for (const Tensors& tensors : buckets_) {
+    for (std::size_t i = 0; i < tensors.ranges.size(); ++i)
+      sums[static_cast<std::size_t>(tensors.parameters[i])].merge(sums_[tensors.first + i]);
   }
   return sums;
 }
@@ -44,8 +69,10 @@ NonFiniteReport find_nonfinite_shard(const BucketLayout& layout, const GradientB
     const core::ConstTensorView shard = gradients.shard(b);
     const std::vector<Segment> segments = layout.owned_segments(b, rank);
     for (auto segment = segments.rbegin(); segment != segments.rend(); ++segment) {
+      const models::ops::Range range = range_in_shard(layout, b, rank, *segment);
       const models::ops::NonFinite found =
-          models::ops::count_nonfinite(context, segment_values(layout, shard, b, rank, *segment));
+          models::ops::count_nonfinite(context, {shard.data<float>() + range.begin, shard.dtype(),
+                                                 core::Shape{range.count}, shard.device()});
       if (found.total() > 0) return {found.inf, found.nan, b, segment->parameter};
     }
   }

@@ -2,8 +2,11 @@
 
 #include <vector>
 
+#include "core/memory.h"
 #include "models/ops/exact_sum.h"
+#include "models/ops/gradient_stats.h"
 #include "models/ops/op_context.h"
+#include "models/ops/results.h"
 #include "runtime/sharding/gradient_buckets.h"
 
 namespace lockstep::runtime {
@@ -11,16 +14,35 @@ namespace lockstep::runtime {
 // The squares of this rank's shard of the aggregated, scaled gradient: summed in fp64 per block of
 // 64 elements of the canonical space, the blocks exactly, so that adding up all ranks gives the
 // same bits for every sharding. Padding never counts.
-struct SquaredSums {
-  models::ops::ExactSum total;
-  std::vector<models::ops::ExactSum> by_parameter;  // filled when asked for
+class ShardNorm {
+ public:
+  ShardNorm(const models::ParameterTable& table, const BucketLayout& layout, int rank,
+            models::ops::OpContext& context, core::MemoryTracker& memory);
+
+  // Starts summing; the sums below are those of this call once the context's work is done.
+  void measure(const GradientBuckets& gradients);
+
+  models::ops::ExactSum total() const;
+  std::vector<models::ops::ExactSum> by_parameter() const;  // zero where this rank owns nothing
+
+  static std::size_t bytes(const BucketLayout& layout, int rank);
+
+ private:
+  struct Tensors {
+    std::vector<models::ops::Range> ranges;  // of the shard
+    std::vector<models::ParameterId> parameters;
+    std::size_t first = 0;  // of sums_
+  };
+
+  const models::ParameterTable& table_;
+  models::ops::OpContext& context_;
+  std::vector<Tensors> buckets_;
+  models::ops::Results<models::ops::ExactSum> sums_;  // by owned segment
 };
-SquaredSums squared_sums(const models::ParameterTable& table, const BucketLayout& layout,
-                         const GradientBuckets& gradients, int rank, bool by_parameter,
-                         models::ops::OpContext& context);
 
 // The first non-finite elements of this rank's shard of the aggregated gradient, in backward order.
 // To be asked only when the sum of squares is not finite: no finite fp32 element makes it so.
+// Waits for a device.
 NonFiniteReport find_nonfinite_shard(const BucketLayout& layout, const GradientBuckets& gradients,
                                      int rank, models::ops::OpContext& context);
 

@@ -109,7 +109,7 @@ class FitTest : public ::testing::Test {
       core::Logger log(communicator.rank(), kRanks, core::LogLevel::kError);
       std::string& outcome = outcomes[static_cast<std::size_t>(communicator.rank())];
       try {
-        const FittedConfig fitted = fit_to_memory(mine, 1, communicator, log);
+        const FittedConfig fitted = fit_to_memory(mine, 1, communicator, {}, log);
         outcome = fmt::format("micro {} {}", fitted.config.batch.micro, fitted.health);
       } catch (const AgreedError& error) {
         outcome = fmt::format("exit {}: {}", error.exit_code(), error.what());

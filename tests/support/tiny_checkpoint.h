@@ -42,9 +42,10 @@ struct TinyCheckpoint {
     const runtime::BucketLayout layout = runtime::bucket_layout(config, table, 1);
     const auto communicator = comm::make_self_communicator(std::chrono::seconds(10));
     core::MemoryTracker memory;
+    models::ops::OpContext context(1, memory);
     core::Logger log(0, 1, core::LogLevel::kError);
     runtime::ModelState model(table, layout, config.precision.compute, config.parallel.zero_stage,
-                              2, *communicator, memory);
+                              2, *communicator, context, memory);
     std::vector<float> values;
     for (models::ParameterId id = 0; id < table.size(); ++id) {
       values.resize(static_cast<std::size_t>(table[id].elements()));

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/device/staged_communicator.h"
 #include "comm/local/local_world.h"
 #include "core/hash.h"
 #include "core/log.h"
@@ -88,9 +89,10 @@ struct TrainingRun {
   std::vector<std::string> overrides;  // "parallel.zero_stage=1"
   int ranks = 1;
   int threads = 1;
-  std::string output;  // name of a directory in the world's; empty: a fresh one
-  std::string resume;  // a checkpoint directory; empty: start
-  std::string append;  // YAML text after the base configuration
+  std::string output;             // name of a directory in the world's; empty: a fresh one
+  std::string resume;             // a checkpoint directory; empty: start
+  std::string append;             // YAML text after the base configuration
+  runtime::BackendDevice device;  // of every rank
   std::function<std::vector<std::string>(int rank)> overrides_of_rank;  // on top, for drills
   std::function<void(Rank&)> body;                                      // default: step_to_end
 };
@@ -152,19 +154,27 @@ class TrainingWorld {
     std::vector<std::string> messages(ranks);
     std::vector<std::optional<core::ErrorKind>> kinds(ranks);
     std::vector<StateHashes> hashes(ranks);
+    comm::LocalWorld::Wrap wrap;
+    if (!run.device.on_cpu()) {
+      wrap = [&](std::unique_ptr<comm::Communicator> host) {
+        return comm::make_staged_communicator(std::move(host), run.device.device);
+      };
+    }
     const comm::LocalWorld world(run.ranks, std::chrono::seconds(60));
-    world.run([&](comm::Communicator& communicator) {
-      const auto r = static_cast<std::size_t>(communicator.rank());
-      try {
-        hashes[r] = train_rank(run, result, communicator);
-      } catch (const core::Error& error) {
-        kinds[r] = error.kind();
-        messages[r] = error.what();
-        // What ranks did not agree on ends the others too, as in a real run.
-        if (dynamic_cast<const runtime::AgreedError*>(&error) == nullptr)
-          communicator.abort(error.kind(), error.what());
-      }
-    });
+    world.run(
+        [&](comm::Communicator& communicator) {
+          const auto r = static_cast<std::size_t>(communicator.rank());
+          try {
+            hashes[r] = train_rank(run, result, communicator);
+          } catch (const core::Error& error) {
+            kinds[r] = error.kind();
+            messages[r] = error.what();
+            // What ranks did not agree on ends the others too, as in a real run.
+            if (dynamic_cast<const runtime::AgreedError*>(&error) == nullptr)
+              communicator.abort(error.kind(), error.what());
+          }
+        },
+        wrap);
     for (std::size_t r = 0; r < ranks; ++r) {
       EXPECT_EQ(kinds[r], kinds[0]) << "rank " << r << ": " << messages[r] << messages[0];
       EXPECT_EQ(messages[r], messages[0]);
@@ -186,14 +196,16 @@ class TrainingWorld {
   StateHashes train_rank(const TrainingRun& run, TrainingResult& result,
                          comm::Communicator& communicator) const {
     const bool first = communicator.rank() == 0;
-    const runtime::Config config =
+    runtime::Config config =
         config_of(run, result.output,
                   run.overrides_of_rank ? run.overrides_of_rank(communicator.rank())
                                         : std::vector<std::string>{});
+    config.backend.device =
+        run.device.on_cpu() ? runtime::DeviceChoice::kCpu : runtime::DeviceChoice::kCuda;
     core::MemoryTracker memory;
     core::Logger log(first ? 0 : communicator.rank(), communicator.world_size(),
                      core::LogLevel::kError);
-    runtime::Trainer trainer(config, run.threads, communicator, memory, log);
+    runtime::Trainer trainer(config, run.threads, communicator, memory, log, run.device);
     if (run.resume.empty()) {
       trainer.start("");
     } else {

@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstdint>
 #include <tuple>
 
 #include "core/cuda/nvidia/launch.h"
@@ -66,6 +67,10 @@ __device__ inline A shuffle_xor(A value, int mask) {
 }
 __device__ inline unsigned ballot(bool predicate) {
   return __ballot_sync(kAllLanes, predicate);
+}
+
+__device__ inline void add_integer(std::int64_t* to, std::int64_t value) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
 }
 
 __device__ inline void copy_async(void* to, const void* from) {

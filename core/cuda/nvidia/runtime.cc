@@ -136,6 +136,10 @@ int finished(DeviceEventHandle* event, bool* done) {
   return code == cudaErrorNotReady ? 0 : told(code);
 }
 
+int await(DeviceEventHandle* event) {
+  return told(cudaEventSynchronize(native(event)));
+}
+
 int milliseconds(DeviceEventHandle* begin, DeviceEventHandle* end, float* result) {
   return told(cudaEventElapsedTime(result, native(begin), native(end)));
 }
@@ -192,6 +196,7 @@ const DeviceRuntime& nvidia_runtime() {
       .record = record,
       .wait = wait,
       .finished = finished,
+      .await = await,
       .milliseconds = milliseconds,
       .error_text = error_text,
       .failure_of = failure_of,

@@ -218,6 +218,11 @@ int finished(DeviceEventHandle*, bool* done) {
   return 0;
 }
 
+int await(DeviceEventHandle* event) {
+  record_call(event->recorded ? "await" : "await an event that was never recorded");
+  return 0;
+}
+
 int milliseconds(DeviceEventHandle* begin, DeviceEventHandle* end, float* result) {
   if (!begin->recorded || !end->recorded) return kStandInWrongMemory;
   *result = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
@@ -303,6 +308,7 @@ const DeviceRuntime& stand_in_runtime() {
       .record = record,
       .wait = wait,
       .finished = finished,
+      .await = await,
       .milliseconds = milliseconds,
       .error_text = error_text,
       .failure_of = failure_of,

@@ -64,6 +64,11 @@ A shuffle_xor(A value, int mask) {
   return result;
 }
 
+// Threads of the stand-in take turns and are never interrupted.
+inline void add_integer(std::int64_t* to, std::int64_t value) {
+  *to += value;
+}
+
 inline float expand_exp2(float x) {
   return std::exp2(x);
 }

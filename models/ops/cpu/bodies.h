@@ -51,8 +51,12 @@ void position_backward(OpContext& context, core::ConstTensorView dx, std::int64_
                        core::TensorView dpositions);
 
 NonFinite count_nonfinite(OpContext& context, core::ConstTensorView x);
-void block_sums_of_squares(OpContext& context, core::ConstTensorView x, double* blocks);
+void count_nonfinite_ranges(OpContext& context, core::ConstTensorView x,
+                            std::span<const Range> ranges, NonFinite* counts);
+void sums_of_squares(OpContext& context, core::ConstTensorView x, std::span<const Range> ranges,
+                     ExactSum* sums);
 
+void cast(OpContext& context, core::ConstTensorView from, core::TensorView to);
 void accumulate(OpContext& context, core::ConstTensorView values, bool overwrite,
                 core::TensorView sum);
 

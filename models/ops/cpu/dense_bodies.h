@@ -12,9 +12,9 @@ void matmul(OpContext& context, core::ConstTensorView a, Transpose transpose_a,
             core::ConstTensorView b, Transpose transpose_b, core::TensorView out,
             core::ConstTensorView bias);
 
-LossSums cross_entropy(OpContext& context, core::ConstTensorView logits,
-                       std::span<const std::int32_t> targets, const LossOptions& options,
-                       double softcap, core::TensorView dlogits);
+void cross_entropy(OpContext& context, core::ConstTensorView logits,
+                   std::span<const std::int32_t> targets, const LossOptions& options,
+                   double softcap, core::TensorView dlogits, LossSums* sums);
 void softcap_logits(OpContext& context, double softcap, core::TensorView logits);
 
 void column_sum(OpContext& context, core::ConstTensorView x, core::TensorView out);

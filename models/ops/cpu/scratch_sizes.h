@@ -45,5 +45,7 @@ std::size_t embedding_backward_scratch(std::int64_t table_rows, std::int64_t tok
 std::size_t cross_entropy_scratch(std::int64_t rows);
 // flat: x is contiguous.
 std::size_t count_nonfinite_scratch(std::int64_t rows, std::int64_t cols, bool flat);
+// blocks: of kNormBlock elements, of the longest range.
+std::size_t sums_of_squares_scratch(std::size_t blocks);
 
 }  // namespace lockstep::models::ops::cpu

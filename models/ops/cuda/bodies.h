@@ -39,10 +39,11 @@ void flash_attention_backward(OpContext& context, const AttentionSpec& spec,
                               core::ConstTensorView out, core::ConstTensorView lse,
                               core::TensorView dq, core::TensorView dk, core::TensorView dv);
 
-// The row losses are added in a fixed tree, not in row order.
-LossSums cross_entropy(OpContext& context, core::ConstTensorView logits,
-                       std::span<const std::int32_t> targets, const LossOptions& options,
-                       double softcap, core::TensorView dlogits);
+void cast(OpContext& context, core::ConstTensorView from, core::TensorView to);
+
+void cross_entropy(OpContext& context, core::ConstTensorView logits,
+                   std::span<const std::int32_t> targets, const LossOptions& options,
+                   double softcap, core::TensorView dlogits, LossSums* sums);
 void softcap_logits(OpContext& context, double softcap, core::TensorView logits);
 
 void dropout(OpContext& context, core::ConstTensorView x, const Dropout& dropout,
@@ -61,7 +62,10 @@ void position_backward(OpContext& context, core::ConstTensorView dx, std::int64_
                        core::TensorView dpositions);
 
 NonFinite count_nonfinite(OpContext& context, core::ConstTensorView x);
-void block_sums_of_squares(OpContext& context, core::ConstTensorView x, double* blocks);
+void count_nonfinite_ranges(OpContext& context, core::ConstTensorView x,
+                            std::span<const Range> ranges, NonFinite* counts);
+void sums_of_squares(OpContext& context, core::ConstTensorView x, std::span<const Range> ranges,
+                     ExactSum* sums);
 
 void layer_norm_forward(OpContext& context, core::ConstTensorView x, core::ConstTensorView gain,
                         core::ConstTensorView bias, double eps, core::TensorView y,

@@ -197,7 +197,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    sum_losses_kernel(const RowLoss* losses, std::int64_t rows, RowLoss* out) {
+    sum_losses_kernel(const RowLoss* losses, std::int64_t rows, std::int64_t counted,
+                      LossSums* out) {
   LOCKSTEP_SHARED(double, room, kWarp);
   RowLoss sum{0.0, 0.0};
   for (std::int64_t r = threadIdx.x; r < rows; r += kThreads) {
@@ -206,7 +207,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   sum.optimised = combine_block(sum.optimised, AddOf{}, room);
   sum.cross_entropy = combine_block(sum.cross_entropy, AddOf{}, room);
-  if (threadIdx.x == 0) *out = sum;
+  if (threadIdx.x == 0) *out = {sum.optimised, sum.cross_entropy, counted};
 }
 
 __global__ void softcap_kernel(Walk walk, float softcap, Rows<float> logits) {
@@ -236,23 +237,19 @@ std::size_t shared_memory_limit(const OpContext& context) {
 
 }  // namespace
 
-LossSums cross_entropy(OpContext& context, ConstTensorView logits,
-                       std::span<const std::int32_t> targets, const LossOptions& options,
-                       double softcap, TensorView dlogits) {
+void cross_entropy(OpContext& context, ConstTensorView logits,
+                   std::span<const std::int32_t> targets, const LossOptions& options,
+                   double softcap, TensorView dlogits, LossSums* sums) {
   check_logits("cross_entropy", logits);
   const std::int64_t rows = logits.rows();
   const std::int64_t vocab = logits.cols();
-  LossSums sums;
-  sums.counted =
-      static_cast<std::int64_t>(targets.size() - static_cast<std::size_t>(std::count(
-                                                     targets.begin(), targets.end(), kIgnored)));
-  if (rows == 0) return sums;
-  Carver carver(context.scratch(Carver::bytes<std::int32_t>(rows) + Carver::bytes<RowLoss>(rows) +
-                                Carver::bytes<RowLoss>(1)));
+  check_device_range(sums, sizeof(LossSums));
+  const auto counted = static_cast<std::int64_t>(targets.size()) -
+                       std::count(targets.begin(), targets.end(), kIgnored);
+  Carver carver(context.scratch(Carver::bytes<std::int32_t>(rows) + Carver::bytes<RowLoss>(rows)));
   auto* device_targets = carver.take<std::int32_t>(rows);
   auto* losses = carver.take<RowLoss>(rows);
-  auto* total = carver.take<RowLoss>(1);
-  context.stream().to_device(device_targets, targets.data(), targets.size_bytes());
+  context.upload(device_targets, targets.data(), targets.size_bytes());
   const LossRule rule{options.label_smoothing, options.z_loss,
                       static_cast<double>(options.gradient_weight),
                       softcap > 0.0 ? static_cast<float>(softcap) : 0.0F};
@@ -267,12 +264,7 @@ LossSums cross_entropy(OpContext& context, ConstTensorView logits,
            rule, rows_of<T>(dlogits), losses);
   });
   launch("sum_losses", sum_losses_kernel, Grid{1, kThreads, 0}, context.stream(),
-         static_cast<const RowLoss*>(losses), rows, total);
-  RowLoss result{};
-  context.stream().to_host(&result, total, sizeof(result));
-  sums.optimised = result.optimised;
-  sums.cross_entropy = result.cross_entropy;
-  return sums;
+         static_cast<const RowLoss*>(losses), rows, static_cast<std::int64_t>(counted), sums);
 }
 
 void softcap_logits(OpContext& context, double softcap, TensorView logits) {

@@ -160,11 +160,11 @@ struct TokenGroups {
   }
 };
 
-// Into scratch memory. The copy has read its source when it returns, because that is pageable.
+// Into scratch memory.
 const std::int32_t* to_scratch(OpContext& context, std::span<const std::int32_t> values) {
   auto* memory = reinterpret_cast<std::int32_t*>(
       context.scratch(std::max<std::size_t>(values.size_bytes(), 1)));
-  context.stream().to_device(memory, values.data(), values.size_bytes());
+  context.upload(memory, values.data(), values.size_bytes());
   return memory;
 }
 

@@ -112,8 +112,8 @@ Outcome run(const std::vector<double>& logits, std::int64_t vocab,
   const TensorView gradient = in_place ? TensorView(x.data(), dtype, {rows, vocab}, vocab * ratio)
                                        : apart.view(dtype, {rows, vocab});
   Outcome outcome;
-  outcome.sums =
-      cross_entropy(context, x.view(wide, {rows, vocab}), targets, o.loss(), o.softcap, gradient);
+  cross_entropy(context, x.view(wide, {rows, vocab}), targets, o.loss(), o.softcap, gradient,
+                &outcome.sums);
   outcome.gradient.resize(logits.size());
   for (std::int64_t r = 0; r < rows; ++r) {
     const TensorView row = gradient.slice_rows(r, r + 1);
@@ -230,8 +230,9 @@ TEST(CrossEntropyGradient, EqualsFiniteDifferences) {
     const auto targets = some_targets(6, vocab);
     const core::ConstTensorView view(logits.data(), DType::kF64, {6, vocab});
     const auto loss = [&] {
-      return static_cast<double>(o.weight) *
-             cross_entropy(context, view, targets, o.loss(), o.softcap, {}).optimised;
+      LossSums sums;
+      cross_entropy(context, view, targets, o.loss(), o.softcap, {}, &sums);
+      return static_cast<double>(o.weight) * sums.optimised;
     };
     const Outcome found = run(logits, vocab, targets, o, DType::kF64, false);
     EXPECT_LT(test::gradient_error(loss, logits, found.gradient), 1e-9);
@@ -244,7 +245,9 @@ TEST(CrossEntropyChecks, RefuseWhatDoesNotFit) {
   std::vector<float> logits(12, 0.0F);
   const TensorView view(logits.data(), DType::kF32, {3, 4});
   const auto call = [&](const std::vector<std::int32_t>& targets, TensorView gradient) {
-    return cross_entropy(context, view, targets, {}, 0.0, gradient);
+    LossSums sums;
+    cross_entropy(context, view, targets, {}, 0.0, gradient, &sums);
+    return sums;
   };
   EXPECT_NO_THROW(call({0, 3, kIgnored}, {}));
   try {

@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "models/ops/op_bodies.h"
+#include "models/ops/results.h"
 #include "tests/support/device_harness.h"
 
 // The table device x dtype x shape x tolerance, part 3: the loss, the statistics of gradients and
@@ -13,6 +14,16 @@ using test::Harness;
 using test::Operand;
 using test::Side;
 using test::TestDevice;
+
+LossSums loss_of(OpContext& context, core::MemoryTracker& memory, core::ConstTensorView logits,
+                 std::span<const std::int32_t> targets, const LossOptions& options, double softcap,
+                 core::TensorView dlogits) {
+  Results<LossSums> sums(context, 1, memory);
+  cross_entropy(context, logits, targets, options, softcap, dlogits, sums.at());
+  sums.fetch();
+  context.wait();
+  return sums[0];
+}
 
 struct LossCase {
   std::int64_t rows, vocab, gap;
@@ -38,7 +49,7 @@ void compare_loss(const TestDevice& device, DType dtype, const LossCase& s, bool
         from.row_stride() * 4 / static_cast<std::int64_t>(core::size_of(dtype));
     const core::TensorView over(from.raw(), dtype, from.shape(), elements_of_row, from.device());
     sums[side == Side::kCpu ? 0 : 1] =
-        cross_entropy(c, from, targets, options, s.softcap, in_place ? over : separate(side));
+        loss_of(c, h.memory(), from, targets, options, s.softcap, in_place ? over : separate(side));
   });
   const std::string what = "cross_entropy " + std::string(core::name_of(dtype)) + " [" +
                            std::to_string(s.rows) + ", " + std::to_string(s.vocab) + "]" +
@@ -78,7 +89,7 @@ TEST(DeviceTable, LossWithoutGradientAndCappedLogits) {
     const std::vector<std::int32_t> targets = {0, 76, kIgnored, 3, 4};
     LossSums sums[2];
     h.run([&](OpContext& c, Side side) {
-      sums[side == Side::kCpu ? 0 : 1] = cross_entropy(c, logits(side), targets, {}, 0.0, {});
+      sums[side == Side::kCpu ? 0 : 1] = loss_of(c, h.memory(), logits(side), targets, {}, 0.0, {});
       softcap_logits(c, 15.0, logits(side));
     });
     EXPECT_NEAR(sums[0].optimised, sums[1].optimised, 1e-5) << device.name;
@@ -98,8 +109,8 @@ TEST(DeviceTable, MaskedAndPoisonedLogits) {
       h.run([&](OpContext& c, Side side) {
         if (side == Side::kDevice)
           c.stream().to_device(logits(side).raw(), logits.cpu().view().raw(), 160);
-        sums[side == Side::kCpu ? 0 : 1] =
-            cross_entropy(c, logits(side), std::vector<std::int32_t>{3}, {}, 0.0, dlogits(side));
+        sums[side == Side::kCpu ? 0 : 1] = loss_of(
+            c, h.memory(), logits(side), std::vector<std::int32_t>{3}, {}, 0.0, dlogits(side));
       });
       EXPECT_EQ(std::isfinite(sums[0].optimised), std::isfinite(sums[1].optimised)) << poison;
       EXPECT_EQ(std::isfinite(sums[1].optimised), poison == -inf) << device.name;
@@ -110,17 +121,23 @@ TEST(DeviceTable, MaskedAndPoisonedLogits) {
 
 TEST(DeviceTable, GradientStatistics) {
   test::for_each_device([](const TestDevice& device, DType dtype) {
-    for (const std::int64_t n : {1, 63, 64, 65, 5003}) {
+    for (const std::int64_t n : {1, 63, 64, 65, 5003, 40001}) {
       Harness h(device);
       Operand& x = h.input(dtype, 1, n, 0, 0.0, 100.0);
-      Operand& sums = h.output(DType::kF64, 1, (n + 63) / 64);
+      const std::vector<Range> ranges = {{0, n}, {n / 3, n - n / 3}, {n / 2, 0}, {n - 1, 1}};
+      std::vector<ExactSum> sums[2];
       NonFinite found[2];
       h.run([&](OpContext& c, Side side) {
-        found[side == Side::kCpu ? 0 : 1] = count_nonfinite(c, x(side));
-        block_sums_of_squares(c, x.vector(side), static_cast<double*>(sums(side).raw()));
+        const std::size_t i = side == Side::kCpu ? 0 : 1;
+        found[i] = count_nonfinite(c, x(side));
+        Results<ExactSum> results(c, ranges.size(), h.memory());
+        sums_of_squares(c, x.vector(side), ranges, results.at());
+        results.fetch();
+        c.wait();
+        sums[i].assign(&results[0], &results[0] + ranges.size());
       });
       EXPECT_EQ(found[1].total(), 0) << device.name;
-      h.expect_equal(sums, "block_sums_of_squares, " + std::to_string(n));
+      EXPECT_TRUE(sums[0] == sums[1]) << device.name << ", sums_of_squares, " << n;
     }
   });
 }
@@ -147,6 +164,84 @@ TEST(DeviceTable, NonFiniteElementsAreCounted) {
     EXPECT_GT(found[0].inf, 0);
     EXPECT_EQ(found[0].inf, found[1].inf) << device.name;
     EXPECT_EQ(found[0].nan, found[1].nan) << device.name;
+  });
+}
+
+// Squares from 0 and below the least fp32 up to beyond fp64's last bit of a sum, and no finite
+// ones.
+TEST(DeviceTable, SumsOfSquaresAreExactAtEveryMagnitude) {
+  for (const TestDevice& device : test::devices_under_test()) {
+    for (const double special : {0.0, std::numeric_limits<double>::infinity(), std::nan("")}) {
+      Harness h(device);
+      Operand& x = h.input(DType::kF32, 1, 4000);
+      std::vector<double> values(4000);
+      for (std::size_t i = 0; i < values.size(); ++i)
+        values[i] =
+            std::ldexp(1.0 + static_cast<double>(i % 7) / 8.0, static_cast<int>(i % 260) - 140);
+      values[1234] = special;
+      x.cpu().set(values);
+      x.device().set(values);
+      const std::vector<Range> ranges = {{0, 4000}, {0, 1000}};
+      std::vector<ExactSum> sums[2];
+      h.run([&](OpContext& c, Side side) {
+        if (side == Side::kDevice)
+          c.stream().to_device(x(side).raw(), x.cpu().view().raw(), 4000 * sizeof(float));
+        Results<ExactSum> results(c, ranges.size(), h.memory());
+        sums_of_squares(c, x.vector(side), ranges, results.at());
+        results.fetch();
+        c.wait();
+        sums[side == Side::kCpu ? 0 : 1].assign(&results[0], &results[0] + ranges.size());
+      });
+      EXPECT_TRUE(sums[0] == sums[1]) << device.name << " " << special;
+      EXPECT_EQ(std::isfinite(sums[1][0].value()), special == 0.0);
+      EXPECT_TRUE(std::isfinite(sums[1][1].value()));
+    }
+  }
+}
+
+TEST(DeviceTable, NonFiniteElementsAreCountedByRange) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    Harness h(device);
+    constexpr std::int64_t kCount = 30000;
+    Operand& x = h.input(dtype, 1, kCount);
+    std::vector<double> values = x.cpu().values();
+    for (std::size_t i = 17; i < values.size(); i += 997)
+      values[i] = i % 2 == 0 ? std::numeric_limits<double>::infinity() : std::nan("");
+    x.cpu().set(values);
+    std::vector<Range> ranges;
+    for (std::int64_t begin = 0; begin < kCount; begin += 701)
+      ranges.push_back({begin, std::min<std::int64_t>(701, kCount - begin)});
+    std::vector<NonFinite> counts[2];
+    h.run([&](OpContext& c, Side side) {
+      if (side == Side::kDevice)
+        c.stream().to_device(x(side).raw(), x.cpu().view().raw(), kCount * core::size_of(dtype));
+      Results<NonFinite> results(c, ranges.size(), h.memory());
+      count_nonfinite_ranges(c, x.vector(side), ranges, results.at());
+      results.fetch();
+      c.wait();
+      counts[side == Side::kCpu ? 0 : 1].assign(&results[0], &results[0] + ranges.size());
+    });
+    std::int64_t total = 0;
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      EXPECT_EQ(counts[0][i].inf, counts[1][i].inf) << device.name << " range " << i;
+      EXPECT_EQ(counts[0][i].nan, counts[1][i].nan) << device.name << " range " << i;
+      total += counts[1][i].total();
+    }
+    EXPECT_EQ(total, 31);
+  });
+}
+
+TEST(DeviceTable, Casts) {
+  test::for_each_device([](const TestDevice& device, DType from) {
+    for (const DType to : test::device_dtypes()) {
+      for (const std::int64_t n : {1, 8, 5003}) {
+        Harness h(device);
+        Operand& x = h.input(from, 1, n);
+        Operand& y = h.output(to, 1, n);
+        h.run([&](OpContext& c, Side side) { cast(c, x.vector(side), y.vector(side)); });
+        h.expect_equal(y, "cast");
+      }
+    }
   });
 }
 

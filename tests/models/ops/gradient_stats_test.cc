@@ -17,8 +17,14 @@ std::vector<double> block_sums(HostTensor& x, int threads) {
   core::MemoryTracker memory;
   OpContext context(threads, memory);
   const std::int64_t n = x.view().elements();
-  std::vector<double> blocks(static_cast<std::size_t>((n + kNormBlock - 1) / kNormBlock), -1.0);
-  block_sums_of_squares(context, x.vector_view(), blocks.data());
+  std::vector<Range> ranges;
+  for (std::int64_t begin = 0; begin < n; begin += kNormBlock)
+    ranges.push_back({begin, std::min(kNormBlock, n - begin)});
+  std::vector<ExactSum> sums(ranges.size());
+  sums_of_squares(context, x.vector_view(), ranges, sums.data());
+  std::vector<double> blocks;
+  for (const ExactSum& sum : sums)
+    blocks.push_back(sum.value());
   return blocks;
 }
 

@@ -155,7 +155,11 @@ class OneRank {
     }
   }
 
-  SquaredSums sums() { return squared_sums(table_, layout_, buckets_, rank_, true, context_); }
+  ShardNorm norm() {
+    ShardNorm norm(table_, layout_, rank_, context_, memory_);
+    norm.measure(buckets_);
+    return norm;
+  }
 
   const Case& case_;
   const models::ParameterTable& table_;
@@ -227,7 +231,7 @@ TEST(GradientBuckets, SumsAreExactlyAsPromisedAndPaddingNeverCounts) {
         rank.run_step(step);
         rank.expect_right_shards();
         EXPECT_FALSE(rank.buckets_.own_nonfinite().found());
-        EXPECT_TRUE(std::isfinite(rank.sums().total.value()));
+        EXPECT_TRUE(std::isfinite(rank.norm().total().value()));
       }
     });
     if (::testing::Test::HasFailure()) return;
@@ -242,9 +246,10 @@ TEST(GradientBuckets, SquaresCountEveryElementOnce) {
       const Case c{ranks, 1, 2, GradSync::kEveryRound, core::DType::kF32, core::DType::kF32, tied};
       on_every_rank(c, [&](OneRank& rank, comm::Communicator& communicator) {
         rank.run_step(1);
-        const SquaredSums mine = rank.sums();
+        const ShardNorm mine = rank.norm();
+        const std::vector<models::ops::ExactSum> by_parameter = mine.by_parameter();
         models::ops::ExactSum total;
-        for (const auto& part : communicator.all_gather_small(mine.total, "total"))
+        for (const auto& part : communicator.all_gather_small(mine.total(), "total"))
           total.merge(part);
         double expected = 0.0;
         for (models::ParameterId id = 0; id < rank.table_.size(); ++id) {
@@ -253,7 +258,7 @@ TEST(GradientBuckets, SquaresCountEveryElementOnce) {
             squares += std::pow(static_cast<double>(expected_sum(c, id, i)), 2);
           models::ops::ExactSum of_parameter;
           for (const auto& part : communicator.all_gather_small(
-                   mine.by_parameter[static_cast<std::size_t>(id)], "parameter"))
+                   by_parameter[static_cast<std::size_t>(id)], "parameter"))
             of_parameter.merge(part);
           EXPECT_NEAR(of_parameter.value() / squares, 1.0, 1e-13) << rank.table_[id].name;
           expected += squares;
@@ -305,7 +310,7 @@ TEST(GradientBuckets, NonFiniteElementsAreFoundBeforeAndAfterTheReduction) {
         EXPECT_EQ(report.inf, 1);
         EXPECT_EQ(report.nan, 0);
       }
-      EXPECT_EQ(std::isfinite(rank.sums().total.value()), !shard.found());
+      EXPECT_EQ(std::isfinite(rank.norm().total().value()), !shard.found());
       rank.inf_rank_ = -1;
       rank.run_step(2);
       EXPECT_FALSE(rank.buckets_.own_nonfinite().found());

@@ -1,0 +1,266 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "runtime/memory_plan.h"
+#include "tests/support/device_harness.h"
+#include "tests/support/training_world.h"
+
+// The whole trainer on a device, the stand-in and, where there is one, a GPU, against the CPU.
+namespace lockstep::testing {
+namespace {
+
+runtime::BackendDevice backend_of(const test::TestDevice& device) {
+  return {device.ref, device.bodies, device.name};
+}
+
+struct Case {
+  const char* name;
+  std::vector<std::string> overrides;
+};
+
+// Few tokens and one small step each: the stand-in runs some thousand threads a microsecond, not
+// more.
+std::string small_config() {
+  return "run: {seed: 7}\n"
+         "model: {layers: 2, heads: 2, width: 16, context: 8, vocab: 32}\n"
+         "data: {train: given by the test}\n"
+         "batch: {global: 4, micro: 2}\n"
+         "train: {steps: 4}\n"
+         "optimizer: {learning_rate: 2e-3}\n"
+         "schedule: {warmup_steps: 2}\n";
+}
+
+std::vector<Case> cases() {
+  return {
+      {"gpt", {}},
+      {"llama", {"model.family=llama", "model.kv_heads=1"}},
+      {"gates and dropout",
+       {"model.dropout=0.1", "model.residual_gate=scalar", "model.qk_norm=true"}},
+      {"untied, post-norm, sinusoidal",
+       {"model.tie_embeddings=false", "model.norm_position=post", "model.positions=sinusoidal"}},
+      {"smoothing, cap, tensor norms",
+       {"loss.label_smoothing=0.1", "loss.z_loss=1e-4", "model.logit_softcap=30",
+        "clip.mode=tensor_norm", "optimizer.name=lion"}},
+  };
+}
+
+std::vector<double> losses_of(const TrainingResult& result) {
+  std::vector<double> losses;
+  for (const auto& line : result.lines)
+    if (line["event"] == "step") losses.push_back(line["loss"].get<double>());
+  return losses;
+}
+
+void expect_same_curve(const TrainingResult& device, const TrainingResult& cpu, double tolerance,
+                       const std::string& what) {
+  ASSERT_FALSE(device.error.has_value()) << what << ": " << device.message;
+  ASSERT_FALSE(cpu.error.has_value()) << what << ": " << cpu.message;
+  const std::vector<double> found = losses_of(device);
+  const std::vector<double> expected = losses_of(cpu);
+  ASSERT_EQ(found.size(), expected.size()) << what;
+  for (std::size_t i = 0; i < found.size(); ++i)
+    EXPECT_NEAR(found[i] / expected[i], 1.0, tolerance) << what << ", step " << i + 1;
+}
+
+TEST(DeviceTraining, FollowsTheCpu) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    for (const Case& c : cases()) {
+      for (const char* type : {"fp32", "bf16", "fp16"}) {
+        TrainingRun run;
+        run.overrides = c.overrides;
+        run.overrides.push_back(std::string("precision.compute=") + type);
+        const TrainingResult cpu = world.train(run);
+        run.device = backend_of(device);
+        const double tolerance = std::string(type) == "fp32" ? 1e-4 : 1e-2;
+        expect_same_curve(world.train(run), cpu, tolerance,
+                          device.name + ", " + c.name + ", " + type);
+      }
+    }
+  }
+}
+
+TEST(DeviceTraining, EveryWayToShardAndToReduceGivesTheCurve) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    for (const char* stage : {"0", "1", "2"}) {
+      for (const char* sync : {"every_round", "boundary"}) {
+        for (const char* wire : {"auto", "fp32", "bf16"}) {
+          TrainingRun run;
+          run.overrides = {std::string("parallel.zero_stage=") + stage,
+                           std::string("parallel.grad_sync=") + sync,
+                           std::string("parallel.reduce_type=") + wire, "train.steps=3"};
+          const TrainingResult cpu = world.train(run);
+          run.device = backend_of(device);
+          expect_same_curve(world.train(run), cpu, 1e-2, device.name + " " + stage + sync + wire);
+        }
+      }
+    }
+  }
+}
+
+// Several ranks of one device, their gradients going through host memory.
+TEST(DeviceTraining, MoreRanksGiveTheCurveOfOne) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    for (const char* type : {"fp32", "bf16", "fp16"}) {
+      for (const char* stage : {"0", "1", "2"}) {
+        TrainingRun run;
+        run.overrides = {std::string("precision.compute=") + type,
+                         std::string("parallel.zero_stage=") + stage};
+        run.device = backend_of(device);
+        const TrainingResult one = world.train(run);
+        run.ranks = 2;
+        const double tolerance = std::string(type) == "fp32" ? 1e-5 : 1e-2;
+        expect_same_curve(world.train(run), one, tolerance, device.name + " " + type + stage);
+      }
+    }
+  }
+}
+
+TEST(DeviceTraining, TheSameRunTwiceGivesTheSameBits) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    for (const char* type : {"fp32", "bf16"}) {
+      TrainingRun run;
+      run.overrides = {std::string("precision.compute=") + type, "model.dropout=0.1"};
+      run.device = backend_of(device);
+      const TrainingResult first = world.train(run);
+      const TrainingResult second = world.train(run);
+      EXPECT_EQ(first.state, second.state) << device.name;
+      EXPECT_EQ(first.step_lines(), second.step_lines()) << device.name;
+      EXPECT_EQ(first.ledger, second.ledger) << device.name;
+    }
+  }
+}
+
+// What goes wrong is named as on the CPU: rank, bucket and tensor of an overflow, the layer of a
+// NaN.
+TEST(DeviceTraining, DrillsAreNamedAsOnTheCpu) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    TrainingRun run;
+    run.overrides = {"precision.compute=fp16", "health.on_divergence=skip",
+                     "fault=[{kind: overflow, step: 2, rank: 0, layer: 1}, "
+                     "{kind: nan, step: 3, rank: 0, layer: 0}]"};
+    const TrainingResult cpu = world.train(run);
+    run.device = backend_of(device);
+    const TrainingResult found = world.train(run);
+    ASSERT_EQ(found.decisions.size(), 4U) << found.message;
+    ASSERT_EQ(cpu.decisions.size(), 4U) << cpu.message;
+    for (std::size_t i = 0; i < 4; ++i)
+      EXPECT_EQ(found.decisions[i].applied(), cpu.decisions[i].applied()) << "step " << i + 1;
+    const auto culprit = [](const TrainingResult& result, std::size_t step) {
+      nlohmann::ordered_json line = nlohmann::ordered_json::parse(result.step_lines()[step]);
+      return line["overflow_rank"].dump() + line["overflow_bucket"].dump() +
+             line["overflow_tensor"].dump() + line["loss_scale"].dump();
+    };
+    EXPECT_EQ(culprit(found, 1), culprit(cpu, 1)) << device.name;
+    EXPECT_EQ(found.decisions[2].diverged_layer, cpu.decisions[2].diverged_layer);
+  }
+}
+
+TEST(DeviceTraining, AFlippedBitOfTheParametersIsFound) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    TrainingRun run;
+    run.overrides = {"parallel.verify_every=1",
+                     "fault=[{kind: bitflip, step: 2, rank: 0, layer: 1}]"};
+    run.device = backend_of(device);
+    const TrainingResult found = world.train(run);
+    ASSERT_TRUE(found.error.has_value()) << device.name;
+    EXPECT_EQ(*found.error, core::ErrorKind::kCommunication);
+    EXPECT_NE(found.message.find("block.1"), std::string::npos) << found.message;
+  }
+}
+
+// A checkpoint of a device continues on it bit for bit, and on the CPU too.
+TEST(DeviceTraining, ResumesFromItsCheckpoint) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    TrainingRun whole;
+    whole.overrides = {"precision.compute=bf16", "checkpoint.every_steps=2"};
+    whole.device = backend_of(device);
+    whole.body = [](Rank& rank) { rank.trainer.run(); };
+    const TrainingResult uninterrupted = world.train(whole);
+    ASSERT_FALSE(uninterrupted.error.has_value()) << uninterrupted.message;
+    TrainingRun resumed = whole;
+    resumed.resume = uninterrupted.output + "/checkpoints/step-00000002";
+    const TrainingResult again = world.train(resumed);
+    ASSERT_FALSE(again.error.has_value()) << again.message;
+    EXPECT_EQ(again.state, uninterrupted.state) << device.name;
+    resumed.device = {};
+    const TrainingResult on_cpu = world.train(resumed);
+    ASSERT_FALSE(on_cpu.error.has_value()) << on_cpu.message;
+    EXPECT_NEAR(losses_of(on_cpu).back() / losses_of(again).back(), 1.0, 1e-2);
+  }
+}
+
+std::string gpu_config() {
+  return "run: {seed: 11}\n"
+         "model: {layers: 4, heads: 4, width: 256, context: 64, vocab: 1000}\n"
+         "data: {train: given by the test}\n"
+         "batch: {global: 16, micro: 8}\n"
+         "train: {steps: 100}\n"
+         "optimizer: {learning_rate: 1e-3}\n"
+         "schedule: {warmup_steps: 10}\n";
+}
+
+const test::TestDevice* gpu() {
+  for (const test::TestDevice& device : test::devices_under_test())
+    if (!device.stand_in) return &device;
+  return nullptr;
+}
+
+TEST(DeviceTraining, AHundredStepsOnAGpuFollowTheCpu) {
+  if (gpu() == nullptr) GTEST_SKIP() << test::why_no_gpu();
+  TrainingWorld world(gpu_config());
+  for (const char* type : {"fp32", "bf16", "fp16"}) {
+    TrainingRun run;
+    run.overrides = {std::string("precision.compute=") + type};
+    run.threads = 8;
+    const TrainingResult cpu = world.train(run);
+    run.device = backend_of(*gpu());
+    const TrainingResult first = world.train(run);
+    expect_same_curve(first, cpu, std::string(type) == "fp32" ? 1e-3 : 1e-2, type);
+    const TrainingResult second = world.train(run);
+    EXPECT_EQ(first.state, second.state) << type;
+    EXPECT_EQ(first.ledger, second.ledger) << type;
+    run.overrides.emplace_back("run.reproducible=none");
+    expect_same_curve(world.train(run), cpu, 1e-2, std::string(type) + ", reproducible none");
+  }
+}
+
+TEST(DeviceTraining, HoldsWhatThePlanSays) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    for (const Case& c : cases()) {
+      TrainingRun run;
+      run.overrides = c.overrides;
+      run.device = backend_of(device);
+      run.body = [&](Rank& rank) {
+        rank.trainer.step();
+        const std::size_t after_one = rank.memory.peak();
+        rank.step_to_end();
+        EXPECT_EQ(rank.memory.peak(), after_one) << "allocated in the steady state: " << c.name;
+        const runtime::MemoryPlan plan = runtime::plan_memory(rank.config, 1, 1);
+        const auto actual = rank.memory.regions();
+        for (const runtime::PlannedRegion& region : plan.regions) {
+          const auto found = actual.find(region.name);
+          const std::size_t peak = found == actual.end() ? 0 : found->second.peak;
+          EXPECT_EQ(peak, region.bytes) << device.name << ", " << c.name << ": " << region.name;
+        }
+        for (const auto& [name, usage] : actual)
+          EXPECT_TRUE(usage.peak == 0 || plan.bytes_of(name) > 0) << name << " is not planned";
+      };
+      const TrainingResult result = world.train(run);
+      EXPECT_FALSE(result.error.has_value()) << result.message;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::testing
