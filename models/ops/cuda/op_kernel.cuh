@@ -9,6 +9,7 @@
 #include "core/cuda/kernel.cuh"
 #include "core/error.h"
 #include "core/tensor.h"
+#include "models/ops/cuda/carver.h"
 #include "models/ops/op_context.h"
 
 // What the bodies of ops on a device share: views as kernels take them, and the cut of elementwise
@@ -128,26 +129,6 @@ struct Piece {
              threadIdx.x) *
             kLane),
         count(walk.cols - col) {}
-};
-
-// Carves arrays out of scratch memory, each on 256 bytes.
-class Carver {
- public:
-  explicit Carver(std::byte* memory) : next_(memory) {}
-
-  template <typename T>
-  static std::size_t bytes(std::int64_t elements) {
-    return (static_cast<std::size_t>(elements) * sizeof(T) + 255) / 256 * 256;
-  }
-  template <typename T>
-  T* take(std::int64_t elements) {
-    auto* taken = reinterpret_cast<T*>(next_);
-    next_ += bytes<T>(elements);
-    return taken;
-  }
-
- private:
-  std::byte* next_;
 };
 
 }  // namespace lockstep::models::ops::cuda
