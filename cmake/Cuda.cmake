@@ -52,6 +52,37 @@ if(LOCKSTEP_HAVE_CUDA)
 else()
   message(STATUS "CUDA module: not built; ${LOCKSTEP_CUDA_BUILD}")
 endif()
+
+# cuDNN: its headers are compiled against where they are found, the library is found at run time.
+set(LOCKSTEP_HAVE_CUDNN FALSE)
+set(LOCKSTEP_CUDNN_FOLDER "")
+if(LOCKSTEP_HAVE_CUDA)
+  find_path(LOCKSTEP_CUDNN_INCLUDE cudnn_graph.h HINTS ENV CUDNN_HOME ${CUDAToolkit_INCLUDE_DIRS}
+    PATH_SUFFIXES include)
+  find_library(LOCKSTEP_CUDNN_LIBRARY NAMES libcudnn.so.9 HINTS ENV CUDNN_HOME
+    ${CUDAToolkit_LIBRARY_DIR} PATH_SUFFIXES lib lib64)
+  mark_as_advanced(LOCKSTEP_CUDNN_INCLUDE LOCKSTEP_CUDNN_LIBRARY)
+  if(LOCKSTEP_CUDNN_INCLUDE)
+    file(STRINGS "${LOCKSTEP_CUDNN_INCLUDE}/cudnn_version.h" cudnn_numbers
+      REGEX "^#define CUDNN_(MAJOR|MINOR|PATCHLEVEL) ")
+    string(REGEX REPLACE "[^0-9]*([0-9]+)" ".\\1" cudnn_version "${cudnn_numbers}")
+    string(REGEX REPLACE "^\\." "" cudnn_version "${cudnn_version}")
+    if(cudnn_version VERSION_GREATER_EQUAL 9.8)
+      set(LOCKSTEP_HAVE_CUDNN TRUE)
+    endif()
+  endif()
+  if(LOCKSTEP_HAVE_CUDNN)
+    message(STATUS "CUDA module: headers of cuDNN ${cudnn_version}")
+  elseif(LOCKSTEP_CUDNN_INCLUDE)
+    message(STATUS "CUDA module: without cuDNN; the headers in ${LOCKSTEP_CUDNN_INCLUDE} are of "
+      "${cudnn_version}, it takes 9.8 or newer")
+  else()
+    message(STATUS "CUDA module: without cuDNN; cudnn_graph.h was not found (set CUDNN_HOME)")
+  endif()
+  if(LOCKSTEP_CUDNN_LIBRARY)
+    get_filename_component(LOCKSTEP_CUDNN_FOLDER "${LOCKSTEP_CUDNN_LIBRARY}" DIRECTORY)
+  endif()
+endif()
 configure_file("${PROJECT_SOURCE_DIR}/cmake/cuda_build.h.in"
   "${PROJECT_BINARY_DIR}/generated/core/cuda_build.h" @ONLY)
 
