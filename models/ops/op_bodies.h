@@ -53,6 +53,11 @@ struct OpBodies {
   decltype(&ops::fill_rope_table) fill_rope_table;
   decltype(&ops::rope) rope;
 
+  // Who computed the last attention_forward or attention_backward of a context, and why, for people
+  // ("cuDNN 9.19.0, engine 5"; "own kernels: there is dropout"). Valid until the next. Null where
+  // there is no choice.
+  const char* (*attention_server)(const OpContext& context);
+
   // What the device's libraries keep from call to call (handles, chosen algorithms), one for each
   // OpContext. Null where there is nothing to keep.
   void* (*open_libraries)(OpContext& context);

@@ -35,6 +35,7 @@ const OpBodies& cpu_op_bodies() {
       .rms_norm_backward = cpu::rms_norm_backward,
       .fill_rope_table = cpu::fill_rope_table,
       .rope = cpu::rope,
+      .attention_server = nullptr,
       .open_libraries = nullptr,
       .close_libraries = nullptr,
   };

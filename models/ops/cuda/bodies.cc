@@ -32,6 +32,7 @@ OpBodies own_kernel_bodies() {
       .rms_norm_backward = rms_norm_backward,
       .fill_rope_table = fill_rope_table,
       .rope = rope,
+      .attention_server = nullptr,
       .open_libraries = nullptr,
       .close_libraries = nullptr,
   };

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "models/ops/cuda/bodies.h"
+#include "models/ops/cuda/libraries.h"
 
 namespace lockstep::models::ops::cuda {
 
@@ -207,7 +208,7 @@ void cublaslt_matmul(OpContext& context, ConstTensorView a, Transpose transpose_
                      ConstTensorView b, Transpose transpose_b, TensorView out,
                      ConstTensorView bias) {
   const ProductKey key = key_of(a, transpose_a, b, transpose_b, out, !bias.empty());
-  auto& library = *static_cast<CublasLt*>(context.libraries());
+  auto& library = *static_cast<CublasLt*>(libraries_of(context).cublaslt.get());
   const Plan* plan = key.k > 0 ? library.plan(key) : nullptr;
   // Nothing to sum, an alignment below 16 bytes, or a bias of 16 bits on an fp32 result.
   if (plan == nullptr) return cuda::matmul(context, a, transpose_a, b, transpose_b, out, bias);

@@ -11,7 +11,7 @@ void cublaslt_matmul(OpContext& context, core::ConstTensorView a, Transpose tran
                      core::ConstTensorView b, Transpose transpose_b, core::TensorView out,
                      core::ConstTensorView bias);
 
-// The handle and the chosen algorithms of one context (OpBodies::open_libraries).
+// The handle and the chosen algorithms of one context (Libraries::cublaslt).
 void* open_cublaslt(OpContext& context);
 void close_cublaslt(void* libraries) noexcept;
 

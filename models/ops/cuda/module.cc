@@ -5,6 +5,8 @@
 #include "core/cuda/nvidia/runtime.h"
 #include "models/ops/cuda/bodies.h"
 #include "models/ops/cuda/cublaslt_matmul.h"
+#include "models/ops/cuda/cudnn_attention.h"
+#include "models/ops/cuda/libraries.h"
 
 // The one function that liblockstep_cuda.so shows to the program.
 extern "C" __attribute__((visibility("default"))) const lockstep::core::cuda::ModuleDescription*
@@ -17,8 +19,11 @@ namespace {
 OpBodies module_bodies() {
   OpBodies bodies = own_kernel_bodies();
   bodies.matmul = cublaslt_matmul;
-  bodies.open_libraries = open_cublaslt;
-  bodies.close_libraries = close_cublaslt;
+  bodies.attention_forward = cudnn_attention_forward;
+  bodies.attention_backward = cudnn_attention_backward;
+  bodies.attention_server = cudnn_attention_server;
+  bodies.open_libraries = open_libraries;
+  bodies.close_libraries = close_libraries;
   return bodies;
 }
 
