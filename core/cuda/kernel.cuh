@@ -26,6 +26,7 @@
 //   multiply_add(d, a, b, T{})      mma.sync.m16n8k16, T = BF16 or F16: d += a b in fp32
 //   add_integer(to, value)          atomic *to += value, in global or shared memory
 //   expand_exp2(x)                  2^x, at most 2 units in the last place off
+//   multiply_add_wide(a, b, c)      a b + c, unsigned, of 32, 32 and 64 bits, as one instruction
 //   check_device_range(p, bytes)    on the host: the stand-in refuses what is not device memory
 //   launch(...)                     below
 //

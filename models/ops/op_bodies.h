@@ -10,6 +10,7 @@
 #include "models/ops/dropout.h"
 #include "models/ops/embedding.h"
 #include "models/ops/gradient_stats.h"
+#include "models/ops/hash.h"
 #include "models/ops/layer_norm.h"
 #include "models/ops/matmul.h"
 #include "models/ops/optimizer_update.h"
@@ -41,6 +42,7 @@ struct OpBodies {
   decltype(&ops::count_nonfinite) count_nonfinite;
   decltype(&ops::count_nonfinite_ranges) count_nonfinite_ranges;
   decltype(&ops::sums_of_squares) sums_of_squares;
+  decltype(&ops::hash_messages) hash_messages;
   decltype(&ops::layer_norm_forward) layer_norm_forward;
   decltype(&ops::layer_norm_backward) layer_norm_backward;
   decltype(&ops::matmul) matmul;

@@ -121,6 +121,18 @@ __device__ inline float expand_exp2(float x) {
   return exp2f(x);
 }
 
+// In this form, and not as mad.wide, ptxas makes one IMAD.WIDE of it that adds c too.
+__device__ inline std::uint64_t multiply_add_wide(std::uint32_t a, std::uint32_t b,
+                                                  std::uint64_t c) {
+  std::uint32_t low;
+  std::uint32_t high;
+  asm("mad.lo.cc.u32 %0, %2, %3, %4;\n\tmadc.hi.u32 %1, %2, %3, %5;\n"
+      : "=&r"(low), "=r"(high)
+      : "r"(a), "r"(b), "r"(static_cast<std::uint32_t>(c)),
+        "r"(static_cast<std::uint32_t>(c >> 32)));
+  return static_cast<std::uint64_t>(high) << 32 | low;
+}
+
 inline void check_device_range(const void*, std::size_t) {}
 
 // Starts `kernel` on `stream`; `name` is for messages.

@@ -73,6 +73,10 @@ inline float expand_exp2(float x) {
   return std::exp2(x);
 }
 
+inline std::uint64_t multiply_add_wide(std::uint32_t a, std::uint32_t b, std::uint64_t c) {
+  return static_cast<std::uint64_t>(a) * b + c;
+}
+
 // Runs `kernel` to its end; the stream is there to be checked. Throws Error(kInternal) naming
 // kernel, block and thread for what machine.h forbids.
 template <typename... P, typename... A>

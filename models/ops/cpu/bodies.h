@@ -3,6 +3,7 @@
 #include "models/ops/activation.h"
 #include "models/ops/embedding.h"
 #include "models/ops/gradient_stats.h"
+#include "models/ops/hash.h"
 #include "models/ops/optimizer_update.h"
 #include "models/ops/residual.h"
 
@@ -57,6 +58,9 @@ void sums_of_squares(OpContext& context, core::ConstTensorView x, std::span<cons
                      ExactSum* sums);
 
 void cast(OpContext& context, core::ConstTensorView from, core::TensorView to);
+void hash_messages(OpContext& context, const HashPlan& plan, core::ConstTensorView base,
+                   std::uint64_t* hashes);
+
 void accumulate(OpContext& context, core::ConstTensorView values, bool overwrite,
                 core::TensorView sum);
 

@@ -21,6 +21,7 @@ OpBodies own_kernel_bodies() {
       .count_nonfinite = count_nonfinite,
       .count_nonfinite_ranges = count_nonfinite_ranges,
       .sums_of_squares = sums_of_squares,
+      .hash_messages = hash_messages,
       .layer_norm_forward = layer_norm_forward,
       .layer_norm_backward = layer_norm_backward,
       .matmul = matmul,

@@ -67,6 +67,9 @@ void count_nonfinite_ranges(OpContext& context, core::ConstTensorView x,
 void sums_of_squares(OpContext& context, core::ConstTensorView x, std::span<const Range> ranges,
                      ExactSum* sums);
 
+void hash_messages(OpContext& context, const HashPlan& plan, core::ConstTensorView base,
+                   std::uint64_t* hashes);
+
 void layer_norm_forward(OpContext& context, core::ConstTensorView x, core::ConstTensorView gain,
                         core::ConstTensorView bias, double eps, core::TensorView y,
                         core::TensorView mean, core::TensorView rstd);
