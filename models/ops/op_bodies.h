@@ -47,6 +47,7 @@ struct OpBodies {
   decltype(&ops::layer_norm_backward) layer_norm_backward;
   decltype(&ops::matmul) matmul;
   decltype(&ops::optimizer_update) optimizer_update;
+  decltype(&ops::optimizer_update_runs) optimizer_update_runs;
   decltype(&ops::column_sum) column_sum;
   decltype(&ops::residual_forward) residual_forward;
   decltype(&ops::residual_backward) residual_backward;

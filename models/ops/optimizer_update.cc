@@ -1,5 +1,7 @@
 #include "models/ops/optimizer_update.h"
 
+#include <algorithm>
+
 #include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
 
@@ -24,23 +26,84 @@ int state_tensors(OptimizerKind kind, double momentum) {
   return 0;
 }
 
+namespace {
+
+void check_views(const char* op, const UpdateRun& run, int states) {
+  const std::int64_t n = run.gradient.elements();
+  check_vector(op, "gradient", run.gradient, DType::kF32, n);
+  check_vector(op, "master", run.master, DType::kF32, n);
+  if (states > 0) check_vector(op, "state0", run.state0, DType::kF32, n);
+  if (states > 1) check_vector(op, "state1", run.state1, DType::kF32, n);
+  check_vector_or_empty(op, "parameter", run.parameter, run.parameter.dtype(), n);
+}
+
+void check_call(const char* op, const OpContext& context, const UpdateRule& rule,
+                const UpdateFactor& factor) {
+  LOCKSTEP_CHECK(rule.t >= 1, "{}: t counts applied steps from 1, found {}", op, rule.t);
+  LOCKSTEP_CHECK(factor.on_device == nullptr || context.device().type != core::DeviceType::kCpu,
+                 "{}: a factor in device memory for an update on the CPU", op);
+}
+
+int states_of(const UpdateRun& run) {
+  return (run.state0.empty() ? 0 : 1) + (run.state1.empty() ? 0 : 1);
+}
+
+}  // namespace
+
 void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
                       float clamp, ConstTensorView gradient, TensorView master, TensorView state0,
                       TensorView state1, TensorView parameter) {
   constexpr const char* kOp = "optimizer_update";
-  const std::int64_t n = gradient.elements();
-  const int states = state_tensors(rule.kind, rule.momentum);
-  LOCKSTEP_CHECK(rule.t >= 1, "{}: t counts applied steps from 1, found {}", kOp, rule.t);
+  check_call(kOp, context, rule, factor);
   const OpBodies& bodies = bodies_for(context, kOp, {gradient, master, state0, state1, parameter});
-  LOCKSTEP_CHECK(factor.on_device == nullptr || context.device().type != core::DeviceType::kCpu,
-                 "{}: a factor in device memory for an update on the CPU", kOp);
-  check_vector(kOp, "gradient", gradient, DType::kF32, n);
-  check_vector(kOp, "master", master, DType::kF32, n);
-  if (states > 0) check_vector(kOp, "state0", state0, DType::kF32, n);
-  if (states > 1) check_vector(kOp, "state1", state1, DType::kF32, n);
-  check_vector_or_empty(kOp, "parameter", parameter, parameter.dtype(), n);
+  check_views(kOp, {gradient, master, state0, state1, parameter},
+              state_tensors(rule.kind, rule.momentum));
   bodies.optimizer_update(context, rule, decay, factor, clamp, gradient, master, state0, state1,
                           parameter);
+}
+
+UpdatePlan::UpdatePlan(const OpContext& context, core::MemoryTracker& memory,
+                       std::vector<UpdateRun> runs)
+    : device_(context.device()), runs_(std::move(runs)) {
+  constexpr const char* kOp = "UpdatePlan";
+  if (runs_.empty()) return;
+  const UpdateRun& first = runs_.front();
+  states_ = states_of(first);
+  if (!first.parameter.empty()) parameter_ = first.parameter.dtype();
+  std::vector<UpdateSpan> spans;
+  std::vector<UpdateTile> tiles;
+  for (const UpdateRun& run : runs_) {
+    bodies_for(context, kOp, {run.gradient, run.master, run.state0, run.state1, run.parameter});
+    LOCKSTEP_CHECK_EQ(states_of(run), states_, "states of a run");
+    LOCKSTEP_CHECK(run.parameter.empty() == first.parameter.empty() &&
+                       (run.parameter.empty() || run.parameter.dtype() == parameter_),
+                   "{}: runs with different kinds of parameter", kOp);
+    LOCKSTEP_CHECK(run.factor >= 0, "{}: factor {}", kOp, run.factor);
+    check_views(kOp, run, states_);
+    factors_ = std::max(factors_, run.factor + 1);
+    if (context.device_ref().on_cpu()) continue;
+    const auto index = static_cast<std::int32_t>(spans.size());
+    spans.push_back(span_of(run));
+    for (std::int32_t tile = 0; tile * UpdateTile::kElements < spans.back().count; ++tile)
+      tiles.push_back({index, tile});
+  }
+  spans_ = {context, memory, std::move(spans)};
+  tiles_ = {context, memory, std::move(tiles)};
+}
+
+void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const UpdatePlan& plan,
+                           const RunFactors& factors, float clamp) {
+  constexpr const char* kOp = "optimizer_update_runs";
+  check_call(kOp, context, rule, factors.common);
+  LOCKSTEP_CHECK(plan.device() == context.device(), "{}: a plan for {} on {}", kOp,
+                 core::to_string(plan.device()), core::to_string(context.device()));
+  if (plan.runs().empty()) return;
+  LOCKSTEP_CHECK_EQ(plan.states(), state_tensors(rule.kind, rule.momentum),
+                    "states of the plan and of the rule");
+  LOCKSTEP_CHECK(
+      factors.by_run.empty() || static_cast<std::int64_t>(factors.by_run.size()) >= plan.factors(),
+      "{}: {} factors for runs that use {}", kOp, factors.by_run.size(), plan.factors());
+  context.bodies().optimizer_update_runs(context, rule, plan, factors, clamp);
 }
 
 }  // namespace lockstep::models::ops

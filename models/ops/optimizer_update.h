@@ -1,9 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <vector>
 
+#include "core/memory.h"
 #include "core/tensor.h"
 #include "models/ops/op_context.h"
+#include "models/ops/plan_table.h"
 
 namespace lockstep::models::ops {
 
@@ -45,5 +49,96 @@ struct UpdateFactor {
 void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
                       float clamp, core::ConstTensorView gradient, core::TensorView master,
                       core::TensorView state0, core::TensorView state1, core::TensorView parameter);
+
+// One of the runs of elements of a batched update; views as above.
+struct UpdateRun {
+  core::ConstTensorView gradient;
+  core::TensorView master;
+  core::TensorView state0;
+  core::TensorView state1;
+  core::TensorView parameter;
+  bool decay = false;
+  std::int32_t factor = 0;  // which of the factors, where there are several
+};
+
+// A run as a kernel takes it: pointers into the memory of the device, null where there is no view.
+struct UpdateSpan {
+  const float* gradient;
+  float* master;
+  float* state0;
+  float* state1;
+  void* parameter;
+  std::int64_t count;
+  std::int32_t factor;
+  bool decay;
+  bool aligned;  // each of the views begins on 16 bytes
+};
+
+inline UpdateSpan span_of(const UpdateRun& run) {
+  const void* const pointers[] = {run.gradient.raw(), run.master.raw(), run.state0.raw(),
+                                  run.state1.raw(), run.parameter.raw()};
+  bool aligned = true;
+  for (const void* p : pointers)
+    aligned = aligned && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+  return {static_cast<const float*>(run.gradient.raw()),
+          static_cast<float*>(run.master.raw()),
+          static_cast<float*>(run.state0.raw()),
+          static_cast<float*>(run.state1.raw()),
+          run.parameter.raw(),
+          run.gradient.elements(),
+          run.factor,
+          run.decay,
+          aligned};
+}
+
+// Elements [tile * kElements, (tile + 1) * kElements) of a run, as far as there are: a block of
+// threads on a device.
+struct UpdateTile {
+  static constexpr std::int64_t kElements = 2048;
+
+  std::int32_t run;
+  std::int32_t tile;
+};
+
+// Which runs are updated, checked and cut into work once, so that the calls neither allocate nor
+// upload. The views must stay where they are. Either all runs have a parameter, of one dtype, or
+// none; all have the same number of states.
+class UpdatePlan {
+ public:
+  UpdatePlan(const OpContext& context, core::MemoryTracker& memory, std::vector<UpdateRun> runs);
+
+  core::Device device() const { return device_; }
+  const std::vector<UpdateRun>& runs() const { return runs_; }
+  int states() const { return states_; }
+  core::DType parameter() const { return parameter_; }  // fp32 without parameters
+  std::int32_t factors() const { return factors_; }     // one more than the greatest factor
+  const PlanTable<UpdateSpan>& spans() const { return spans_; }  // devices only, as the tiles
+  const PlanTable<UpdateTile>& tiles() const { return tiles_; }
+
+ private:
+  core::Device device_;
+  std::vector<UpdateRun> runs_;
+  int states_ = 0;
+  core::DType parameter_ = core::DType::kF32;
+  std::int32_t factors_ = 0;
+  PlanTable<UpdateSpan> spans_;
+  PlanTable<UpdateTile> tiles_;
+};
+
+// One factor for all runs, or an array from which each run takes its own.
+struct RunFactors {
+  UpdateFactor common = 1.0F;
+  std::span<const float> by_run;  // not empty: [UpdateRun::factor] counts and `common` does not; in
+                                  // the memory of the context's device
+
+  RunFactors(float factor) : common(factor) {}  // implicit, as UpdateFactor
+  RunFactors(UpdateFactor factor) : common(factor) {}
+  explicit RunFactors(std::span<const float> factors) : by_run(factors) {}
+};
+
+// optimizer_update() of every run of the plan, with the same bits; no two runs may share an
+// element. On a device one launch.
+void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const UpdatePlan& plan,
+                           const RunFactors& factors, float clamp);
 
 }  // namespace lockstep::models::ops

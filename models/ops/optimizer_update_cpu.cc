@@ -70,4 +70,15 @@ void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, Up
   });
 }
 
+void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const UpdatePlan& plan,
+                           const RunFactors& factors, float clamp) {
+  for (const UpdateRun& run : plan.runs()) {
+    const UpdateFactor factor = factors.by_run.empty()
+                                    ? factors.common
+                                    : factors.by_run[static_cast<std::size_t>(run.factor)];
+    cpu::optimizer_update(context, rule, run.decay, factor, clamp, run.gradient, run.master,
+                          run.state0, run.state1, run.parameter);
+  }
+}
+
 }  // namespace lockstep::models::ops::cpu

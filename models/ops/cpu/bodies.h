@@ -67,5 +67,7 @@ void accumulate(OpContext& context, core::ConstTensorView values, bool overwrite
 void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
                       float clamp, core::ConstTensorView gradient, core::TensorView master,
                       core::TensorView state0, core::TensorView state1, core::TensorView parameter);
+void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const UpdatePlan& plan,
+                           const RunFactors& factors, float clamp);
 
 }  // namespace lockstep::models::ops::cpu

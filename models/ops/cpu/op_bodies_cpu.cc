@@ -29,6 +29,7 @@ const OpBodies& cpu_op_bodies() {
       .layer_norm_backward = cpu::layer_norm_backward,
       .matmul = cpu::matmul,
       .optimizer_update = cpu::optimizer_update,
+      .optimizer_update_runs = cpu::optimizer_update_runs,
       .column_sum = cpu::column_sum,
       .residual_forward = cpu::residual_forward,
       .residual_backward = cpu::residual_backward,

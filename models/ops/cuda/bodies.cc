@@ -26,6 +26,7 @@ OpBodies own_kernel_bodies() {
       .layer_norm_backward = layer_norm_backward,
       .matmul = matmul,
       .optimizer_update = optimizer_update,
+      .optimizer_update_runs = optimizer_update_runs,
       .column_sum = column_sum,
       .residual_forward = residual_forward,
       .residual_backward = residual_backward,

@@ -87,6 +87,8 @@ void matmul(OpContext& context, core::ConstTensorView a, Transpose transpose_a,
 void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
                       float clamp, core::ConstTensorView gradient, core::TensorView master,
                       core::TensorView state0, core::TensorView state1, core::TensorView parameter);
+void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const UpdatePlan& plan,
+                           const RunFactors& factors, float clamp);
 
 void column_sum(OpContext& context, core::ConstTensorView x, core::TensorView out);
 

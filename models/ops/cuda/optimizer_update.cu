@@ -1,4 +1,5 @@
 #include <limits>
+#include <type_traits>
 
 #include "models/ops/cuda/bodies.h"
 #include "models/ops/cuda/op_kernel.cuh"
@@ -8,37 +9,141 @@ namespace lockstep::models::ops::cuda {
 
 namespace {
 
-// Of the tensors of one update; null where the rule or the caller has none.
+constexpr int kQuad = 4;   // elements that a thread reads together: neighbouring threads,
+                           // neighbouring addresses, also with 4 bytes to an element
+constexpr int kQuads = 2;  // of a thread, so that enough is under way
+constexpr unsigned kThreads = UpdateTile::kElements / (kQuad * kQuads);
+
 template <typename T>
-struct Operands {
-  Rows<const float> gradient;
-  Rows<float> master;
-  Rows<float> state0;
-  Rows<float> state1;
-  Rows<T> parameter;
+struct alignas(kQuad * sizeof(T)) Quad {
+  T v[kQuad];
+};
+
+// Where in a run the quads of a thread lie.
+struct Place {
+  std::int64_t first;  // element of the thread's first quad
+  std::int64_t count;  // of the run
+  bool whole;          // the whole tile lies within the run, whose views begin on 16 bytes
+
+  __device__ std::int64_t at(int q) const { return first + q * (kThreads * kQuad); }
+};
+
+// Zeros behind the end of the run.
+__device__ void load_quads(const float* run, const Place& place, float (&out)[kQuads][kQuad]) {
+  if (place.whole) {
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+      const Quad<float> quad = *reinterpret_cast<const Quad<float>*>(run + place.at(q));
+#pragma unroll
+      for (int i = 0; i < kQuad; ++i)
+        out[q][i] = quad.v[i];
+    }
+    return;
+  }
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q)
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i)
+      out[q][i] = place.at(q) + i < place.count ? run[place.at(q) + i] : 0.0F;
+}
+
+template <typename T>
+__device__ void store_quads(const float (&in)[kQuads][kQuad], const Place& place, T* run) {
+  if (place.whole) {
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+      Quad<T> quad;
+#pragma unroll
+      for (int i = 0; i < kQuad; ++i)
+        quad.v[i] = from_float<T>(in[q][i]);
+      *reinterpret_cast<Quad<T>*>(run + place.at(q)) = quad;
+    }
+    return;
+  }
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q)
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i)
+      if (place.at(q) + i < place.count) run[place.at(q) + i] = from_float<T>(in[q][i]);
+}
+
+// What the blocks work on: the tables of a plan, or, where there are none, one run.
+struct Work {
+  const UpdateSpan* runs;
+  const UpdateTile* tiles;
+  UpdateSpan one;
+};
+
+// Both forms of a rule, in plain numbers: by value today, and fit to lie in device memory.
+template <typename Rule>
+struct Rules {
+  static_assert(std::is_trivially_copyable_v<Rule>);
+  Rule decaying;
+  Rule exempt;
+};
+
+struct Factors {
+  const float* memory;  // null: value
+  bool by_run;          // memory[run.factor], else memory[0]
+  float value;
 };
 
 template <typename Rule, typename T>
-__global__ void update_kernel(Walk walk, Rule rule, UpdateFactor factor, float bound,
-                              Operands<T> o) {
-  const Piece p(walk);
-  if (p.count <= 0) return;
-  const float scale = factor.on_device == nullptr ? factor.value : *factor.on_device;
-  float g[kLane];
-  float m[kLane];
-  float s0[kLane] = {};
-  float s1[kLane] = {};
-  load(o.gradient.data + p.col, p.count, o.gradient.aligned, g);
-  load(o.master.data + p.col, p.count, o.master.aligned, m);
-  if constexpr (Rule::kStates > 0) load(o.state0.data + p.col, p.count, o.state0.aligned, s0);
-  if constexpr (Rule::kStates > 1) load(o.state1.data + p.col, p.count, o.state1.aligned, s1);
+__device__ void update_tile(const UpdateSpan& run, const Place& place, const Rule& rule,
+                            float scale, float bound) {
+  float g[kQuads][kQuad];
+  float m[kQuads][kQuad];
+  float s0[kQuads][kQuad] = {};
+  float s1[kQuads][kQuad] = {};
+  load_quads(run.gradient, place, g);
+  load_quads(run.master, place, m);
+  if constexpr (Rule::kStates > 0) load_quads(run.state0, place, s0);
+  if constexpr (Rule::kStates > 1) load_quads(run.state1, place, s1);
 #pragma unroll
-  for (int i = 0; i < kLane; ++i)
-    rule(clamped(g[i] * scale, bound), m[i], s0[i], s1[i]);
-  store(m, p.count, o.master.aligned, o.master.data + p.col);
-  if constexpr (Rule::kStates > 0) store(s0, p.count, o.state0.aligned, o.state0.data + p.col);
-  if constexpr (Rule::kStates > 1) store(s1, p.count, o.state1.aligned, o.state1.data + p.col);
-  if (o.parameter.data != nullptr) store(m, p.count, o.parameter.aligned, o.parameter.data + p.col);
+  for (int q = 0; q < kQuads; ++q)
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i)
+      rule(clamped(g[q][i] * scale, bound), m[q][i], s0[q][i], s1[q][i]);
+  store_quads(m, place, run.master);
+  if constexpr (Rule::kStates > 0) store_quads(s0, place, run.state0);
+  if constexpr (Rule::kStates > 1) store_quads(s1, place, run.state1);
+  if (run.parameter != nullptr) store_quads(m, place, static_cast<T*>(run.parameter));
+}
+
+template <typename Rule, typename T>
+__global__ void update_kernel(Work work, Rules<Rule> rules, Factors factors, float bound) {
+  const bool planned = work.tiles != nullptr;
+  const UpdateTile tile =
+      planned ? work.tiles[blockIdx.x] : UpdateTile{0, static_cast<std::int32_t>(blockIdx.x)};
+  const UpdateSpan run = planned ? work.runs[tile.run] : work.one;
+  const float scale =
+      factors.memory == nullptr ? factors.value : factors.memory[factors.by_run ? run.factor : 0];
+  const std::int64_t begin = tile.tile * UpdateTile::kElements;
+  const Place place{begin + static_cast<std::int64_t>(threadIdx.x) * kQuad, run.count,
+                    run.aligned && run.count - begin >= UpdateTile::kElements};
+  const Rule rule = run.decay ? rules.decaying : rules.exempt;
+  update_tile<Rule, T>(run, place, rule, scale, bound);
+}
+
+// Single and batched updates run the same kernel, so that their bits are the same whatever the
+// compiler makes of a*b+c.
+void update(OpContext& context, const UpdateRule& rule, DType parameter, const Work& work,
+            unsigned blocks, const Factors& factors, float clamp) {
+  const float bound = clamp > 0.0F ? clamp : std::numeric_limits<float>::infinity();
+  visit_compute(parameter, [&](auto type) {
+    using T = decltype(type);
+    visit_rule(rule, rule.weight_decay, [&](const auto& decaying) {
+      using Rule = std::decay_t<decltype(decaying)>;
+      launch("optimizer_update", update_kernel<Rule, T>, Grid{blocks, kThreads, 0},
+             context.stream(), work, Rules<Rule>{decaying, Rule(rule, 0.0)}, factors, bound);
+    });
+  });
+}
+
+void check_ranges(const UpdateRun& run) {
+  for (const ConstTensorView& view : std::initializer_list<ConstTensorView>{
+           run.gradient, run.master, run.state0, run.state1, run.parameter})
+    check_device_range(view.raw(), extent(view));
 }
 
 }  // namespace
@@ -46,20 +151,24 @@ __global__ void update_kernel(Walk walk, Rule rule, UpdateFactor factor, float b
 void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
                       float clamp, ConstTensorView gradient, TensorView master, TensorView state0,
                       TensorView state1, TensorView parameter) {
-  const float bound = clamp > 0.0F ? clamp : std::numeric_limits<float>::infinity();
-  const Walk walk(1, gradient.elements(), true);
-  const DType dtype = parameter.empty() ? DType::kF32 : parameter.dtype();
-  visit_compute(dtype, [&](auto type) {
-    using T = decltype(type);
-    visit_rule(rule, decay ? rule.weight_decay : 0.0, [&](const auto& prepared) {
-      using Rule = std::decay_t<decltype(prepared)>;
-      const Operands<T> operands{flat_of<const float>(gradient), flat_of<float>(master),
-                                 flat_of<float>(state0), flat_of<float>(state1),
-                                 flat_of<T>(parameter)};
-      launch("optimizer_update", update_kernel<Rule, T>, walk.grid(), context.stream(), walk,
-             prepared, factor, bound, operands);
-    });
-  });
+  const UpdateRun run{gradient, master, state0, state1, parameter, decay, 0};
+  check_ranges(run);
+  update(context, rule, parameter.empty() ? DType::kF32 : parameter.dtype(),
+         {nullptr, nullptr, span_of(run)},
+         block_count(ceil_div(gradient.elements(), UpdateTile::kElements)),
+         {factor.on_device, false, factor.value}, clamp);
+}
+
+void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const UpdatePlan& plan,
+                           const RunFactors& factors, float clamp) {
+  for (const UpdateRun& run : plan.runs())
+    check_ranges(run);
+  const bool by_run = !factors.by_run.empty();
+  check_device_range(factors.by_run.data(), factors.by_run.size_bytes());
+  update(context, rule, plan.parameter(), {plan.spans().data(), plan.tiles().data(), {}},
+         block_count(plan.tiles().size()),
+         {by_run ? factors.by_run.data() : factors.common.on_device, by_run, factors.common.value},
+         clamp);
 }
 
 }  // namespace lockstep::models::ops::cuda

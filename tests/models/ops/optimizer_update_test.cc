@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <functional>
+#include <span>
+
 #include "tests/support/host_tensor.h"
 
 namespace lockstep::models::ops {
@@ -223,6 +227,84 @@ TEST(OptimizerUpdate, NaNPassesTheClamp) {
   shard.update(rule, true, 1.0F, 1.0F);
   for (const double p : shard.master.values())
     EXPECT_TRUE(std::isnan(p));
+}
+
+// Runs of one shard, of which every second decays, and the factors that they take.
+struct Runs {
+  static constexpr std::array<std::int64_t, 7> kBorders = {0, 64, 65, 128, 20000, 20003, 40003};
+  std::vector<float> factors = {0.7F, 3.0F, 0.1F};
+
+  Runs(Shard& shard, int states) {
+    for (std::size_t r = 0; r + 1 < kBorders.size(); ++r) {
+      const auto piece = [&](HostTensor& tensor) {
+        return tensor.vector_view()
+            .reshaped({1, kBorders.back()})
+            .slice_cols(kBorders[r], kBorders[r + 1]);
+      };
+      UpdateRun run{piece(shard.gradient), piece(shard.master), {}, {}, piece(shard.parameter)};
+      if (states > 0) run.state0 = piece(shard.state0);
+      if (states > 1) run.state1 = piece(shard.state1);
+      run.decay = r % 2 == 0;
+      run.factor = static_cast<std::int32_t>(2 - r % 3);
+      list.push_back(run);
+    }
+  }
+
+  std::vector<UpdateRun> list;
+};
+
+TEST(OptimizerUpdate, ManyRunsHaveTheBitsOfSingleUpdates) {
+  for (UpdateRule rule : all_rules())
+    for (const bool by_run : {false, true}) {
+      rule.t = 3;
+      const int states = state_tensors(rule.kind, rule.momentum);
+      Shard many(Runs::kBorders.back());
+      many.gradient.randomize(3);
+      Shard single = many;
+      core::MemoryTracker memory;
+      OpContext context(3, memory);
+      Runs runs(many, states);
+      const UpdatePlan plan(context, memory, runs.list);
+      EXPECT_EQ(plan.factors(), 3);
+      EXPECT_EQ(plan.states(), states);
+      optimizer_update_runs(
+          context, rule, plan,
+          by_run ? RunFactors(std::span<const float>(runs.factors)) : RunFactors(0.5F), 1.5F);
+      for (const UpdateRun& run : Runs(single, states).list) {
+        const float factor = by_run ? runs.factors[static_cast<std::size_t>(run.factor)] : 0.5F;
+        optimizer_update(context, rule, run.decay, factor, 1.5F, run.gradient, run.master,
+                         run.state0, run.state1, run.parameter);
+      }
+      EXPECT_EQ(many.master, single.master) << static_cast<int>(rule.kind) << rule.momentum;
+      EXPECT_EQ(many.state0, single.state0);
+      EXPECT_EQ(many.state1, single.state1);
+      EXPECT_EQ(many.parameter, single.parameter);
+    }
+}
+
+TEST(OptimizerUpdate, PlansAreOfOneKind) {
+  core::MemoryTracker memory;
+  OpContext context(1, memory);
+  Shard shard(Runs::kBorders.back());
+  const Runs runs(shard, 2);
+  const auto spoiled = [&](const std::function<void(UpdateRun&)>& spoil) {
+    std::vector<UpdateRun> list = runs.list;
+    spoil(list.back());
+    EXPECT_THROW(UpdatePlan(context, memory, list), core::Error);
+  };
+  spoiled([](UpdateRun& run) { run.state1 = {}; });
+  spoiled([](UpdateRun& run) { run.parameter = {}; });
+  spoiled([](UpdateRun& run) { run.master = run.master.slice_cols(1, run.master.cols()); });
+  spoiled([](UpdateRun& run) { run.factor = -1; });
+
+  const UpdatePlan plan(context, memory, runs.list);
+  UpdateRule rule;
+  const std::vector<float> two = {1.0F, 2.0F};
+  EXPECT_THROW(optimizer_update_runs(context, rule, plan, RunFactors(std::span(two)), 0.0F),
+               core::Error);
+  rule.kind = OptimizerKind::kLion;
+  EXPECT_THROW(optimizer_update_runs(context, rule, plan, 1.0F, 0.0F), core::Error);
+  optimizer_update_runs(context, rule, UpdatePlan(context, memory, {}), 1.0F, 0.0F);
 }
 
 }  // namespace
