@@ -47,6 +47,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
           communicator, context_, memory)),
       gradients_(std::make_unique<GradientBuckets>(table_, layout_, plan_, communicator, context_,
                                                    faults_, memory)),
+      update_plan_(plan_update(table_, *state_, *gradients_, context_, memory)),
       model_(std::make_unique<models::Transformer>(config.model, table_, config.precision.compute,
                                                    config.batch.micro, config.run.seed, context_,
                                                    memory)),
@@ -282,7 +283,7 @@ models::ops::UpdateRule Trainer::update_rule() const {
 double Trainer::apply(const StepDecision& decision) {
   double coefficient = decision.coefficient;
   const UpdateFactors factors = update_factors(decision, coefficient);
-  update_shards(table_, *state_, *gradients_, update_rule(), factors, context_);
+  update_shards(*state_, update_plan_, update_rule(), factors, context_);
   if (config_.parallel.verify_every > 0) guard_.published();
   return coefficient;
 }
