@@ -125,6 +125,13 @@ void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
   memory.set_limit(static_cast<std::size_t>(config.memory.limit_mib * 1048576.0));
   try {
     train_fitted(fitted, checkpoint, directory, communicator, device, memory, stop, log, record);
+  } catch (const runtime::AgreedError&) {
+    throw;
+  } catch (const core::Error& error) {
+    if (error.kind() != core::ErrorKind::kOutOfMemory) throw;
+    const auto plan = runtime::plan_memory(fitted.config, ranks, threads, communicator.rank());
+    throw core::Error(error.kind(), fmt::format("{}; planned and held:\n{}", error.what(),
+                                                runtime::to_table(plan, &memory)));
   } catch (const std::bad_alloc&) {
     // The plan fits, so this was something small beside it, on a host that has nothing left.
     const auto plan = runtime::plan_memory(fitted.config, ranks, threads, communicator.rank());

@@ -39,8 +39,12 @@ std::size_t gradient_scratch(std::int64_t elements) {
 std::size_t workspace_bytes(const Config& config, const models::ParameterTable& table,
                             const BucketLayout& layout, int threads) {
   if (config.backend.device == DeviceChoice::kCuda) {
-    return models::device_workspace_bytes(config.model, table, config.precision.compute,
-                                          config.batch.micro, context_determinism(config));
+    const std::size_t ops =
+        models::device_workspace_bytes(config.model, table, config.precision.compute,
+                                       config.batch.micro, context_determinism(config));
+    return config.parallel.verify_every == 0
+               ? ops
+               : std::max(ops, guard_memory(table, layout, config.precision.compute).scratch);
   }
   std::size_t bytes = models::workspace_bytes(config.model, table, config.precision.compute,
                                               config.batch.micro, layout.specs(), threads);
@@ -51,9 +55,28 @@ std::size_t workspace_bytes(const Config& config, const models::ParameterTable& 
 
 // What a step's ops leave for the host to read beside the model's own: losses by round, counts of
 // what is not finite, sums of squares.
-std::size_t result_bytes(const BucketLayout& layout, const GradientPlan& plan, int rank) {
-  return static_cast<std::size_t>(plan.rounds) * sizeof(models::LossSums) +
+std::size_t result_bytes(const Config& config, const models::ParameterTable& table,
+                         const BucketLayout& layout, int rank) {
+  const GradientPlan plan = gradient_plan(config, layout.world_size());
+  const bool watches = config.parallel.verify_every > 0;
+  const std::size_t hashes =
+      watches ? guard_memory(table, layout, config.precision.compute).results : 0;
+  return hashes + static_cast<std::size_t>(plan.rounds) * sizeof(models::LossSums) +
          NonFiniteSearch::bytes(layout, plan.rounds) + ShardNorm::bytes(layout, rank);
+}
+
+// At most: what a device is told once of where things lie, for hashes and for updates.
+std::size_t table_bytes(const Config& config, const models::ParameterTable& table,
+                        const BucketLayout& layout) {
+  constexpr std::size_t kSpan = sizeof(models::ops::UpdateSpan);
+  constexpr std::size_t kTile = sizeof(models::ops::UpdateTile);
+  const auto runs = static_cast<std::size_t>(table.size() + layout.size());
+  const auto tiles =
+      static_cast<std::size_t>(layout.flat_elements() / models::ops::UpdateTile::kElements) + runs;
+  const std::size_t update = runs * (kSpan + sizeof(float)) + tiles * kTile;
+  return update + (config.parallel.verify_every == 0
+                       ? 0
+                       : guard_memory(table, layout, config.precision.compute).tables);
 }
 
 }  // namespace
@@ -92,9 +115,11 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
        models::Transformer::memory_regions(config.model, compute, config.batch.micro)) {
     const bool results = region.name == models::ops::kResultsRegion;
     plan.regions.push_back(
-        {region.name, region.bytes + (results ? result_bytes(layout, gradients, rank) : 0)});
+        {region.name, region.bytes + (results ? result_bytes(config, table, layout, rank) : 0)});
   }
   plan.regions.push_back({"workspace", workspace_bytes(config, table, layout, threads)});
+  if (config.backend.device == DeviceChoice::kCuda)
+    plan.regions.push_back({models::ops::kTablesRegion, table_bytes(config, table, layout)});
   for (PlannedRegion& region : plan.regions)
     region.on_device = config.backend.device == DeviceChoice::kCuda;
   plan.regions.push_back(

@@ -47,16 +47,17 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
           communicator, context_, memory)),
       gradients_(std::make_unique<GradientBuckets>(table_, layout_, plan_, communicator, context_,
                                                    faults_, memory)),
-      update_plan_(plan_update(table_, *state_, *gradients_, context_, memory)),
+      update_(table_, *state_, *gradients_, context_, memory),
       model_(std::make_unique<models::Transformer>(config.model, table_, config.precision.compute,
                                                    config.batch.micro, config.run.seed, context_,
                                                    memory)),
-      guard_(layout_, *state_, communicator.rank()),
+      guard_(table_, layout_, *state_, communicator.rank(), config.parallel.verify_every > 0,
+             memory),
       recorder_(config, table_, layout_, communicator.rank(), log),
       timer_(communicator),
       timing_log_(config.metrics.every_steps),
       stragglers_(communicator.world_size()),
-      replay_writer_(config, table_, log),
+      replay_writer_(config, table_, context_, log),
       saver_(config, table_, layout_, state_->state_tensors(), communicator, memory, log),
       losses_(context_, static_cast<std::size_t>(plan_.rounds), memory),
       shard_norm_(table_, layout_, communicator.rank(), context_, memory) {
@@ -185,12 +186,17 @@ StepReport Trainer::form_report() {
   StepReport report;
   report.view = view_of_run();
   if (left_out()) state_->finish_gather();  // no forward has waited for it
-  if (config_.parallel.verify_every > 0) guard_.used(report.view.step);
+  guard_.used(report.view.step);
+  if (!left_out()) {
+    measure_gradients(report);
+  } else {
+    context_.wait();
+  }
+  guard_.collect();
   if (verifies(report.view.step)) {
     report.view.parameter_digest = guard_.digest();
     report.contradicted_bucket = guard_.contradicted_bucket();
   }
-  if (!left_out()) measure_gradients(report);
   report.requests = control_requests();
   report.save = saver_.progress();
   report.timing = timer_.take();
@@ -283,8 +289,8 @@ models::ops::UpdateRule Trainer::update_rule() const {
 double Trainer::apply(const StepDecision& decision) {
   double coefficient = decision.coefficient;
   const UpdateFactors factors = update_factors(decision, coefficient);
-  update_shards(*state_, update_plan_, update_rule(), factors, context_);
-  if (config_.parallel.verify_every > 0) guard_.published();
+  update_.apply(update_rule(), factors);
+  guard_.published();
   return coefficient;
 }
 

@@ -152,7 +152,7 @@ class Trainer {
   FaultInjector faults_;
   std::unique_ptr<ModelState> state_;
   std::unique_ptr<GradientBuckets> gradients_;
-  models::ops::UpdatePlan update_plan_;
+  ShardedUpdate update_;
   std::unique_ptr<models::Transformer> model_;
   ParameterGuard guard_;
   std::unique_ptr<TokenDataset> train_data_;

@@ -9,8 +9,10 @@
 
 namespace lockstep::models::ops {
 
+inline constexpr const char* kTablesRegion = "tables";
+
 // A table that a plan makes once and its op reads in every call, where the op runs: in host memory,
-// or in that of a device, counted in region "workspace". It must outlive the work that reads it.
+// or in that of a device, counted in region "tables". It must outlive the work that reads it.
 // Move-only; data() stays the same when it is moved.
 template <typename T>
 class PlanTable {
@@ -24,7 +26,7 @@ class PlanTable {
       return;
     }
     const std::size_t bytes = rows.size() * sizeof(T);
-    device_ = core::Buffer(memory, "workspace", bytes, context.device_ref());
+    device_ = core::Buffer(memory, kTablesRegion, bytes, context.device_ref());
     context.stream().to_device(device_.data(), rows.data(), bytes);
     context.stream().synchronize();
   }

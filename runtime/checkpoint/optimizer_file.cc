@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "models/ops/transfer.h"
 #include "runtime/checkpoint/safetensors.h"
 
 namespace lockstep::runtime {
@@ -160,6 +161,7 @@ WrittenFile write_optimizer_file(const std::string& path, const models::Paramete
 void read_optimizer_files(const std::vector<std::string>& paths,
                           const models::ParameterTable& table, ModelState& model) {
   const SliceIndex index(paths);
+  std::vector<float> values;
   for (int state = 0; state < model.state_tensors(); ++state) {
     std::vector<const std::vector<Slice>*> slices;
     for (const models::ParameterSpec& spec : table.specs())
@@ -167,8 +169,10 @@ void read_optimizer_files(const std::vector<std::string>& paths,
     for (int b = 0; b < model.layout().size(); ++b) {
       for (const OwnedRun& run : model.owned_runs(b)) {
         const core::TensorView& target = run.states[static_cast<std::size_t>(state)];
+        values.resize(static_cast<std::size_t>(run.segment.count));
         read_run(*slices[static_cast<std::size_t>(run.segment.parameter)], run.segment,
-                 target.data<float>());
+                 values.data());
+        models::ops::from_host(model.context(), values.data(), target);
       }
     }
   }

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <utility>
 
 #include "core/check.h"
 #include "core/hash.h"
-#include "models/ops/transfer.h"
 
 namespace lockstep::runtime {
 
@@ -37,59 +37,109 @@ std::vector<int> minority(const std::vector<std::uint64_t>& values) {
   return ranks;
 }
 
-}  // namespace
+using Message = std::vector<models::ops::ByteRange>;
 
-ParameterGuard::ParameterGuard(const BucketLayout& layout, ModelState& state, int rank)
-    : layout_(layout), state_(state), rank_(rank) {}
-
-void ParameterGuard::add_range(core::StreamingHash& hash, int bucket, std::int64_t begin,
-                               std::int64_t end) const {
-  const core::TensorView values = state_.bucket_parameters(bucket);
-  const std::size_t size = core::size_of(values.dtype());
-  const std::byte* data = on_host(values);
-  for (const Segment& segment : layout_.segments(bucket, begin, end)) {
-    hash.update(data + static_cast<std::size_t>(segment.bucket_begin) * size,
-                static_cast<std::size_t>(segment.count) * size);
+// Elements [begin, end) of a bucket without padding, as bytes of the flat parameters.
+void add_range(const BucketLayout& layout, std::size_t size, int bucket, std::int64_t begin,
+               std::int64_t end, Message& message) {
+  const auto element = static_cast<std::int64_t>(size);
+  for (const Segment& segment : layout.segments(bucket, begin, end)) {
+    message.push_back(
+        {(layout[bucket].flat_offset + segment.bucket_begin) * element, segment.count * element});
   }
 }
 
-const std::byte* ParameterGuard::on_host(core::ConstTensorView values) const {
-  if (state_.context().device_ref().on_cpu()) return static_cast<const std::byte*>(values.raw());
-  copy_.resize(values.bytes());
-  models::ops::to_host(state_.context(), values, copy_.data());
-  return copy_.data();
+std::vector<Message> slice_messages(const BucketLayout& layout, std::size_t size, int first_owner,
+                                    int owners) {
+  std::vector<Message> messages;
+  for (int b = 0; b < layout.size(); ++b) {
+    const std::int64_t shard = layout.shard_elements(b);
+    for (int owner = first_owner; owner < first_owner + owners; ++owner)
+      add_range(layout, size, b, owner * shard, (owner + 1) * shard, messages.emplace_back());
+  }
+  return messages;
 }
 
-std::uint64_t ParameterGuard::hash_range(int bucket, std::int64_t begin, std::int64_t end) const {
-  core::StreamingHash hash;
-  add_range(hash, bucket, begin, end);
-  return hash.digest();
+// Where a group is split depends on the number of ranks; its elements in canonical order do not.
+std::vector<Message> group_messages(const BucketLayout& layout, std::size_t size,
+                                    models::GroupIndex groups) {
+  std::vector<Message> messages(static_cast<std::size_t>(groups));
+  for (int b = 0; b < layout.size(); ++b) {
+    Message& message = messages[static_cast<std::size_t>(layout[b].spec.group)];
+    add_range(layout, size, b, 0, layout[b].padded, message);
+  }
+  return messages;
+}
+
+}  // namespace
+
+ParameterGuard::Hashes::Hashes(const std::vector<std::vector<models::ops::ByteRange>>& messages,
+                               models::ops::OpContext& context, core::MemoryTracker& memory)
+    : plan(context, memory, messages), values(context, messages.size(), memory) {}
+
+ParameterGuard::ParameterGuard(const models::ParameterTable& table, const BucketLayout& layout,
+                               ModelState& state, int rank, bool watches,
+                               core::MemoryTracker& memory)
+    : layout_(layout), state_(state), rank_(rank) {
+  if (!watches) return;
+  const std::size_t size = core::size_of(state.compute());
+  const auto make = [&](const std::vector<Message>& messages) {
+    return std::make_unique<Hashes>(messages, state.context(), memory);
+  };
+  own_ = make(slice_messages(layout, size, rank, 1));
+  slices_ = make(slice_messages(layout, size, 0, layout.world_size()));
+  groups_ = make(group_messages(layout, size, table.groups()));
+}
+
+void ParameterGuard::launch(Hashes& hashes) const {
+  models::ops::hash_messages(state_.context(), hashes.plan, state_.all_parameters(),
+                             hashes.values.at());
+  hashes.values.fetch();
 }
 
 void ParameterGuard::published() {
-  published_.clear();
-  for (int b = 0; b < layout_.size(); ++b) {
-    const std::int64_t shard = layout_.shard_elements(b);
-    published_.push_back(hash_range(b, rank_ * shard, (rank_ + 1) * shard));
-  }
+  if (own_ != nullptr) launch(*own_);
 }
 
 void ParameterGuard::used(std::int64_t step) {
-  StepHashes hashes{step, {}};
-  for (int b = 0; b < layout_.size(); ++b) {
-    const std::int64_t shard = layout_.shard_elements(b);
-    for (int owner = 0; owner < layout_.world_size(); ++owner) {
-      hashes.slices.push_back(hash_range(b, owner * shard, (owner + 1) * shard));
-    }
-    const std::uint64_t own =
-        hashes
-            .slices[hashes.slices.size() - static_cast<std::size_t>(layout_.world_size() - rank_)];
-    if (contradicted_step_ == 0 && own != published_[static_cast<std::size_t>(b)]) {
-      contradicted_step_ = step;
-      contradicted_bucket_ = b;
-    }
+  if (slices_ == nullptr) return;
+  launch(*slices_);
+  used_step_ = step;
+}
+
+void ParameterGuard::collect() {
+  if (used_step_ == 0) return;
+  StepHashes hashes{std::exchange(used_step_, 0), {}};
+  for (std::size_t i = 0; i < slices_->values.size(); ++i)
+    hashes.slices.push_back(slices_->values[i]);
+  const auto world_size = static_cast<std::size_t>(layout_.world_size());
+  for (int b = 0; b < layout_.size() && contradicted_step_ == 0; ++b) {
+    const auto bucket = static_cast<std::size_t>(b);
+    const std::uint64_t own = hashes.slices[bucket * world_size + static_cast<std::size_t>(rank_)];
+    if (own == own_->values[bucket]) continue;
+    contradicted_step_ = hashes.step;
+    contradicted_bucket_ = b;
   }
   history_.push_back(std::move(hashes));
+}
+
+GuardMemory guard_memory(const models::ParameterTable& table, const BucketLayout& layout,
+                         core::DType compute) {
+  // Rows of a table are at most 32 bytes: one for each stretch of a tensor in a slice, each
+  // message, each tile of 64 KiB, and each block of 1 KiB where stretches meet.
+  constexpr std::size_t kRow = 32;
+  constexpr std::size_t kRowsOfStretch = 5;
+  const auto buckets = static_cast<std::size_t>(layout.size());
+  const auto slices = buckets * static_cast<std::size_t>(layout.world_size());
+  const auto groups = static_cast<std::size_t>(table.groups());
+  const auto stretches = static_cast<std::size_t>(table.size()) + slices;
+  const std::size_t bytes =
+      static_cast<std::size_t>(layout.flat_elements()) * core::size_of(compute);
+  GuardMemory memory;
+  memory.tables = 3 * kRow * (kRowsOfStretch * stretches + slices + groups + bytes / 65536);
+  memory.results = (buckets + slices + groups) * sizeof(std::uint64_t);
+  memory.scratch = (bytes / 1024 + slices + groups) * 64;
+  return memory;
 }
 
 std::uint64_t ParameterGuard::digest() const {
@@ -106,16 +156,12 @@ void ParameterGuard::clear() {
   contradicted_bucket_ = -1;
 }
 
-// Where a group is split depends on the number of ranks; its elements in canonical order do not.
-std::vector<std::uint64_t> ParameterGuard::bucket_hashes() const {
+std::vector<std::uint64_t> ParameterGuard::bucket_hashes() {
+  launch(*groups_);
+  state_.context().wait();
   std::vector<std::uint64_t> hashes;
-  for (int b = 0; b < layout_.size();) {
-    core::StreamingHash hash;
-    const models::GroupIndex group = layout_[b].spec.group;
-    for (; b < layout_.size() && layout_[b].spec.group == group; ++b)
-      add_range(hash, b, 0, layout_[b].padded);
-    hashes.push_back(hash.digest());
-  }
+  for (std::size_t i = 0; i < groups_->values.size(); ++i)
+    hashes.push_back(groups_->values[i]);
   return hashes;
 }
 

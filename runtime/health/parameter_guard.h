@@ -1,11 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "comm/communicator.h"
-#include "core/hash.h"
+#include "core/memory.h"
+#include "models/ops/hash.h"
+#include "models/ops/results.h"
+#include "models/parameter_table.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/sharding/model_state.h"
 
@@ -21,14 +25,20 @@ namespace lockstep::runtime {
 // memory changed. On steps that verify, the digest of all kept hashes travels with the step report.
 class ParameterGuard {
  public:
-  ParameterGuard(const BucketLayout& layout, ModelState& state, int rank);
+  // watches: whether anybody will ask; without it every call does nothing.
+  ParameterGuard(const models::ParameterTable& table, const BucketLayout& layout, ModelState& state,
+                 int rank, bool watches, core::MemoryTracker& memory);
 
-  // To be called when parameters have been set or updated: remembers this rank's own slices as
+  // To be called when parameters have been set or updated: hashes this rank's own slices as
   // published.
   void published();
 
   // To be called once a step, while the parameters of that step are still in place.
   void used(std::int64_t step);
+
+  // To be called after used(), once the context's work is done: takes the hashes in. A device is
+  // not waited for in between.
+  void collect();
 
   // Digest of everything since the last clear(); equal on all ranks that used the same parameters.
   // Never 0.
@@ -40,9 +50,9 @@ class ParameterGuard {
   void clear();
 
   // XXH3-64 over the compute-type parameters in canonical order, without padding: one per bucket,
-  // for the ledger. A split group gives one hash, as if it were a single bucket, so that the ledger
-  // does not depend on the number of ranks.
-  std::vector<std::uint64_t> bucket_hashes() const;
+  // for the ledger. Waits for a device. A split group gives one hash, as if it were a single
+  // bucket, so that the ledger does not depend on the number of ranks.
+  std::vector<std::uint64_t> bucket_hashes();
 
   // Who is wrong, and where it began. Collective; to be called by all ranks when digests differ or
   // a rank contradicts itself.
@@ -59,18 +69,36 @@ class ParameterGuard {
     std::vector<std::uint64_t> slices;  // [bucket * world_size + owner]
   };
 
-  void add_range(core::StreamingHash& hash, int bucket, std::int64_t begin, std::int64_t end) const;
-  const std::byte* on_host(core::ConstTensorView values) const;
-  std::uint64_t hash_range(int bucket, std::int64_t begin, std::int64_t end) const;
+  // Messages hashed together, and where their hashes are left.
+  struct Hashes {
+    Hashes(const std::vector<std::vector<models::ops::ByteRange>>& messages,
+           models::ops::OpContext& context, core::MemoryTracker& memory);
+
+    models::ops::HashPlan plan;
+    models::ops::Results<std::uint64_t> values;
+  };
+
+  void launch(Hashes& hashes) const;
 
   const BucketLayout& layout_;
   ModelState& state_;
   int rank_;
-  std::vector<std::uint64_t> published_;  // by bucket, this rank's slice
+  std::unique_ptr<Hashes> own_;     // by bucket, this rank's slice; null: nothing is watched
+  std::unique_ptr<Hashes> slices_;  // [bucket * world_size + owner]
+  std::unique_ptr<Hashes> groups_;  // by group
+  std::int64_t used_step_ = 0;      // of the hashes under way; 0: none
   std::vector<StepHashes> history_;
   std::int64_t contradicted_step_ = 0;
   int contradicted_bucket_ = -1;
-  mutable std::vector<std::byte> copy_;
 };
+
+// What the guard's tables of a device take at most, what its hashes take, and its scratch.
+struct GuardMemory {
+  std::size_t tables = 0;
+  std::size_t results = 0;
+  std::size_t scratch = 0;
+};
+GuardMemory guard_memory(const models::ParameterTable& table, const BucketLayout& layout,
+                         core::DType compute);
 
 }  // namespace lockstep::runtime

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "models/ops/transfer.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/checkpoint_directory.h"
 #include "runtime/checkpoint/safetensors_writer.h"
@@ -86,9 +87,10 @@ ReplayRecord make_replay_record(const StepDecision& decision, std::span<const St
 }
 
 ReplayWriter::ReplayWriter(const Config& config, const models::ParameterTable& table,
-                           core::Logger& log)
+                           models::ops::OpContext& context, core::Logger& log)
     : config_(config),
       table_(table),
+      context_(context),
       log_(log),
       bundles_(config.run.output + "/" + kReplayDirectory) {}
 
@@ -152,9 +154,12 @@ ManifestFile ReplayWriter::write_weights(const std::string& directory,
     tensors.push_back(std::move(tensor));
   }
   SafetensorsWriter writer(directory + "/" + kReplayWeightsFile, tensors);
+  std::vector<std::byte> bytes;
   for (models::ParameterId id = 0; id < table_.size(); ++id) {
     const core::ConstTensorView values = parameters.parameter(id);
-    writer.write(table_[id].name, {static_cast<const std::byte*>(values.raw()), values.bytes()});
+    bytes.resize(values.bytes());
+    models::ops::to_host(context_, values, bytes.data());
+    writer.write(table_[id].name, bytes);
   }
   const WrittenFile file = writer.finish(Durability::kCached);
   return {kReplayWeightsFile, file.bytes, file.hash};

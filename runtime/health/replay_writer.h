@@ -29,7 +29,9 @@ ReplayRecord make_replay_record(const StepDecision& decision, std::span<const St
 // be those of the step, as they are when it was not applied.
 class ReplayWriter {
  public:
-  ReplayWriter(const Config& config, const models::ParameterTable& table, core::Logger& log);
+  // context: where the parameters lie.
+  ReplayWriter(const Config& config, const models::ParameterTable& table,
+               models::ops::OpContext& context, core::Logger& log);
 
   // Leaves the newest health.replay_bundles. Never throws: what fails is a warning, because no run
   // may end for want of a bundle. Nothing is written where less than twice its size is free.
@@ -48,6 +50,7 @@ class ReplayWriter {
 
   const Config& config_;
   const models::ParameterTable& table_;
+  models::ops::OpContext& context_;
   core::Logger& log_;
   std::string bundles_;  // OUTPUT/replay
 };

@@ -2,6 +2,8 @@
 
 namespace lockstep::runtime {
 
+namespace {
+
 models::ops::UpdatePlan plan_update(const models::ParameterTable& table, const ModelState& state,
                                     const GradientBuckets& gradients,
                                     const models::ops::OpContext& context,
@@ -26,17 +28,37 @@ models::ops::UpdatePlan plan_update(const models::ParameterTable& table, const M
   return {context, memory, std::move(runs)};
 }
 
-void update_shards(ModelState& state, const models::ops::UpdatePlan& plan,
-                   const models::ops::UpdateRule& rule, const UpdateFactors& factors,
-                   models::ops::OpContext& context) {
-  state.finish_gather();  // peers may still be reading the parameters that are about to change
-  const std::vector<float> by_parameter(factors.by_parameter.begin(), factors.by_parameter.end());
-  const models::ops::RunFactors run_factors =
-      by_parameter.empty() ? models::ops::RunFactors(static_cast<float>(factors.factor))
-                           : models::ops::RunFactors(std::span<const float>(by_parameter));
-  models::ops::optimizer_update_runs(context, rule, plan, run_factors,
+}  // namespace
+
+ShardedUpdate::ShardedUpdate(const models::ParameterTable& table, ModelState& state,
+                             const GradientBuckets& gradients, models::ops::OpContext& context,
+                             core::MemoryTracker& memory)
+    : state_(state),
+      context_(context),
+      plan_(plan_update(table, state, gradients, context, memory)),
+      factors_(static_cast<std::size_t>(table.size())) {
+  if (context.device_ref().on_cpu()) return;
+  factors_on_device_ = core::Buffer(memory, models::ops::kTablesRegion,
+                                    factors_.size() * sizeof(float), context.device_ref());
+}
+
+models::ops::RunFactors ShardedUpdate::run_factors(const UpdateFactors& factors) {
+  if (factors.by_parameter.empty()) return static_cast<float>(factors.factor);
+  for (std::size_t i = 0; i < factors_.size(); ++i)
+    factors_[i] = static_cast<float>(factors.by_parameter[i]);
+  const float* where = factors_.data();
+  if (!factors_on_device_.empty()) {
+    context_.upload(factors_on_device_.data(), factors_.data(), factors_.size() * sizeof(float));
+    where = static_cast<const float*>(factors_on_device_.data());
+  }
+  return models::ops::RunFactors(std::span<const float>(where, factors_.size()));
+}
+
+void ShardedUpdate::apply(const models::ops::UpdateRule& rule, const UpdateFactors& factors) {
+  state_.finish_gather();  // peers may still be reading the parameters that are about to change
+  models::ops::optimizer_update_runs(context_, rule, plan_, run_factors(factors),
                                      static_cast<float>(factors.clamp));
-  state.gather();
+  state_.gather();
 }
 
 }  // namespace lockstep::runtime

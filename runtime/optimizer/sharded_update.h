@@ -17,17 +17,25 @@ struct UpdateFactors {
   double clamp = 0.0;                // value: clamp to +-clamp after the factor; 0: none
 };
 
-// What this rank updates of every bucket, for update_shards(): runs in order of buckets, each with
-// its parameter as the factor that it takes. Made once: neither gradients nor state move.
-models::ops::UpdatePlan plan_update(const models::ParameterTable& table, const ModelState& state,
-                                    const GradientBuckets& gradients,
-                                    const models::ops::OpContext& context,
-                                    core::MemoryTracker& memory);
+// The update of what this rank owns of every bucket, planned once: neither gradients nor state
+// move.
+class ShardedUpdate {
+ public:
+  ShardedUpdate(const models::ParameterTable& table, ModelState& state,
+                const GradientBuckets& gradients, models::ops::OpContext& context,
+                core::MemoryTracker& memory);
 
-// Updates what this rank owns of every bucket and starts the all-gather of the new parameters.
-// Padding is never touched.
-void update_shards(ModelState& state, const models::ops::UpdatePlan& plan,
-                   const models::ops::UpdateRule& rule, const UpdateFactors& factors,
-                   models::ops::OpContext& context);
+  // Updates, and starts the all-gather of the new parameters. Padding is never touched.
+  void apply(const models::ops::UpdateRule& rule, const UpdateFactors& factors);
+
+ private:
+  models::ops::RunFactors run_factors(const UpdateFactors& factors);
+
+  ModelState& state_;
+  models::ops::OpContext& context_;
+  models::ops::UpdatePlan plan_;    // each run takes the factor of its parameter
+  core::Buffer factors_on_device_;  // fp32 [parameters]
+  std::vector<float> factors_;      // of tensor_norm
+};
 
 }  // namespace lockstep::runtime

@@ -54,6 +54,10 @@ core::TensorView ModelState::bucket_parameters(int bucket) const {
                           offset * core::size_of(compute_));
 }
 
+core::TensorView ModelState::all_parameters() const {
+  return parameters_.view(compute_, core::Shape{layout_.flat_elements()});
+}
+
 core::ConstTensorView ModelState::parameter(models::ParameterId id) {
   for (int b = layout_.first_bucket(id); b <= layout_.last_bucket(id); ++b) {
     gathers_[static_cast<std::size_t>(b)].wait_output();

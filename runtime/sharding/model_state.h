@@ -59,6 +59,7 @@ class ModelState : public models::ParameterSource {
   bool updates_everything() const { return zero_stage_ == 0; }
   const BucketLayout& layout() const { return layout_; }
   core::TensorView bucket_parameters(int bucket) const;  // compute type [padded]
+  core::TensorView all_parameters() const;               // compute type [flat]
 
   // fp32 values of the elements of bucket that this rank updates, padding included: the master
   // (state -1) or a state.

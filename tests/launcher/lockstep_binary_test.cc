@@ -16,6 +16,7 @@ namespace lockstep::launcher {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -129,6 +130,19 @@ TEST_F(LockstepBinaryTest, VersionTellsTheBuild) {
   const auto json = nlohmann::json::parse(run("version -o json").out);
   EXPECT_THAT(run("--version").out, StartsWith(json["version"].get<std::string>()));
   EXPECT_TRUE(json["libraries"].contains("yaml-cpp"));
+}
+
+// Where there is no GPU, asking for one is refused before anything is written, with what was found.
+TEST_F(LockstepBinaryTest, CudaWithoutADeviceIsRefusedWith2) {
+  const auto version = nlohmann::json::parse(run("version -o json").out);
+  const auto device = version["devices"].at(0).get<std::string>();
+  if (!device.starts_with("none")) GTEST_SKIP() << "there is a device: " << device;
+  write("good.yaml", kGood);
+  const Outcome outcome = run("train good.yaml --set backend.device=cuda --set run.output=run");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("backend.device is cuda, and rank 0 finds none"),
+                                 HasSubstr("backend.device: cpu")));
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
 }
 
 TEST_F(LockstepBinaryTest, HelpIsDataAndExits0) {

@@ -64,6 +64,31 @@ TEST(FindShortage, WhatTheSystemRefuses) {
   EXPECT_THAT(shortage.cause, HasSubstr("ulimit -v"));
 }
 
+// Two ranks that share a device, and one alone on the other.
+TEST(FindShortage, RanksThatTogetherExceedTheirDevice) {
+  const auto on_device = [](int ordinal, std::uint64_t needed, std::uint64_t free) {
+    MemoryReport mine = report("a", kGigabyte);
+    mine.device = ordinal;
+    mine.device_needed = needed;
+    mine.device_free = free;
+    mine.device_total = 8 * kGigabyte;
+    return mine;
+  };
+  const auto reports = [&](std::uint64_t third) {
+    return std::vector<MemoryReport>{on_device(0, 6 * kGigabyte, 6 * kGigabyte),
+                                     on_device(1, 3 * kGigabyte, 7 * kGigabyte),
+                                     on_device(1, third, 6 * kGigabyte)};
+  };
+  EXPECT_FALSE(shortage_of(reports(3 * kGigabyte)).found());
+  const MemoryShortage shortage = shortage_of(reports(4 * kGigabyte));
+  EXPECT_EQ(shortage.rank, 1);
+  EXPECT_EQ(shortage.needed, 3 * kGigabyte);
+  EXPECT_EQ(shortage.budget, 3 * kGigabyte);
+  EXPECT_TRUE(shortage.on_device);
+  EXPECT_THAT(shortage.cause, AllOf(HasSubstr("CUDA device 1"), HasSubstr("6144.0 MiB free"),
+                                    HasSubstr("8192.0 MiB"), HasSubstr("2 ranks")));
+}
+
 TEST(FindShortage, RanksThatTogetherExceedTheirMachine) {
   const MemoryShortage shortage = shortage_of(
       {report("a", 5 * kGigabyte), report("b", 5 * kGigabyte), report("b", 4 * kGigabyte)});

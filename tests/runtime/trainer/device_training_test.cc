@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -234,6 +235,39 @@ TEST(DeviceTraining, AHundredStepsOnAGpuFollowTheCpu) {
   }
 }
 
+// In the steady state the host waits for the device once a step, when it forms its report, and
+// nothing is allocated; seen from the calls that the stand-in is given.
+TEST(DeviceTraining, WaitsOnceAStep) {
+  if (test::only_gpu()) GTEST_SKIP() << "calls are recorded by the stand-in only";
+  TrainingWorld world(small_config());
+  TrainingRun run;
+  run.overrides = {"precision.compute=bf16", "model.dropout=0.1"};
+  run.device = backend_of(test::devices_under_test().front());
+  run.body = [](Rank& rank) {
+    rank.trainer.step();
+    std::vector<std::string> calls;
+    core::cuda::stand_in_settings().record = &calls;
+    rank.trainer.step();
+    core::cuda::stand_in_settings().record = nullptr;
+    EXPECT_EQ(std::count(calls.begin(), calls.end(), "synchronize"), 1);
+    const auto last_of = [&](const std::string& name) {
+      const auto found = std::find_if(calls.rbegin(), calls.rend(), [&](const std::string& call) {
+        return call.starts_with(name);
+      });
+      EXPECT_NE(found, calls.rend()) << name;
+      return calls.rend() - found;
+    };
+    const auto waits = std::find(calls.begin(), calls.end(), "synchronize") - calls.begin() + 1;
+    EXPECT_LT(last_of("launch sums_of_squares"), waits);
+    EXPECT_LT(last_of("launch count_nonfinite_ranges"), waits);
+    EXPECT_GT(last_of("launch optimizer_update"), waits);
+    for (const std::string& call : calls)
+      EXPECT_FALSE(call.starts_with("allocate")) << call;
+  };
+  const TrainingResult result = world.train(run);
+  EXPECT_FALSE(result.error.has_value()) << result.message;
+}
+
 TEST(DeviceTraining, HoldsWhatThePlanSays) {
   TrainingWorld world(small_config());
   for (const test::TestDevice& device : test::devices_under_test()) {
@@ -251,7 +285,11 @@ TEST(DeviceTraining, HoldsWhatThePlanSays) {
         for (const runtime::PlannedRegion& region : plan.regions) {
           const auto found = actual.find(region.name);
           const std::size_t peak = found == actual.end() ? 0 : found->second.peak;
-          EXPECT_EQ(peak, region.bytes) << device.name << ", " << c.name << ": " << region.name;
+          // Of the tables the plan knows a bound.
+          const bool bound = region.name == models::ops::kTablesRegion;
+          EXPECT_TRUE(bound ? peak <= region.bytes : peak == region.bytes)
+              << device.name << ", " << c.name << ": " << region.name << " is " << peak
+              << ", planned " << region.bytes;
         }
         for (const auto& [name, usage] : actual)
           EXPECT_TRUE(usage.peak == 0 || plan.bytes_of(name) > 0) << name << " is not planned";
