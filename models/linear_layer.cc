@@ -1,7 +1,7 @@
 #include "models/linear_layer.h"
 
+#include "models/ops/fused_matmul.h"
 #include "models/ops/matmul.h"
-#include "models/ops/reduce.h"
 
 namespace lockstep::models {
 
@@ -22,10 +22,23 @@ void linear_input_backward(const Pass& pass, const LinearLayer& layer, core::Con
   ops::matmul(pass.ops, dy, Transpose::kNo, pass.parameter(layer.weight), Transpose::kNo, dx);
 }
 
+void linear_activation_forward(const Pass& pass, const LinearLayer& layer,
+                               ops::ActivationFunction f, core::ConstTensorView x,
+                               core::TensorView pre, core::TensorView y) {
+  ops::matmul_activation_forward(pass.ops, f, x, pass.parameter(layer.weight),
+                                 pass.parameter(layer.bias), pre, y);
+}
+
+void linear_activation_backward(const Pass& pass, const LinearLayer& layer,
+                                ops::ActivationFunction f, core::ConstTensorView dy,
+                                core::ConstTensorView pre, core::TensorView dpre,
+                                core::TensorView dbias) {
+  ops::matmul_activation_backward(pass.ops, f, dy, pass.parameter(layer.weight), pre, dpre, dbias);
+}
+
 void linear_weight_backward(const Pass& pass, core::ConstTensorView dy, core::ConstTensorView x,
                             core::TensorView dweight, core::TensorView dbias) {
-  ops::matmul(pass.ops, dy, Transpose::kYes, x, Transpose::kNo, dweight);
-  if (!dbias.empty()) ops::column_sum(pass.ops, dy, dbias);
+  ops::matmul_weight_gradient(pass.ops, dy, x, dweight, dbias);
 }
 
 }  // namespace lockstep::models

@@ -41,13 +41,13 @@ void Mlp::forward(const Pass& pass, const MlpSlots& slots, ConstTensorView x, Te
   const std::int64_t ffn_width = pass.config.ffn_width;
   const TensorView up = pass.tokens(slots.up, ffn_width);
   const TensorView activated = pass.tokens(slots.activated, ffn_width);
-  linear_forward(pass, up_, x, up);
   if (pass.config.gated()) {
+    linear_forward(pass, up_, x, up);
     const TensorView gate = pass.tokens(slots.gate, ffn_width);
     linear_forward(pass, gate_, x, gate);
     ops::gated_activation_forward(pass.ops, function_, gate, up, activated);
   } else {
-    ops::activation_forward(pass.ops, function_, up, activated);
+    linear_activation_forward(pass, up_, function_, x, up, activated);
   }
   linear_forward(pass, down_, activated, y);
 }
@@ -63,15 +63,15 @@ void Mlp::backward(const Pass& pass, const MlpSlots& slots, ConstTensorView dy, 
                            gradients.gradient(layer.bias));
   };
   weight_backward(down_, dy, pass.tokens(slots.activated, ffn_width));
-  linear_input_backward(pass, down_, dy, dactivated);
 
   if (!pass.config.gated()) {
     const TensorView dup = dactivated;
-    ops::activation_backward(pass.ops, function_, up, dactivated, dup);
-    weight_backward(up_, dup, x);
+    linear_activation_backward(pass, down_, function_, dy, up, dup, gradients.gradient(up_.bias));
+    linear_weight_backward(pass, dup, x, gradients.gradient(up_.weight), {});
     linear_input_backward(pass, up_, dup, dx);
     return;
   }
+  linear_input_backward(pass, down_, dy, dactivated);
   const TensorView gate = pass.tokens(slots.gate, ffn_width);
   const TensorView dgate = gate;
   const TensorView dup = up;

@@ -9,6 +9,7 @@
 #include "models/ops/cross_entropy.h"
 #include "models/ops/dropout.h"
 #include "models/ops/embedding.h"
+#include "models/ops/fused_matmul.h"
 #include "models/ops/gradient_stats.h"
 #include "models/ops/hash.h"
 #include "models/ops/layer_norm.h"
@@ -46,6 +47,9 @@ struct OpBodies {
   decltype(&ops::layer_norm_forward) layer_norm_forward;
   decltype(&ops::layer_norm_backward) layer_norm_backward;
   decltype(&ops::matmul) matmul;
+  decltype(&ops::matmul_activation_forward) matmul_activation_forward;
+  decltype(&ops::matmul_activation_backward) matmul_activation_backward;
+  decltype(&ops::matmul_weight_gradient) matmul_weight_gradient;
   decltype(&ops::optimizer_update) optimizer_update;
   decltype(&ops::optimizer_update_runs) optimizer_update_runs;
   decltype(&ops::column_sum) column_sum;

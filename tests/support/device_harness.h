@@ -130,6 +130,12 @@ class Harness {
     tensor.randomize(++seed_, mean, deviation);
     return add(std::move(tensor));
   }
+  // A vector of these values, rounded to the dtype.
+  Operand& input(core::DType dtype, const std::vector<double>& values) {
+    HostTensor tensor(dtype, 1, static_cast<std::int64_t>(values.size()));
+    tensor.set(values);
+    return add(std::move(tensor));
+  }
   Operand& output(core::DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t gap = 0) {
     HostTensor tensor(dtype, rows, cols, gap);
     tensor.set(std::vector<double>(static_cast<std::size_t>(rows * cols),

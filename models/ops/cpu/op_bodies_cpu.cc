@@ -1,6 +1,7 @@
 #include "models/ops/cpu/bodies.h"
 #include "models/ops/cpu/dense_bodies.h"
 #include "models/ops/cpu/sequence_bodies.h"
+#include "models/ops/fused_matmul_steps.h"
 #include "models/ops/op_bodies.h"
 
 namespace lockstep::models::ops {
@@ -28,6 +29,9 @@ const OpBodies& cpu_op_bodies() {
       .layer_norm_forward = cpu::layer_norm_forward,
       .layer_norm_backward = cpu::layer_norm_backward,
       .matmul = cpu::matmul,
+      .matmul_activation_forward = in_steps::matmul_activation_forward,
+      .matmul_activation_backward = in_steps::matmul_activation_backward,
+      .matmul_weight_gradient = in_steps::matmul_weight_gradient,
       .optimizer_update = cpu::optimizer_update,
       .optimizer_update_runs = cpu::optimizer_update_runs,
       .column_sum = cpu::column_sum,

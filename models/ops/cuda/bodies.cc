@@ -1,5 +1,7 @@
 #include "models/ops/cuda/bodies.h"
 
+#include "models/ops/fused_matmul_steps.h"
+
 namespace lockstep::models::ops::cuda {
 
 OpBodies own_kernel_bodies() {
@@ -25,6 +27,9 @@ OpBodies own_kernel_bodies() {
       .layer_norm_forward = layer_norm_forward,
       .layer_norm_backward = layer_norm_backward,
       .matmul = matmul,
+      .matmul_activation_forward = in_steps::matmul_activation_forward,
+      .matmul_activation_backward = in_steps::matmul_activation_backward,
+      .matmul_weight_gradient = in_steps::matmul_weight_gradient,
       .optimizer_update = optimizer_update,
       .optimizer_update_runs = optimizer_update_runs,
       .column_sum = column_sum,
