@@ -1,6 +1,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <string>
 
 #include "core/cuda_module.h"
 #include "models/ops/accumulate.h"
@@ -69,6 +70,8 @@ struct OpBodies {
   // OpContext. Null where there is nothing to keep.
   void* (*open_libraries)(OpContext& context);
   void (*close_libraries)(void* libraries) noexcept;
+  // What has been chosen for each product so far, a line of the table of algorithms for each.
+  std::string (*describe_choices)(void* libraries);
 };
 
 const OpBodies& cpu_op_bodies();

@@ -44,6 +44,7 @@ const OpBodies& cpu_op_bodies() {
       .attention_server = nullptr,
       .open_libraries = nullptr,
       .close_libraries = nullptr,
+      .describe_choices = nullptr,
   };
   return kBodies;
 }

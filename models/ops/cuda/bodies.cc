@@ -42,6 +42,7 @@ OpBodies own_kernel_bodies() {
       .attention_server = nullptr,
       .open_libraries = nullptr,
       .close_libraries = nullptr,
+      .describe_choices = nullptr,
   };
 }
 

@@ -14,4 +14,8 @@ void close_libraries(void* libraries) noexcept {
   delete static_cast<Libraries*>(libraries);
 }
 
+std::string describe_choices(void* libraries) {
+  return describe_cublaslt_choices(static_cast<const Libraries*>(libraries)->cublaslt.get());
+}
+
 }  // namespace lockstep::models::ops::cuda

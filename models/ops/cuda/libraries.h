@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "models/ops/op_context.h"
 
@@ -19,8 +20,9 @@ inline Libraries& libraries_of(const OpContext& context) {
   return *static_cast<Libraries*>(context.libraries());
 }
 
-// OpBodies::open_libraries and close_libraries.
+// OpBodies::open_libraries, close_libraries and describe_choices.
 void* open_libraries(OpContext& context);
 void close_libraries(void* libraries) noexcept;
+std::string describe_choices(void* libraries);
 
 }  // namespace lockstep::models::ops::cuda

@@ -188,5 +188,68 @@ TEST(DeviceTable, GeluTanhIsTheTanhFormInOneCallToo) {
   }
 }
 
+// All three ops on one set of operands; the device's side in a context of `determinism`.
+void compare_layer(Harness& h, OpContext& on_device, DType dtype) {
+  constexpr std::int64_t kTokens = 264, kIn = 256, kWide = 1024;
+  Operand& x = h.input(dtype, kTokens, kIn);
+  Operand& up = h.input(dtype, kWide, kIn, 0, 0.0, about_one(kIn));
+  Operand& bias = h.input(dtype, 1, kWide);
+  Operand& dy = h.input(dtype, kTokens, kIn);
+  Operand& down = h.input(dtype, kIn, kWide, 0, 0.0, about_one(kIn));
+  Operand& pre = h.output(dtype, kTokens, kWide);
+  Operand& y = h.output(dtype, kTokens, kWide);
+  Operand& dpre = h.output(dtype, kTokens, kWide);
+  Operand& dbias = h.output(dtype, 1, kWide);
+  Operand& dweight = h.output(dtype, kIn, kWide);
+  Operand& dout_bias = h.output(dtype, 1, kIn);
+  constexpr auto kF = ActivationFunction::kGeluTanh;
+  h.run([&](OpContext& given, Side side) {
+    OpContext& c = side == Side::kCpu ? given : on_device;
+    if (side == Side::kDevice) given.stream().synchronize();
+    matmul_activation_forward(c, kF, x(side), up(side), bias.vector(side), pre(side), y(side));
+    matmul_activation_backward(c, kF, dy(side), down(side), pre(side), dpre(side),
+                               dbias.vector(side));
+    matmul_weight_gradient(c, dy(side), y(side), dweight(side), dout_bias.vector(side));
+    if (side == Side::kDevice) c.stream().synchronize();
+  });
+  h.expect_close(y, 4, "layer, y");
+  h.expect_close(dpre, 8, "layer, dpre");
+  h.expect_close(dbias, 64, "layer, dbias");
+  h.expect_close(dweight, 64, "layer, dweight");
+  h.expect_close(dout_bias, 64, "layer, dout_bias");
+}
+
+TEST(DeviceTable, FusedProductsWithAlgorithmsChosenByTiming) {
+  for (const TestDevice& device : test::devices_under_test()) {
+    if (device.stand_in) continue;  // has no library
+    for (const DType dtype : test::device_dtypes()) {
+      Harness h(device);
+      OpContext context(1, h.memory(), device.ref, *device.bodies, Determinism::kNone);
+      compare_layer(h, context, dtype);
+      const std::string choices = device.bodies->describe_choices(context.libraries());
+      EXPECT_NE(choices.find("best of"), std::string::npos) << choices;
+    }
+  }
+  if (!test::why_no_gpu().empty()) GTEST_SKIP() << test::why_no_gpu();
+}
+
+// Where the epilogues are known to pay, they are used; a mistake in how they are asked for would be
+// taken for their absence otherwise.
+TEST(DeviceTable, FusedProductsAreOneCallOnHopper) {
+  if (!test::why_no_gpu().empty()) GTEST_SKIP() << test::why_no_gpu();
+  const TestDevice& device = test::devices_under_test().back();
+  core::DeviceProperties properties;
+  device.ref.runtime->properties(device.ref.device.index, &properties);
+  if (properties.major != 9) GTEST_SKIP() << "no GPU of compute capability 9.0 takes part";
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    Harness h(device);
+    OpContext context(1, h.memory(), device.ref, *device.bodies);
+    compare_layer(h, context, dtype);
+    const std::string choices = device.bodies->describe_choices(context.libraries());
+    for (const char* epilogue : {" gelu+bias\", {true", " dgelu+dbias\", {true", " dbias\", {true"})
+      EXPECT_NE(choices.find(epilogue), std::string::npos) << epilogue << " in\n" << choices;
+  }
+}
+
 }  // namespace
 }  // namespace lockstep::models::ops
