@@ -27,12 +27,13 @@ const char* region_name(Region region) {
 class ActivationPlan::Maker {
  public:
   Maker(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
-        ActivationPlan& plan)
+        core::DeviceType device, ActivationPlan& plan)
       : c_(config),
         compute_(compute),
         accumulate_(core::accumulate_dtype(compute)),
         sequences_(max_sequences),
         tokens_(max_sequences * config.context),
+        device_(device),
         plan_(plan) {}
 
   EmbeddingSlots embedding() {
@@ -70,7 +71,7 @@ class ActivationPlan::Maker {
     if (c_.task == Task::kClassification) {
       slots.pooler = kept(sequences_ * c_.width, compute_);
       slots.pooled = kept(sequences_ * c_.width, compute_);
-      slots.logits = make(Region::kLogits, sequences_ * c_.classes, accumulate_);
+      set_logits(slots, sequences_, c_.classes);
       return slots;
     }
     if (c_.task == Task::kMaskedLm) {
@@ -79,7 +80,7 @@ class ActivationPlan::Maker {
       slots.transformed = stream();
       slots.transform_norm = norm();
     }
-    slots.logits = make(Region::kLogits, tokens_ * c_.vocab, accumulate_);
+    set_logits(slots, tokens_, c_.vocab);
     return slots;
   }
 
@@ -135,6 +136,13 @@ class ActivationPlan::Maker {
     return slots;
   }
 
+  void set_logits(HeadSlots& slots, std::int64_t rows, std::int64_t cols) {
+    constexpr std::int64_t kUnit = 64;
+    const bool on_cpu = device_ == core::DeviceType::kCpu;
+    slots.logits_stride = on_cpu ? cols : (cols + kUnit - 1) / kUnit * kUnit;
+    slots.logits = make(Region::kLogits, rows * slots.logits_stride, accumulate_);
+  }
+
   NormSlots norm() {
     NormSlots slots;
     if (c_.norm == NormKind::kLayerNorm) slots.mean = kept(tokens_, accumulate_);
@@ -164,12 +172,13 @@ class ActivationPlan::Maker {
   core::DType accumulate_;
   std::int64_t sequences_;
   std::int64_t tokens_;
+  core::DeviceType device_;
   ActivationPlan& plan_;
 };
 
 ActivationPlan::ActivationPlan(const ModelConfig& config, core::DType compute,
-                               std::int64_t max_sequences) {
-  Maker maker(config, compute, max_sequences, *this);
+                               std::int64_t max_sequences, core::DeviceType device) {
+  Maker maker(config, compute, max_sequences, device, *this);
   embedding = maker.embedding();
   for (std::int64_t layer = 0; layer < config.layers; ++layer)
     blocks.push_back(maker.block());
@@ -180,7 +189,7 @@ ActivationPlan::ActivationPlan(const ModelConfig& config, core::DType compute,
 
 Activations::Activations(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
                          core::DeviceRef device, core::MemoryTracker& memory)
-    : plan_(config, compute, max_sequences) {
+    : plan_(config, compute, max_sequences, device.device.type) {
   for (int r = 0; r < kRegions; ++r) {
     const auto region = static_cast<Region>(r);
     buffers_[static_cast<std::size_t>(r)] =

@@ -82,7 +82,13 @@ struct HeadSlots {
   NormSlots transform_norm;
   Slot pooler;  // [B, C] classification: output of the dense layer
   Slot pooled;  // [B, C] classification: after tanh and dropout
-  Slot logits;  // [N, V] or [B, classes], accumulate
+  Slot logits;  // [N, V] or [B, classes], accumulate, rows logits_stride apart
+  // Elements between the rows of the logits: V (classes) on the CPU; on a device rounded up to 64,
+  // so that every row, also of the gradient in place of it, begins on 64 bytes whatever the
+  // vocabulary, as the device's library wants it of what it multiplies. What lies between is never
+  // read. The CPU's library picks its order of summation by the strides too, so there they stay as
+  // they are.
+  std::int64_t logits_stride = 0;
 };
 
 struct GradientSlots {
@@ -105,7 +111,8 @@ struct PositionSlots {
 
 class ActivationPlan {
  public:
-  ActivationPlan(const ModelConfig& config, core::DType compute, std::int64_t max_sequences);
+  ActivationPlan(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
+                 core::DeviceType device = core::DeviceType::kCpu);
 
   std::size_t bytes(Region region) const { return bytes_[static_cast<std::size_t>(region)]; }
 

@@ -62,9 +62,10 @@ Head::Head(const ModelConfig& config, const ParameterTable& table)
 TensorView Head::logits(const Pass& pass) const {
   const ModelConfig& config = pass.config;
   const bool classifies = config.task == Task::kClassification;
-  return pass.activations.view(head_slots(pass).logits,
-                               {classifies ? pass.batch.sequences : pass.rows(),
-                                classifies ? config.classes : config.vocab});
+  const HeadSlots& slots = head_slots(pass);
+  const std::int64_t rows = classifies ? pass.batch.sequences : pass.rows();
+  const TensorView with_gaps = pass.activations.view(slots.logits, {rows, slots.logits_stride});
+  return with_gaps.slice_cols(0, classifies ? config.classes : config.vocab);
 }
 
 // In place of the logits: same rows, compute type, so that a 16-bit row fills half of its row.
@@ -72,7 +73,7 @@ TensorView Head::logit_gradients(const Pass& pass) const {
   const TensorView z = logits(pass);
   const core::DType compute = pass.stream(head_slots(pass).input).dtype();
   const auto ratio = static_cast<std::int64_t>(core::size_of(z.dtype()) / core::size_of(compute));
-  return {z.raw(), compute, z.shape(), z.cols() * ratio, z.device()};
+  return {z.raw(), compute, z.shape(), z.row_stride() * ratio, z.device()};
 }
 
 TensorView Head::features(const Pass& pass) const {

@@ -225,8 +225,9 @@ core::ConstTensorView Transformer::logits(const MicroBatch& batch, ParameterSour
 
 std::vector<MemoryRegion> Transformer::memory_regions(const ModelConfig& config,
                                                       core::DType compute,
-                                                      std::int64_t max_sequences) {
-  const ActivationPlan plan(config, compute, max_sequences);
+                                                      std::int64_t max_sequences,
+                                                      core::DeviceType device) {
+  const ActivationPlan plan(config, compute, max_sequences, device);
   std::vector<MemoryRegion> regions;
   for (int r = 0; r < kRegions; ++r) {
     const auto region = static_cast<Region>(r);

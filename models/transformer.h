@@ -61,10 +61,12 @@ class Transformer {
   // no dropout. Valid until the next call.
   core::ConstTensorView logits(const MicroBatch& batch, ParameterSource& parameters);
 
-  // What a Transformer of these sizes allocates, exactly: the regions of `lockstep plan` under the
-  // names of the memory tracker. The scratch of its OpContext ("workspace") is not among them.
+  // What a Transformer of these sizes allocates on a device of this kind, exactly: the regions of
+  // `lockstep plan` under the names of the memory tracker. The scratch of its OpContext
+  // ("workspace") is not among them.
   static std::vector<MemoryRegion> memory_regions(const ModelConfig& config, core::DType compute,
-                                                  std::int64_t max_sequences);
+                                                  std::int64_t max_sequences,
+                                                  core::DeviceType device = core::DeviceType::kCpu);
 
  private:
   struct Parts;

@@ -111,8 +111,10 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
                                            layout, compute, config.parallel.zero_stage, states)});
   plan.regions.push_back({"gradients", GradientBuckets::gradient_bytes(layout, gradients)});
   plan.regions.push_back({"buckets", GradientBuckets::bucket_bytes(layout, gradients)});
-  for (const models::MemoryRegion& region :
-       models::Transformer::memory_regions(config.model, compute, config.batch.micro)) {
+  const bool on_cuda = config.backend.device == DeviceChoice::kCuda;
+  for (const models::MemoryRegion& region : models::Transformer::memory_regions(
+           config.model, compute, config.batch.micro,
+           on_cuda ? core::DeviceType::kCuda : core::DeviceType::kCpu)) {
     const bool results = region.name == models::ops::kResultsRegion;
     plan.regions.push_back(
         {region.name, region.bytes + (results ? result_bytes(config, table, layout, rank) : 0)});
@@ -121,7 +123,7 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
   if (config.backend.device == DeviceChoice::kCuda)
     plan.regions.push_back({models::ops::kTablesRegion, table_bytes(config, table, layout)});
   for (PlannedRegion& region : plan.regions)
-    region.on_device = config.backend.device == DeviceChoice::kCuda;
+    region.on_device = on_cuda;
   plan.regions.push_back(
       {"checkpoint", Snapshot::bytes(layout, states, config.parallel.zero_stage, rank)});
   const std::int64_t reductions = gradients.boundary() ? 1 : gradients.rounds;

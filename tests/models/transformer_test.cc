@@ -3,10 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
+#include <string>
 
 #include "core/error.h"
+#include "models/activations.h"
 #include "models/embedding.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/model_fixture.h"
@@ -83,6 +86,32 @@ TEST(Transformer, MemoryRegionsAreWhatIsAllocated) {
       }
       EXPECT_TRUE(counted.empty()) << counted.begin()->first << " is not predicted";
     }
+  }
+}
+
+// On a device every row begins on 64 bytes; on the CPU rows follow one another, as they always did:
+// its library's bits depend on the strides.
+TEST(Transformer, RowsOfLogitsAreSpacedOutOnADeviceOnly) {
+  for (ModelConfig config : various_configs()) {
+    config.vocab = 50257;
+    const bool classifies = config.task == Task::kClassification;
+    const std::int64_t rows = 3 * (classifies ? 1 : config.context);
+    const auto bytes_of = [&](const ActivationPlan& plan) {
+      return static_cast<std::size_t>(rows * plan.head.logits_stride) * sizeof(float);
+    };
+    const ActivationPlan cpu(config, core::DType::kBF16, 3);
+    EXPECT_EQ(cpu.head.logits_stride, classifies ? config.classes : 50257);
+    EXPECT_EQ(cpu.head.logits.bytes, bytes_of(cpu));
+    const ActivationPlan gpu(config, core::DType::kBF16, 3, core::DeviceType::kCuda);
+    EXPECT_EQ(gpu.head.logits_stride, classifies ? 64 : 50304);
+    EXPECT_EQ(gpu.head.logits.bytes, bytes_of(gpu));
+    const auto regions =
+        Transformer::memory_regions(config, core::DType::kBF16, 3, core::DeviceType::kCuda);
+    const auto logits = std::find_if(regions.begin(), regions.end(), [](const MemoryRegion& r) {
+      return r.name == std::string("logits");
+    });
+    ASSERT_NE(logits, regions.end());
+    EXPECT_EQ(logits->bytes, gpu.bytes(Region::kLogits));
   }
 }
 
