@@ -66,6 +66,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
     const MemoryPlan plan = plan_memory(config, communicator.world_size(), threads);
     context_.scratch(plan.bytes_of("workspace"));
     communicator.work_on(context_.stream());
+    timer_.time_phases_on(context_.device_ref(), context_.stream());
   }
   open_data();
   progress_.decision = initial_decision_state(rules_);
@@ -102,6 +103,7 @@ StepDecision Trainer::step() {
   }
   if (record.decision.applied()) record.coefficient = apply(record.decision);
 
+  timer_.phase(Phase::kOther);
   record.seconds = seconds_since(step_begin_);
   step_begin_ = Clock::now();
   recorder_.step(record);
@@ -148,11 +150,14 @@ void Trainer::accumulate_gradients() {
   const models::LossOptions loss = loss_options();
   for (std::int64_t round = 0; round < plan_.rounds; ++round) {
     const models::MicroBatch batch = load_micro_batch(round);
+    timer_.phase(Phase::kForward);
     model_->forward(batch, loss, *state_, losses_.at(static_cast<std::size_t>(round)));
+    timer_.phase(Phase::kBackward);
     gradients_->begin_round(round);
     model_->backward(*state_, *gradients_);
     monitor_.got_on(RunPhase::kTraining);
   }
+  timer_.phase(Phase::kReduce);
   gradients_->finish_step();
 }
 
@@ -183,6 +188,7 @@ models::MicroBatch Trainer::load_micro_batch(std::int64_t round) {
 }
 
 StepReport Trainer::form_report() {
+  timer_.phase(Phase::kDecide);
   StepReport report;
   report.view = view_of_run();
   if (left_out()) state_->finish_gather();  // no forward has waited for it
@@ -289,7 +295,11 @@ models::ops::UpdateRule Trainer::update_rule() const {
 double Trainer::apply(const StepDecision& decision) {
   double coefficient = decision.coefficient;
   const UpdateFactors factors = update_factors(decision, coefficient);
+  timer_.phase(Phase::kUpdate);
   update_.apply(update_rule(), factors);
+  timer_.phase(Phase::kGather);
+  state_->gather();
+  timer_.phase(Phase::kDecide);
   guard_.published();
   return coefficient;
 }

@@ -90,9 +90,13 @@ class Trainer {
   // A `health` line of metrics.jsonl with these members.
   void tell_health(const std::string& fields);
 
+  // Where the time of this rank's steps went since the last call, as far as it is done.
+  PhaseSeconds take_phases() { return timer_.take_phases(); }
+
   const RunProgress& progress() const { return progress_; }
   ModelState& state() { return *state_; }
   const models::ParameterTable& table() const { return table_; }
+  models::ops::OpContext& context() { return context_; }
 
  private:
   void open_data();

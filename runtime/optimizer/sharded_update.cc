@@ -58,7 +58,6 @@ void ShardedUpdate::apply(const models::ops::UpdateRule& rule, const UpdateFacto
   state_.finish_gather();  // peers may still be reading the parameters that are about to change
   models::ops::optimizer_update_runs(context_, rule, plan_, run_factors(factors),
                                      static_cast<float>(factors.clamp));
-  state_.gather();
 }
 
 }  // namespace lockstep::runtime

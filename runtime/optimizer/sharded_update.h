@@ -25,7 +25,7 @@ class ShardedUpdate {
                 const GradientBuckets& gradients, models::ops::OpContext& context,
                 core::MemoryTracker& memory);
 
-  // Updates, and starts the all-gather of the new parameters. Padding is never touched.
+  // Updates; ModelState::gather() then makes it everybody's. Padding is never touched.
   void apply(const models::ops::UpdateRule& rule, const UpdateFactors& factors);
 
  private:
