@@ -22,13 +22,6 @@ int positive_number(const char* variable) {
   return text == nullptr ? 0 : std::max(0, std::atoi(text));
 }
 
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
-}
-
 std::string host_name() {
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
@@ -49,6 +42,13 @@ std::string comm_name(runtime::CommChoice choice) {
       return "nccl";
   }
   return "auto";
+}
+
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
 }
 
 int threads_of_rank(const runtime::Config& config, int world_size) {

@@ -12,6 +12,8 @@ namespace lockstep::launcher {
 // The backend name that comm::make_communicator takes.
 std::string comm_name(runtime::CommChoice choice);
 
+int usable_cores();  // that this process may use
+
 // OpenMP threads of this rank: backend.threads, else OMP_NUM_THREADS, else the cores this process
 // may use divided by the ranks that share them; at least 1.
 int threads_of_rank(const runtime::Config& config, int world_size);

@@ -12,6 +12,8 @@
 #include "comm/mpi/mpi_environment.h"
 #include "core/error.h"
 #include "launcher/comm_bench.h"
+#include "launcher/commands/bench_ops_command.h"
+#include "launcher/commands/bench_step_command.h"
 #include "launcher/mpi_launch.h"
 
 namespace lockstep::launcher {
@@ -101,12 +103,8 @@ int bench_comm(const BenchCommOptions& options, std::ostream& out) {
   return 0;
 }
 
-}  // namespace
-
-void add_bench_command(CLI::App& app, CommandContext& context) {
-  CLI::App* bench = app.add_subcommand("bench", "measure this machine");
-  bench->require_subcommand(1);
-  CLI::App* command = bench->add_subcommand(
+void add_bench_comm_command(CLI::App& bench, CommandContext& context) {
+  CLI::App* command = bench.add_subcommand(
       "comm", "bandwidth of each collective, beside that of plain copies by as many ranks");
   auto options = std::make_shared<BenchCommOptions>();
   command->add_option("--ranks", options->ranks, "ranks to start on this machine (default 2)")
@@ -125,6 +123,16 @@ void add_bench_command(CLI::App& app, CommandContext& context) {
       ->capture_default_str();
   add_output_option(*command, options->format);
   set_action(*command, context, [options, &context] { return bench_comm(*options, context.out); });
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app, CommandContext& context) {
+  CLI::App* bench = app.add_subcommand("bench", "measure this machine");
+  bench->require_subcommand(1);
+  add_bench_comm_command(*bench, context);
+  add_bench_ops_command(*bench, context);
+  add_bench_step_command(*bench, context);
 }
 
 }  // namespace lockstep::launcher
