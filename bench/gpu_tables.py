@@ -61,7 +61,8 @@ def print_training(lines):
     if not measured:
         return
     print("## Training\n")
-    peaks = sorted({"%.1f" % line["measured_peak_tflop_per_s"] for line in measured})
+    peaks = sorted({"%.1f" % line["measured_peak_tflop_per_s"] for line in measured
+                    if line["measured_peak_tflop_per_s"]})
     print("MFU is given of the datasheet's peak / of a large product measured in the same process (%s"
           % ", ".join(peaks), end=" ")
     print("TFLOP/s). N counts every weight, the token table once. Steps: median, the spread is in the lines.\n")

@@ -74,7 +74,12 @@ ScratchRun::ScratchRun(runtime::Config& config, std::int64_t steps, bool synthet
   runtime::agree(communicator, "directory of the measured run", [&] {
     if (!owner_) return;
     directory_ = make_directory();
-    if (synthetic) write_tokens(directory_ + "/tokens.bin", config, steps);
+    try {
+      if (synthetic) write_tokens(directory_ + "/tokens.bin", config, steps);
+    } catch (...) {
+      remove();
+      throw;
+    }
   });
   directory_ = communicator.all_gather_bytes(directory_, "directory of the measured run").front();
   if (synthetic) config.data.train = {directory_ + "/tokens.bin"};
@@ -85,6 +90,10 @@ ScratchRun::ScratchRun(runtime::Config& config, std::int64_t steps, bool synthet
 }
 
 ScratchRun::~ScratchRun() {
+  remove();
+}
+
+void ScratchRun::remove() noexcept {
   std::error_code ignored;
   if (owner_) fs::remove_all(directory_, ignored);
 }

@@ -22,6 +22,8 @@ class ScratchRun {
   ScratchRun& operator=(const ScratchRun&) = delete;
 
  private:
+  void remove() noexcept;
+
   std::string directory_;
   bool owner_;
 };

@@ -45,7 +45,8 @@ struct StepMeasurement {
   runtime::PhaseSeconds phases;  // of all steps
   double wait_seconds = 0.0;     // of all steps, within the phases: for peers
   std::vector<MfuConvention> conventions;
-  double measured_peak = 0.0;   // FLOP/s: what all ranks at once reach in a large square product
+  double measured_peak =
+      0.0;  // FLOP/s that all ranks at once reach in a large square product; 0: no room
   std::int64_t peak_size = 0;   // of that product
   double datasheet_peak = 0.0;  // FLOP/s of all ranks; 0: not known
   std::size_t planned_bytes = 0;

@@ -54,7 +54,8 @@ nlohmann::ordered_json mfu_json(const StepMeasurement& m) {
     nlohmann::ordered_json& entry = json[convention.name];
     entry["flop_per_token"] = convention.flop_per_token;
     entry["tflop_per_s"] = rate / 1e12;
-    entry["of_measured_peak"] = rate / m.measured_peak;
+    entry["of_measured_peak"] =
+        number_or_null(m.measured_peak > 0.0 ? rate / m.measured_peak : 0.0);
     entry["of_datasheet_peak"] =
         number_or_null(m.datasheet_peak > 0.0 ? rate / m.datasheet_peak : 0.0);
   }
@@ -108,12 +109,19 @@ nlohmann::ordered_json to_json(const StepMeasurement& m, const runtime::Config& 
     json["phases_ms"][runtime::name_of(phase)] = m.phases[phase] / steps * 1e3;
   }
   json["wait_ms"] = m.wait_seconds / steps * 1e3;
-  json["measured_peak_tflop_per_s"] = m.measured_peak / 1e12;
+  json["measured_peak_tflop_per_s"] = number_or_null(m.measured_peak / 1e12);
   json["measured_peak_size"] = m.peak_size;
   json["datasheet_peak_tflop_per_s"] = number_or_null(m.datasheet_peak / 1e12);
   json["mfu"] = mfu_json(m);
   json["memory"] = memory_json(m);
   return json;
+}
+
+// ", 43.1% of 790.2 measured"; nothing where the peak is not known.
+std::string share_text(const nlohmann::ordered_json& share, const nlohmann::ordered_json& peak,
+                       const char* of) {
+  if (share.is_null()) return "";
+  return fmt::format(", {:.2f}% of {:.2f} {}", share.get<double>() * 100.0, peak.get<double>(), of);
 }
 
 void print_table(const nlohmann::ordered_json& j, std::ostream& out) {
@@ -135,12 +143,9 @@ void print_table(const nlohmann::ordered_json& j, std::ostream& out) {
                      number(j["wait_ms"]));
   for (const auto& [convention, mfu] : j["mfu"].items()) {
     out << fmt::format(
-        "{:<26}{:>13.2f}%  of {:.2f} TFLOP/s, measured{}\n", "MFU " + convention,
-        number(mfu["of_measured_peak"]) * 100.0, number(j["measured_peak_tflop_per_s"]),
-        mfu["of_datasheet_peak"].is_null() ? ""
-                                           : fmt::format("; {:.2f}% of {:.1f}, datasheet",
-                                                         number(mfu["of_datasheet_peak"]) * 100.0,
-                                                         number(j["datasheet_peak_tflop_per_s"])));
+        "{:<26}{:>14.2f}  TFLOP/s{}{}\n", "MFU " + convention, number(mfu["tflop_per_s"]),
+        share_text(mfu["of_measured_peak"], j["measured_peak_tflop_per_s"], "measured"),
+        share_text(mfu["of_datasheet_peak"], j["datasheet_peak_tflop_per_s"], "of the datasheet"));
   }
   out << fmt::format("{:<26}{:>14.2f}  (planned {:.2f})\n", "peak memory MiB",
                      number(j["memory"]["peak_bytes"]) / 1048576.0,
