@@ -1,10 +1,9 @@
 #include <fmt/format.h>
 
-#include <cstring>
-
 #include "launcher/bench/op_cases.h"
 #include "models/ops/cross_entropy.h"
 #include "models/ops/embedding.h"
+#include "models/ops/transfer.h"
 
 // Where tokens come in and the loss goes out.
 namespace lockstep::launcher {
@@ -55,14 +54,6 @@ void add_embedding(const OpShapes& shapes, std::vector<OpCase>& cases) {
                    }});
 }
 
-void copy(const models::ops::OpContext& context, core::ConstTensorView from, TensorView to) {
-  if (context.device_ref().on_cpu()) {
-    std::memcpy(to.raw(), from.raw(), from.bytes());
-  } else {
-    context.stream().on_device(to.raw(), from.raw(), from.bytes());
-  }
-}
-
 // The gradient takes the place of the logits, so that each call needs them anew.
 OpRun cross_entropy_run(Operands& o, const OpShapes& shapes) {
   const std::int64_t rows = shapes.tokens();
@@ -74,13 +65,15 @@ OpRun cross_entropy_run(Operands& o, const OpShapes& shapes) {
   const TensorView dlogits(logits.raw(), shapes.dtype, {rows, vocab}, vocab * ratio,
                            logits.device());
   o.count(dlogits);
+  constexpr std::int64_t kNumbers = sizeof(models::LossSums) / sizeof(double);
+  auto* sums = static_cast<models::LossSums*>(o.uncounted(DType::kF64, {kNumbers}).raw());
   models::LossOptions options;
   options.gradient_weight = 1.0F / static_cast<float>(rows);
   models::ops::OpContext& context = o.context();
   return {[=, &context] {
-            models::ops::cross_entropy(context, logits, targets, options, 0.0, dlogits);
+            models::ops::cross_entropy(context, logits, targets, options, 0.0, dlogits, sums);
           },
-          [=, &context] { copy(context, kept, logits); }};
+          [=, &context] { models::ops::copy(context, kept, logits); }};
 }
 
 void add_loss(const OpShapes& shapes, std::vector<OpCase>& cases) {

@@ -54,6 +54,7 @@ class Operands {
   void count(core::ConstTensorView view) { bytes_ += static_cast<double>(view.bytes()); }
   double bytes() const { return bytes_; }
   models::ops::OpContext& context() const { return context_; }
+  core::MemoryTracker& memory() const { return memory_; }
 
  private:
   models::ops::OpContext& context_;

@@ -26,8 +26,14 @@ double seconds_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
 }
 
-void finish_device_work(const models::ops::OpContext& context) {
-  if (!context.device_ref().on_cpu()) context.stream().synchronize();
+std::size_t used_bytes(core::DeviceRef device) {
+  if (device.on_cpu()) return 0;
+  std::size_t free = 0;
+  std::size_t total = 0;
+  core::check_device(*device.runtime,
+                     device.runtime->memory_info(device.device.index, &free, &total),
+                     "asking for the device's memory");
+  return total - free;
 }
 
 // The same on every rank, because the decision is.
@@ -55,7 +61,7 @@ class MeasuredSteps {
   void run(const StepBenchOptions& options) {
     for (std::int64_t i = 0; i < options.warmup; ++i)
       step();
-    finish_device_work(trainer_.context());
+    trainer_.context().wait();
     communicator_.barrier("warm-up of the benchmark");
     trainer_.take_phases();
     const auto waited = communicator_.waited();
@@ -67,7 +73,7 @@ class MeasuredSteps {
       result_.step_seconds.push_back(seconds_between(last, now));
       last = now;
     }
-    finish_device_work(trainer_.context());
+    trainer_.context().wait();
     result_.all_seconds = seconds_between(begin, Clock::now());
     take_mean_phases(communicator_.waited() - waited);
   }
@@ -113,6 +119,7 @@ class MeasuredSteps {
 void note_memory(const runtime::MemoryPlan& plan, const core::MemoryTracker& memory,
                  comm::Communicator& communicator, StepMeasurement& result) {
   result.planned_bytes = plan.total();
+  result.planned_device_bytes = plan.device_bytes();
   for (const runtime::PlannedRegion& region : plan.regions)
     result.regions[region.name].planned = region.bytes;
   for (const auto& [name, usage] : memory.regions())
@@ -162,12 +169,14 @@ double StepMeasurement::median_seconds() const {
 }
 
 StepMeasurement measure_steps(runtime::Config config, const StepBenchOptions& options,
-                              comm::Communicator& communicator, const std::atomic<int>& stop,
+                              comm::Communicator& communicator,
+                              const runtime::BackendDevice& device, const std::atomic<int>& stop,
                               core::Logger& log) {
   const int ranks = communicator.world_size();
   const int threads = threads_of_rank(config, ranks);
   const ScratchRun scratch(config, options.warmup + options.steps, options.synthetic, communicator);
-  const runtime::FittedConfig fitted = runtime::fit_to_memory(config, threads, communicator, log);
+  const runtime::FittedConfig fitted =
+      runtime::fit_to_memory(config, threads, communicator, device, log);
   const runtime::Config& used = fitted.config;
 
   StepMeasurement result;
@@ -180,11 +189,12 @@ StepMeasurement measure_steps(runtime::Config config, const StepBenchOptions& op
 
   core::MemoryTracker memory;
   memory.set_limit(static_cast<std::size_t>(used.memory.limit_mib * 1048576.0));
-  runtime::Trainer trainer(used, threads, communicator, memory, log);
+  runtime::Trainer trainer(used, threads, communicator, memory, log, device);
   trainer.listen_to(stop);
   trainer.start("");
   MeasuredSteps(trainer, communicator, result).run(options);
   note_memory(runtime::plan_memory(used, ranks, threads), memory, communicator, result);
+  result.device_used_bytes = used_bytes(trainer.context().device_ref());
   note_conventions(used, trainer.table(), result);
   note_peaks(trainer.context(), used.precision.compute, communicator, result);
   communicator.barrier("end of the benchmark");

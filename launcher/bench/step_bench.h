@@ -8,6 +8,7 @@
 
 #include "comm/communicator.h"
 #include "core/log.h"
+#include "runtime/backend_device.h"
 #include "runtime/config/config.h"
 #include "runtime/metrics/phase_clock.h"
 
@@ -50,7 +51,9 @@ struct StepMeasurement {
   std::int64_t peak_size = 0;   // of that product
   double datasheet_peak = 0.0;  // FLOP/s of all ranks; 0: not known
   std::size_t planned_bytes = 0;
+  std::size_t planned_device_bytes = 0;  // of these, in the memory of the device
   std::size_t peak_bytes = 0;
+  std::size_t device_used_bytes = 0;  // of all programs, as the device tells; 0 on CPUs
   std::map<std::string, RegionBytes> regions;
 
   double median_seconds() const;
@@ -64,12 +67,13 @@ struct StepBenchOptions {
   bool synthetic = false;  // random tokens instead of data.train
 };
 
-// Trains with runtime::Trainer as `config` says, but for what ScratchRun alters, and measures the
-// steps after the warm-up. Collective; the result counts on rank 0. Throws AgreedError when memory
-// or data do not suffice, when a step ends the run, and (kStopped) when `stop` was raised on any
-// rank.
+// Trains on `device` with runtime::Trainer as `config` says, but for what ScratchRun alters, and
+// measures the steps after the warm-up. The communicator must serve the device's memory.
+// Collective; the result counts on rank 0. Throws AgreedError when memory or data do not suffice,
+// when a step ends the run, and (kStopped) when `stop` was raised on any rank.
 StepMeasurement measure_steps(runtime::Config config, const StepBenchOptions& options,
-                              comm::Communicator& communicator, const std::atomic<int>& stop,
+                              comm::Communicator& communicator,
+                              const runtime::BackendDevice& device, const std::atomic<int>& stop,
                               core::Logger& log);
 
 }  // namespace lockstep::launcher

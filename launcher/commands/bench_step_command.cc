@@ -8,10 +8,12 @@
 #include <optional>
 #include <ostream>
 
+#include "comm/device/staged_communicator.h"
 #include "comm/make_communicator.h"
 #include "comm/mpi/mpi_environment.h"
 #include "core/error.h"
 #include "launcher/bench/step_bench.h"
+#include "launcher/device_choice.h"
 #include "launcher/mpi_launch.h"
 #include "launcher/run_description.h"
 #include "launcher/stop_request.h"
@@ -63,7 +65,10 @@ nlohmann::ordered_json mfu_json(const StepMeasurement& m) {
 }
 
 nlohmann::ordered_json memory_json(const StepMeasurement& m) {
-  nlohmann::ordered_json json = {{"planned_bytes", m.planned_bytes}, {"peak_bytes", m.peak_bytes}};
+  nlohmann::ordered_json json = {{"planned_bytes", m.planned_bytes},
+                                 {"planned_device_bytes", m.planned_device_bytes},
+                                 {"peak_bytes", m.peak_bytes},
+                                 {"device_used_bytes", m.device_used_bytes}};
   for (const auto& [name, bytes] : m.regions)
     json["regions"][name] = {{"planned_bytes", bytes.planned}, {"peak_bytes", bytes.peak}};
   return json;
@@ -178,11 +183,11 @@ std::vector<std::string> rank_arguments(const BenchStepOptions& options) {
 
 // As one rank. What all ranks agree on is told once, by rank 0; what fails on one alone ends all.
 int measure_as_rank(const BenchStepOptions& options, const runtime::Config& config,
-                    comm::Communicator& communicator, const StopRequest& stop, std::ostream& out) {
-  core::Logger log(communicator.rank(), communicator.world_size(), core::LogLevel::kWarning);
+                    comm::Communicator& communicator, const runtime::BackendDevice& device,
+                    const StopRequest& stop, core::Logger& log, std::ostream& out) {
   try {
     const StepMeasurement result =
-        measure_steps(config, options.bench, communicator, stop.flag(), log);
+        measure_steps(config, options.bench, communicator, device, stop.flag(), log);
     if (communicator.rank() == 0) print(result, config, options, out);
     return 0;
   } catch (const runtime::AgreedError& error) {
@@ -200,7 +205,7 @@ int bench_step(const BenchStepOptions& options, std::ostream& out) {
     throw core::Error(core::ErrorKind::kConfig,
                       "--ranks starts mpirun itself; leave it out under mpirun or srun");
   }
-  const runtime::Config config = runtime::load_config(options.config_file, options.overrides);
+  runtime::Config config = runtime::load_config(options.config_file, options.overrides);
   if (options.ranks > 1) {
     runtime::validate_for_world(config, options.ranks);
     return launch_ranks(options.ranks, rank_arguments(options));
@@ -211,9 +216,15 @@ int bench_step(const BenchStepOptions& options, std::ostream& out) {
   runtime::validate_for_world(config, environment ? environment->world_size() : 1);
   const auto timeout = std::chrono::milliseconds(
       static_cast<std::int64_t>(config.parallel.timeout_seconds * 1000.0));
-  const auto communicator = comm::make_communicator(comm_name(config.backend.comm),
-                                                    environment ? &*environment : nullptr, timeout);
-  const int code = measure_as_rank(options, config, *communicator, stop, out);
+  auto communicator = comm::make_communicator(comm_name(config.backend.comm),
+                                              environment ? &*environment : nullptr, timeout);
+  core::Logger log(communicator->rank(), communicator->world_size(), core::LogLevel::kWarning);
+  const runtime::BackendDevice device = choose_device(config, *communicator, log);
+  config.backend.device =
+      device.on_cpu() ? runtime::DeviceChoice::kCpu : runtime::DeviceChoice::kCuda;
+  if (!device.on_cpu())
+    communicator = comm::make_staged_communicator(std::move(communicator), device.device);
+  const int code = measure_as_rank(options, config, *communicator, device, stop, log, out);
   if (code != 0 && environment) environment->mark_failed();
   return code;
 }

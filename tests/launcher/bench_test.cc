@@ -126,8 +126,10 @@ TEST_F(BenchTest, OpsCountsWhatMustMoveAndWhatMustBeMultiplied) {
             4 * 32 * 64 * 2 + 3 * 64 * 2 + 2 * 32 * 4);
   EXPECT_EQ(bytes("activation_backward mlp"), 3 * 32 * 256 * 2);
   EXPECT_EQ(bytes("cross_entropy forward and backward, in place"), 32 * 4 + 32 * 256 * (4 + 2));
-  EXPECT_EQ(bytes("optimizer_update adamw"), 256 * 64 * (4 + 8 + 16 + 2));
-  EXPECT_EQ(bytes("accumulate leaf onto fp32 sum"), 256 * 64 * (2 + 8));
+  const int block = 12 * 64 * 64 + 13 * 64;
+  EXPECT_EQ(bytes("optimizer_update_runs adamw"), 2 * block * (4 + 8 + 16 + 2));
+  EXPECT_EQ(bytes("accumulate leaf onto fp32 sum"), block * (2 + 8));
+  EXPECT_EQ(bytes("hash_messages parameters"), 2 * block * 2);
   EXPECT_EQ(bytes("attention_forward attention"), 4 * 32 * 64 * 2 + 2 * 32 * 4);
   EXPECT_EQ(bytes("matmul head forward"), (32 * 64 + 256 * 64) * 2 + 32 * 256 * 4);
   EXPECT_EQ(bytes("matmul head weight backward"), (32 * 256 + 32 * 64) * 2 + 256 * 64 * 4);
