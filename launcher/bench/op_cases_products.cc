@@ -3,7 +3,9 @@
 #include <cmath>
 
 #include "launcher/bench/op_cases.h"
+#include "models/mlp.h"
 #include "models/ops/attention.h"
+#include "models/ops/fused_matmul.h"
 #include "models/ops/matmul.h"
 #include "models/ops/reduce.h"
 
@@ -18,64 +20,50 @@ using core::TensorView;
 using models::ops::AttentionSpec;
 using models::ops::Transpose;
 
-// y = x W^T + b, W: [out, in].
+// y = x W^T + b, W: [out, in]. Of how many in a micro-batch each product is an op of its own; those
+// beside an activation are fused with it.
 struct Linear {
   std::string name;
   std::int64_t out = 0;
   std::int64_t in = 0;
   double calls = 0.0;  // in a micro-batch
   bool bias = false;
+  bool forward_fused = false;  // with the activation that follows
+  bool input_fused =
+      false;  // backward with the activation before; this layer's input is f's output
+
+  // The gradient of the bias comes from the product that knows f'.
+  bool bias_with_weight() const { return bias && !forward_fused; }
 };
 
 std::vector<Linear> linear_layers(const models::ModelConfig& model) {
   const auto layers = static_cast<double>(model.layers);
+  const std::int64_t width = model.width;
   std::vector<Linear> linears;
   if (model.family == models::Family::kGpt) {
-    linears.push_back(
-        {"attention.qkv", model.width + 2 * model.kv_width(), model.width, layers, model.bias});
-    linears.push_back({"attention.out", model.width, model.width, layers, model.bias});
+    linears.push_back({"attention.qkv", width + 2 * model.kv_width(), width, layers, model.bias});
+    linears.push_back({"attention.out", width, width, layers, model.bias});
   } else {
     // The projection of queries has the shape of the one of the output.
-    linears.push_back({"attention.q,out", model.width, model.width, 2 * layers, model.bias});
-    linears.push_back({"attention.k,v", model.kv_width(), model.width, 2 * layers, model.bias});
+    linears.push_back({"attention.q,out", width, width, 2 * layers, model.bias});
+    linears.push_back({"attention.k,v", model.kv_width(), width, 2 * layers, model.bias});
   }
+  const bool fused = !model.gated();
   const double ups = model.gated() ? 2 * layers : layers;
-  linears.push_back({"mlp.up", model.ffn_width, model.width, ups, model.bias});
-  linears.push_back({"mlp.down", model.width, model.ffn_width, layers, model.bias});
+  linears.push_back({"mlp.up", model.ffn_width, width, ups, model.bias, fused, false});
+  linears.push_back({"mlp.down", width, model.ffn_width, layers, model.bias, false, fused});
   return linears;
 }
 
-// out[m, n] = op(a)[m, k] op(b)[k, n] + bias.
-struct ProductSizes {
-  std::int64_t m = 0;
-  std::int64_t n = 0;
-  std::int64_t k = 0;
-};
-struct ProductOperands {
-  TensorView a;
-  Transpose transpose_a;
-  TensorView b;
-  Transpose transpose_b;
-  TensorView out;
-  TensorView bias = {};
-};
-
-void add_product(std::vector<OpCase>& cases, const std::string& part, const ProductSizes& sizes,
-                 double calls, const std::function<ProductOperands(Operands&)>& operands) {
-  const double operations = 2.0 * static_cast<double>(sizes.m) * static_cast<double>(sizes.n) *
-                            static_cast<double>(sizes.k);
-  cases.push_back({"matmul", part, fmt::format("{} x {} x {}", sizes.m, sizes.n, sizes.k), calls,
-                   operations, [=](Operands& o) {
-                     const ProductOperands p = operands(o);
-                     return OpRun{[=, &context = o.context()] {
-                       models::ops::matmul(context, p.a, p.transpose_a, p.b, p.transpose_b, p.out,
-                                           p.bias);
-                     }};
-                   }});
+std::string product_shape(std::int64_t m, std::int64_t n, std::int64_t k) {
+  return fmt::format("{} x {} x {}", m, n, k);
 }
 
-// The three products of a linear layer, on the operands that it reads and writes: x, W, y or their
-// gradients.
+double product_operations(std::int64_t m, std::int64_t n, std::int64_t k) {
+  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+}
+
+// Makes an operand of a linear layer of so many rows: x, W, y or their gradients, or nothing.
 using MakeOperand = std::function<TensorView(Operands&)>;
 struct LinearOperands {
   MakeOperand input;
@@ -85,47 +73,106 @@ struct LinearOperands {
   MakeOperand dinput;
   MakeOperand dweight;
   MakeOperand doutput;
+  MakeOperand dbias;
 };
 
 void add_linear_products(std::vector<OpCase>& cases, const Linear& linear, std::int64_t rows,
                          const LinearOperands& make) {
-  add_product(cases, linear.name + " forward", {rows, linear.out, linear.in}, linear.calls,
-              [=](Operands& o) {
-                return ProductOperands{make.input(o),   Transpose::kNo, make.weight(o),
-                                       Transpose::kYes, make.output(o), make.bias(o)};
-              });
-  add_product(cases, linear.name + " input backward", {rows, linear.in, linear.out}, linear.calls,
-              [=](Operands& o) {
-                return ProductOperands{make.doutput(o), Transpose::kNo, make.weight(o),
-                                       Transpose::kNo, make.dinput(o)};
-              });
-  add_product(cases, linear.name + " weight backward", {linear.out, linear.in, rows}, linear.calls,
-              [=](Operands& o) {
-                return ProductOperands{make.doutput(o), Transpose::kYes, make.input(o),
-                                       Transpose::kNo, make.dweight(o)};
-              });
+  const double operations = product_operations(rows, linear.out, linear.in);
+  cases.push_back({"matmul", linear.name + " forward", product_shape(rows, linear.out, linear.in),
+                   linear.forward_fused ? 0.0 : linear.calls, operations, [=](Operands& o) {
+                     const TensorView x = make.input(o);
+                     const TensorView w = make.weight(o);
+                     const TensorView y = make.output(o);
+                     const TensorView bias = make.bias(o);
+                     return OpRun{[=, &context = o.context()] {
+                       models::ops::matmul(context, x, Transpose::kNo, w, Transpose::kYes, y, bias);
+                     }};
+                   }});
+  cases.push_back({"matmul", linear.name + " input backward",
+                   product_shape(rows, linear.in, linear.out),
+                   linear.input_fused ? 0.0 : linear.calls, operations, [=](Operands& o) {
+                     const TensorView dy = make.doutput(o);
+                     const TensorView w = make.weight(o);
+                     const TensorView dx = make.dinput(o);
+                     return OpRun{[=, &context = o.context()] {
+                       models::ops::matmul(context, dy, Transpose::kNo, w, Transpose::kNo, dx);
+                     }};
+                   }});
+  cases.push_back(
+      {"matmul_weight_gradient", linear.name + (linear.bias_with_weight() ? " and bias" : ""),
+       product_shape(linear.out, linear.in, rows), linear.calls, operations, [=](Operands& o) {
+         const TensorView dy = make.doutput(o);
+         const TensorView x = make.input(o);
+         const TensorView dw = make.dweight(o);
+         const TensorView db = make.dbias(o);
+         return OpRun{[=, &context = o.context()] {
+           models::ops::matmul_weight_gradient(context, dy, x, dw, db);
+         }};
+       }});
+}
+
+// What a linear layer does together with the activation behind it (up) or before it (down).
+void add_fused_products(const OpShapes& shapes, const Linear& linear, const LinearOperands& make,
+                        std::vector<OpCase>& cases) {
+  const std::int64_t rows = shapes.tokens();
+  const models::ops::ActivationFunction f = models::pointwise_function(shapes.model.activation);
+  const double operations = product_operations(rows, linear.out, linear.in);
+  if (linear.forward_fused) {
+    cases.push_back({"matmul_activation_forward", linear.name,
+                     product_shape(rows, linear.out, linear.in), linear.calls, operations,
+                     [=](Operands& o) {
+                       const TensorView x = make.input(o);
+                       const TensorView w = make.weight(o);
+                       const TensorView bias = make.bias(o);
+                       const TensorView pre = make.output(o);
+                       const TensorView y = make.output(o);
+                       return OpRun{[=, &context = o.context()] {
+                         models::ops::matmul_activation_forward(context, f, x, w, bias, pre, y);
+                       }};
+                     }});
+  }
+  if (linear.input_fused) {
+    cases.push_back(
+        {"matmul_activation_backward", linear.name + " and bias before",
+         product_shape(rows, linear.in, linear.out), linear.calls, operations, [=](Operands& o) {
+           const TensorView dy = make.doutput(o);
+           const TensorView w = make.weight(o);
+           const TensorView pre = make.input(o);
+           const TensorView dpre = make.dinput(o);
+           const TensorView dbias = linear.bias ? o.write(shapes.dtype, {linear.in}) : TensorView{};
+           return OpRun{[=, &context = o.context()] {
+             models::ops::matmul_activation_backward(context, f, dy, w, pre, dpre, dbias);
+           }};
+         }});
+  }
 }
 
 void add_linear(const OpShapes& shapes, const Linear& linear, std::vector<OpCase>& cases) {
   const std::int64_t rows = shapes.tokens();
-  const auto of = [dtype = shapes.dtype](std::int64_t n, std::int64_t m) {
-    return [=](Operands& o) { return o.read(dtype, {n, m}); };  // each counts once, read or written
+  // Each counts once, whether it is read or written.
+  const auto of = [dtype = shapes.dtype](core::Shape shape, bool present = true) {
+    return [=](Operands& o) { return present ? o.read(dtype, shape) : TensorView{}; };
   };
-  const DType dtype = shapes.dtype;
-  const auto bias = [=](Operands& o) {
-    return linear.bias ? o.read(dtype, {linear.out}) : TensorView{};
-  };
-  const auto x = of(rows, linear.in);
-  const auto w = of(linear.out, linear.in);
-  const auto y = of(rows, linear.out);
-  add_linear_products(cases, linear, rows, {x, w, y, bias, x, w, y});
-  cases.push_back(
-      {"column_sum", linear.name + " bias backward", fmt::format("{} x {}", rows, linear.out),
-       linear.bias ? linear.calls : 0.0, 0.0, [=](Operands& o) {
-         const TensorView dy = o.read(dtype, {rows, linear.out});
-         const TensorView db = o.write(dtype, {linear.out});
-         return OpRun{[=, &context = o.context()] { models::ops::column_sum(context, dy, db); }};
-       }});
+  const auto x = of({rows, linear.in});
+  const auto w = of({linear.out, linear.in});
+  const auto y = of({rows, linear.out});
+  const LinearOperands make = {x, w, y, of({linear.out}, linear.bias),
+                               x, w, y, of({linear.out}, linear.bias_with_weight())};
+  add_linear_products(cases, linear, rows, make);
+  add_fused_products(shapes, linear, make, cases);
+}
+
+// Biases of which no product gives the gradient, and what the fused products save.
+void add_column_sum(const OpShapes& shapes, std::vector<OpCase>& cases) {
+  const Shape shape{shapes.tokens(), shapes.model.ffn_width};
+  cases.push_back({"column_sum", "mlp.up bias", fmt::format("{} x {}", shape[0], shape[1]), 0.0,
+                   0.0, [=, dtype = shapes.dtype](Operands& o) {
+                     const TensorView dy = o.read(dtype, shape);
+                     const TensorView db = o.write(dtype, {shape[1]});
+                     return OpRun{
+                         [=, &context = o.context()] { models::ops::column_sum(context, dy, db); }};
+                   }});
 }
 
 // Logits are in fp32; their gradient, in the compute type, lies in the first part of their rows.
@@ -148,8 +195,8 @@ void add_head(const OpShapes& shapes, std::vector<OpCase>& cases) {
     return view;
   };
   const auto none = [](Operands&) { return TensorView{}; };
-  add_linear_products(cases, {"head", vocab, width, 1.0, false}, rows,
-                      {x, w, logits, none, x, dw, dlogits});
+  add_linear_products(cases, {"head", vocab, width, 1.0}, rows,
+                      {x, w, logits, none, x, dw, dlogits, none});
 }
 
 AttentionSpec attention_spec(const OpShapes& shapes) {
@@ -220,6 +267,7 @@ void add_attention(const OpShapes& shapes, std::vector<OpCase>& cases) {
 void add_product_cases(const OpShapes& shapes, std::vector<OpCase>& cases) {
   for (const Linear& linear : linear_layers(shapes.model))
     add_linear(shapes, linear, cases);
+  add_column_sum(shapes, cases);
   add_head(shapes, cases);
   add_attention(shapes, cases);
 }

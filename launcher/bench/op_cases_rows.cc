@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "launcher/bench/op_cases.h"
+#include "models/mlp.h"
 #include "models/ops/activation.h"
 #include "models/ops/dropout.h"
 #include "models/ops/layer_norm.h"
@@ -132,26 +133,18 @@ void add_residual(const OpShapes& shapes, std::vector<OpCase>& cases) {
                    }});
 }
 
-// The function of a model's MLP, or the usual one of its kind.
-ActivationFunction function_of(models::Activation activation, bool gated) {
-  if (activation == models::Activation::kGelu) return ActivationFunction::kGelu;
-  if (activation == models::Activation::kRelu) return ActivationFunction::kRelu;
-  return gated && activation != models::Activation::kGeGlu ? ActivationFunction::kSilu
-                                                           : ActivationFunction::kGeluTanh;
-}
-
+// Where the model has no gate, products do this in the same pass (see the products).
 void add_activation(const OpShapes& shapes, std::vector<OpCase>& cases) {
   const Rows r = rows_of(shapes);
-  const double calls = shapes.model.gated() ? 0.0 : static_cast<double>(shapes.model.layers);
-  const ActivationFunction f = function_of(shapes.model.activation, false);
-  cases.push_back({"activation_forward", "mlp", r.wide_shape, calls, 0.0, [=](Operands& o) {
+  const ActivationFunction f = models::pointwise_function(shapes.model.activation);
+  cases.push_back({"activation_forward", "mlp", r.wide_shape, 0.0, 0.0, [=](Operands& o) {
                      const TensorView x = o.read(r.dtype, r.wide);
                      const TensorView y = o.write(r.dtype, r.wide);
                      return OpRun{[=, &context = o.context()] {
                        models::ops::activation_forward(context, f, x, y);
                      }};
                    }});
-  cases.push_back({"activation_backward", "mlp", r.wide_shape, calls, 0.0, [=](Operands& o) {
+  cases.push_back({"activation_backward", "mlp", r.wide_shape, 0.0, 0.0, [=](Operands& o) {
                      const TensorView x = o.read(r.dtype, r.wide);
                      const TensorView dy = o.read(r.dtype, r.wide);
                      const TensorView dx = o.write(r.dtype, r.wide);
@@ -164,7 +157,7 @@ void add_activation(const OpShapes& shapes, std::vector<OpCase>& cases) {
 void add_gated_activation(const OpShapes& shapes, std::vector<OpCase>& cases) {
   const Rows r = rows_of(shapes);
   const double calls = shapes.model.gated() ? static_cast<double>(shapes.model.layers) : 0.0;
-  const ActivationFunction f = function_of(shapes.model.activation, true);
+  const ActivationFunction f = models::pointwise_function(shapes.model.activation);
   cases.push_back({"gated_activation_forward", "mlp", r.wide_shape, calls, 0.0, [=](Operands& o) {
                      const TensorView gate = o.read(r.dtype, r.wide);
                      const TensorView up = o.read(r.dtype, r.wide);

@@ -132,10 +132,17 @@ TEST_F(BenchTest, OpsCountsWhatMustMoveAndWhatMustBeMultiplied) {
   EXPECT_EQ(bytes("hash_messages parameters"), 2 * block * 2);
   EXPECT_EQ(bytes("attention_forward attention"), 4 * 32 * 64 * 2 + 2 * 32 * 4);
   EXPECT_EQ(bytes("matmul head forward"), (32 * 64 + 256 * 64) * 2 + 32 * 256 * 4);
-  EXPECT_EQ(bytes("matmul head weight backward"), (32 * 256 + 32 * 64) * 2 + 256 * 64 * 4);
+  EXPECT_EQ(bytes("matmul_weight_gradient head"), (32 * 256 + 32 * 64) * 2 + 256 * 64 * 4);
+  EXPECT_EQ(bytes("matmul_weight_gradient attention.out and bias"),
+            (32 * 64 + 32 * 64 + 64 * 64 + 64) * 2);
+  EXPECT_EQ(bytes("matmul_activation_forward mlp.up"),
+            (32 * 64 + 256 * 64 + 256 + 2 * 32 * 256) * 2);
+  EXPECT_EQ(bytes("matmul_activation_backward mlp.down and bias before"),
+            (32 * 64 + 64 * 256 + 2 * 32 * 256 + 256) * 2);
   EXPECT_EQ(bytes("embedding_forward tokens"), 32 * 4 + 3 * 32 * 64 * 2);
   EXPECT_EQ(by_name["matmul mlp.up forward"]["operations"], 2.0 * 32 * 256 * 64);
-  EXPECT_EQ(by_name["matmul mlp.up forward"]["calls"], 2.0);
+  EXPECT_EQ(by_name["matmul mlp.up forward"]["calls"], 0.0) << "fused with its activation";
+  EXPECT_EQ(by_name["matmul_activation_forward mlp.up"]["calls"], 2.0);
   EXPECT_EQ(by_name["attention_backward attention"]["operations"], 5.0 * 32 * 32 * 64);
   EXPECT_EQ(by_name["rope queries"]["calls"], 0.0) << "GPT-2 rotates nothing";
 }
@@ -146,7 +153,7 @@ TEST_F(BenchTest, OpsMeasuresWhatTheFilterLeaves) {
   EXPECT_EQ(lines[1]["shape"], "16 x 256 x 64");
   const CommandResult table = run(std::string(kQuick) + "--filter head -o table");
   EXPECT_EQ(table.exit_code, 0) << table.err;
-  EXPECT_THAT(table.out, HasSubstr("head weight backward"));
+  EXPECT_THAT(table.out, HasSubstr("head input backward"));
 }
 
 TEST_F(BenchTest, OpsSkipsWhatDoesNotFit) {
