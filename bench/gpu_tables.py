@@ -40,7 +40,7 @@ def model_of(line):
 def training_row(line, rates):
     if line["bench"] == "step":
         name = "lockstep, `%s`" % line["reproducible"]
-        memory = line["memory"]["peak_bytes"]
+        memory = line["memory"]["planned_device_bytes"] or line["memory"]["peak_bytes"]
     else:
         name = "torch %s, %s, %s" % (line["torch"], line["mode"], line["precision"])
         memory = line.get("peak_bytes")
@@ -65,9 +65,10 @@ def print_training(lines):
                     if line["measured_peak_tflop_per_s"]})
     print("MFU is given of the datasheet's peak / of a large product measured in the same process (%s"
           % ", ".join(peaks), end=" ")
-    print("TFLOP/s). N counts every weight, the token table once. Steps: median, the spread is in the lines.\n")
+    print("TFLOP/s). N counts every weight, the token table once. Steps: median, the spread is in the lines. "
+          "Memory: what lockstep allocates on the device, and the most that PyTorch has allocated at once.\n")
     table(["model", "program", "micro-batch", "tokens/s", "step ms", "to PyTorch", "MFU " + CAUSAL, "MFU " + PALM,
-           "peak MiB"], [training_row(line, rates) for line in measured])
+           "memory MiB"], [training_row(line, rates) for line in measured])
 
 
 def print_phases(lines):
