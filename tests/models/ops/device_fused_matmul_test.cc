@@ -28,7 +28,7 @@ const std::vector<Sizes>& sizes_on(const TestDevice& device) {
       {1, 8, 16, 0}, {1, 5, 3, 0}, {33, 45, 70, 3}, {40, 64, 96, 8}};
   static const std::vector<Sizes> large = {
       {1, 8, 16, 0},     {1, 5, 3, 0},        {33, 45, 70, 3},      {40, 64, 96, 8},
-      {1, 768, 3072, 0}, {200, 768, 3072, 0}, {1000, 1024, 771, 0}, {4096, 768, 2304, 0}};
+      {1, 768, 3072, 0}, {200, 768, 3072, 0}, {500, 1024, 771, 0},  {1024, 768, 2304, 0}};
   return device.stand_in ? small : large;
 }
 
@@ -82,7 +82,7 @@ TEST(DeviceTable, MatmulActivationBackward) {
             matmul_activation_backward(c, f, dy(side), weight(side), pre(side), dpre(side),
                                        has_bias ? dbias.vector(side) : TensorView{});
           });
-          h.expect_close(dpre, 4, text_of("matmul_activation_backward, dpre,", dtype, s));
+          h.expect_close(dpre, 8, text_of("matmul_activation_backward, dpre,", dtype, s));
           // Sums of so many numbers of order 1 that were rounded at different times.
           const double spread = std::sqrt(static_cast<double>(s.tokens));
           if (has_bias)

@@ -206,7 +206,7 @@ std::string gpu_config() {
          "data: {train: given by the test}\n"
          "batch: {global: 16, micro: 8}\n"
          "train: {steps: 100}\n"
-         "optimizer: {learning_rate: 1e-3}\n"
+         "optimizer: {learning_rate: 5e-5}\n"  // more, and these tokens without structure make it leap
          "schedule: {warmup_steps: 10}\n";
 }
 
