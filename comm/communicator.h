@@ -20,6 +20,7 @@
 namespace lockstep::comm {
 
 class FlightRecorder;
+class RollCall;
 
 enum class Collective : std::uint8_t {
   kBarrier,
@@ -87,14 +88,14 @@ struct CommunicatorStats {
 //   the call;
 // - Work::wait_output and wait_input let everything that the stream present at *that* call is given
 //   later find the condition met. Whether the host waits too depends on the backend: never with one
-//   rank; where data goes through host memory (mpi, local) it may, in wait_*, done, progress and
-//   later calls, for its own device and for its peers;
+//   rank, nor with nccl; where data goes through host memory (mpi, local) it may, in wait_*, done,
+//   progress and later calls, for its own device and for its peers;
 // - memory that a stream may touch is still in use: before the host reads or frees it, the stream
 // is
 //   synchronized too;
 // - reduce_scatter needs kOverwrite and an output of the wire dtype: this layer computes nothing on
 //   a device, so the caller adds and widens;
-// - the bits are those of the host backends.
+// - the bits are those of the host backends, but for sums of nccl (make_nccl_communicator).
 //
 // Errors. A wrong argument is Error(kInternal), thrown before anything is launched. A peer that
 // does not come within the timeout, has died, left or called abort(), or a mismatch, is an Error
@@ -111,7 +112,7 @@ class Communicator {
 
   int rank() const { return rank_; }
   int world_size() const { return world_size_; }
-  std::string_view backend() const { return backend_; }  // "self", "local", "mpi"
+  std::string_view backend() const { return backend_; }  // "self", "local", "mpi", "nccl"
   std::chrono::milliseconds timeout() const { return timeout_; }
   core::Device device() const { return device_; }  // of allocate(); the CPU for host backends
 
@@ -186,6 +187,9 @@ class Communicator {
   // Notes every collective from now on in `recorder` (not owned; null: in none).
   virtual void record_to(FlightRecorder* recorder) { recorder_ = recorder; }
 
+  // Of communicators of the host, for those of a device that stand on them; null for the others.
+  virtual RollCall* roll_call() { return nullptr; }
+
   // Memory the backend itself holds on this rank (staging, control block), in bytes.
   virtual std::size_t internal_bytes() const = 0;
 
@@ -193,6 +197,7 @@ class Communicator {
   Communicator(int rank, int world_size, std::string_view backend,
                std::chrono::milliseconds timeout, core::Device device = {});
 
+  Work work_of(std::uint64_t id) { return Work(*this, id); }
   Deadline default_deadline() const { return std::chrono::steady_clock::now() + timeout_; }
   FlightRecorder* recorder() const { return recorder_; }
   void add_waited(std::chrono::nanoseconds time) { waited_ += time; }

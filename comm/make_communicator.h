@@ -5,20 +5,24 @@
 #include <string_view>
 
 #include "comm/communicator.h"
+#include "comm/nccl/nccl_communicator.h"
 
 namespace lockstep::comm {
 
 class MpiEnvironment;
 
-// The communicator of this process. backend: "auto" (self at one rank, else mpi), "self" or "mpi".
-// environment: of a process started by an MPI launcher, else null; then the world is this process.
-// device: where to make it able to work, besides the CPU; "self" and "mpi" then take device memory
-// through host memory (make_staged_communicator). Throws Error(kConfig) for a backend that does not
-// exist or cannot serve this world: "self" with several ranks, "mpi" without an MPI launcher.
-// Collective over all ranks.
+// The communicator of this process. backend: "self", "mpi", "nccl", or "auto": self at one rank,
+// else nccl where there is a device, else mpi. environment: of a process started by an MPI
+// launcher, else null; then the world is this process. device: which it serves besides the CPU;
+// "self" and "mpi" take its memory through that of the host (make_staged_communicator), "nccl"
+// needs one, of CUDA. nccl: for that backend. Throws Error(kConfig) for a backend that does not
+// exist or cannot serve this world: "self" with several ranks, "mpi" without an MPI launcher,
+// "nccl" without a device or, on any rank, without the library; and what make_nccl_communicator
+// throws. Collective over all ranks.
 std::unique_ptr<Communicator> make_communicator(std::string_view backend,
                                                 const MpiEnvironment* environment,
                                                 std::chrono::milliseconds timeout,
-                                                core::DeviceRef device = {});
+                                                core::DeviceRef device = {},
+                                                const NcclOptions& nccl = {});
 
 }  // namespace lockstep::comm

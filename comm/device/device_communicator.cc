@@ -25,7 +25,7 @@ DeviceCommunicator::DeviceCommunicator(std::string_view backend,
       host_(std::move(host)),
       device_ref_(device) {
   LOCKSTEP_CHECK(!device.on_cpu(), "a communicator of a device without its runtime");
-  LOCKSTEP_CHECK(host_->device().type == core::DeviceType::kCpu,
+  LOCKSTEP_CHECK(host_->roll_call() != nullptr,
                  "a communicator of a device stands on one of a device");
 }
 

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "comm/communicator.h"
+#include "comm/roll_call.h"
 #include "core/device_runtime.h"
 
 namespace lockstep::comm {
@@ -27,6 +28,7 @@ class DeviceCommunicator : public Communicator {
                      core::DeviceRef device);
 
   Communicator& host() const { return *host_; }
+  RollCall& roll_call_of_host() const { return *host_->roll_call(); }
   const core::DeviceRef& device_ref() const { return device_ref_; }
   // Throws Error(kInternal) before the first work_on.
   const core::DeviceStream& present_stream() const;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "comm/flight_recorder.h"
 #include "core/check.h"
 
 namespace lockstep::comm {
@@ -19,22 +20,19 @@ std::uint64_t DeviceWorks::add(Work host) {
   return push(std::move(entry));
 }
 
-std::uint64_t DeviceWorks::add(const core::DeviceStream& stream) {
+std::uint64_t DeviceWorks::add(const core::DeviceStream& stream, std::uint64_t sequence,
+                               FlightRecorder* recorder) {
   Entry entry;
   entry.on_device = true;
   entry.stream = stream.handle();
-  if (spare_.empty()) {
-    entry.reached = core::DeviceEvent(device_);
-  } else {
-    entry.reached = std::move(spare_.back());
-    spare_.pop_back();
-  }
-  entry.reached.record(stream);
+  entry.sequence = sequence;
+  entry.recorder = recorder;
+  entry.reached = events_.take_recorded(stream);
   return push(std::move(entry));
 }
 
 std::uint64_t DeviceWorks::push(Entry entry) {
-  if (entries_.size() >= kKept) forget_what_is_over();
+  if (entries_.size() >= kKept) settle();
   entries_.push_back(std::move(entry));
   return first_ + entries_.size() - 1;
 }
@@ -44,9 +42,11 @@ bool DeviceWorks::is_over(Entry& entry) {
   return entry.host.done() && entry.host.input_done();
 }
 
-void DeviceWorks::forget_what_is_over() {
+void DeviceWorks::settle() {
   while (!entries_.empty() && is_over(entries_.front())) {
-    if (entries_.front().on_device) spare_.push_back(std::move(entries_.front().reached));
+    Entry& entry = entries_.front();
+    if (entry.recorder != nullptr) entry.recorder->completed(entry.sequence);
+    if (entry.on_device) events_.give(std::move(entry.reached));
     entries_.pop_front();
     ++first_;
   }

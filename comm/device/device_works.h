@@ -2,23 +2,29 @@
 
 #include <cstdint>
 #include <deque>
-#include <vector>
 
+#include "comm/device/event_pool.h"
 #include "comm/work.h"
 #include "core/device_runtime.h"
 
 namespace lockstep::comm {
+
+class FlightRecorder;
 
 // What the ids of Work stand for where collectives on the device never make the host wait: a
 // collective of the host communicator, or a point in a stream at which both conditions of Work
 // hold.
 class DeviceWorks {
  public:
-  explicit DeviceWorks(core::DeviceRef device) : device_(device) {}
+  explicit DeviceWorks(core::DeviceRef device) : events_(device) {}
 
   std::uint64_t add(Work host);
-  // The point that `stream` has come to now.
-  std::uint64_t add(const core::DeviceStream& stream);
+  // The point that `stream` has come to now. recorder, where not null, is told that collective
+  // `sequence` is completed when a later call finds it over.
+  std::uint64_t add(const core::DeviceStream& stream, std::uint64_t sequence,
+                    FlightRecorder* recorder);
+  // Forgets what is over, as add() does now and then.
+  void settle();
 
   // present: the stream that shall wait for a point; null while there is none, which only
   // collectives of the host bear.
@@ -33,18 +39,18 @@ class DeviceWorks {
     bool on_device = false;
     core::DeviceEvent reached;
     core::DeviceStreamHandle* stream = nullptr;  // that the point lies on
+    std::uint64_t sequence = 0;
+    FlightRecorder* recorder = nullptr;
   };
 
   Entry* find(std::uint64_t id);  // null: over, and forgotten
   void hold_back(const Entry& entry, const core::DeviceStream* present) const;
   std::uint64_t push(Entry entry);
   bool is_over(Entry& entry);
-  void forget_what_is_over();
 
-  core::DeviceRef device_;
+  EventPool events_;
   std::deque<Entry> entries_;
-  std::uint64_t first_ = 0;               // the id of entries_.front()
-  std::vector<core::DeviceEvent> spare_;  // events to use again
+  std::uint64_t first_ = 0;  // the id of entries_.front()
 };
 
 }  // namespace lockstep::comm

@@ -23,40 +23,46 @@ SoloCommunicator::SoloCommunicator(std::unique_ptr<Communicator> host, core::Dev
 }
 
 // With one rank every collective leaves in its output what was in its input.
-std::uint64_t SoloCommunicator::copy(const ConstTensorView& input, const TensorView& output) {
-  host().progress();  // throws once the communicator has failed
+std::uint64_t SoloCommunicator::copy(Collective collective, const ConstTensorView& input,
+                                     const TensorView& output, std::string_view label) {
   const core::DeviceStream& stream = present_stream();
+  const Entry entry{.collective = collective,
+                    .dtype = input.dtype(),
+                    .count = static_cast<std::uint64_t>(input.elements()),
+                    .label = label,
+                    .input_bytes = input.bytes()};
+  const std::uint64_t sequence = roll_call_of_host().announce(entry).sequence;
   if (output.raw() != input.raw()) stream.on_device(output.raw(), input.raw(), input.bytes());
-  return works_.add(stream);
+  return works_.add(stream, sequence, recorder());
 }
 
 std::uint64_t SoloCommunicator::do_all_reduce(ConstTensorView input, TensorView output, ReduceOp op,
                                               std::string_view label) {
   if (on_host(input)) return works_.add(host().all_reduce(input, output, op, label));
-  return copy(input, output);
+  return copy(Collective::kAllReduce, input, output, label);
 }
 
 std::uint64_t SoloCommunicator::do_reduce_scatter(ConstTensorView input, TensorView output,
                                                   Output mode, std::string_view label) {
   if (on_host(input)) return works_.add(host().reduce_scatter(input, output, mode, label));
-  return copy(input, output);
+  return copy(Collective::kReduceScatter, input, output, label);
 }
 
 std::uint64_t SoloCommunicator::do_all_gather(ConstTensorView input, TensorView output,
                                               std::string_view label) {
   if (on_host(input)) return works_.add(host().all_gather(input, output, label));
-  return copy(input, output);
+  return copy(Collective::kAllGather, input, output, label);
 }
 
 std::uint64_t SoloCommunicator::do_broadcast(TensorView data, int root, std::string_view label) {
   if (on_host(data)) return works_.add(host().broadcast(data, root, label));
-  return copy(data, data);
+  return copy(Collective::kBroadcast, data, data, label);
 }
 
 std::uint64_t SoloCommunicator::do_all_to_all(ConstTensorView input, TensorView output,
                                               std::string_view label) {
   if (on_host(input)) return works_.add(host().all_to_all(input, output, label));
-  return copy(input, output);
+  return copy(Collective::kAllToAll, input, output, label);
 }
 
 std::uint64_t SoloCommunicator::do_barrier(std::string_view label) {
@@ -82,6 +88,7 @@ bool SoloCommunicator::do_input_done(std::uint64_t id) {
 
 void SoloCommunicator::do_progress() {
   host().progress();
+  works_.settle();
 }
 
 }  // namespace lockstep::comm

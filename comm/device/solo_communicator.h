@@ -29,7 +29,8 @@ class SoloCommunicator final : public DeviceCommunicator {
   bool do_input_done(std::uint64_t id) override;
   void do_progress() override;
 
-  std::uint64_t copy(const core::ConstTensorView& input, const core::TensorView& output);
+  std::uint64_t copy(Collective collective, const core::ConstTensorView& input,
+                     const core::TensorView& output, std::string_view label);
 
   DeviceWorks works_;
 };

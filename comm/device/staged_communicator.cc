@@ -46,7 +46,8 @@ std::unique_ptr<Communicator> make_staged_communicator(std::unique_ptr<Communica
 StagedCommunicator::StagedCommunicator(std::unique_ptr<Communicator> host, core::DeviceRef device)
     : DeviceCommunicator(host->backend(), std::move(host), device),
       to_host_(device),
-      to_device_(device) {
+      to_device_(device),
+      events_(device) {
   for (auto& slot : slots_)
     slot = std::make_unique<Slot>(*device.runtime);
 }
@@ -163,19 +164,8 @@ std::uint64_t StagedCommunicator::do_barrier(std::string_view label) {
 
 // ---- The queue ------------------------------------------------------------------------------
 
-core::DeviceEvent StagedCommunicator::event() {
-  if (spare_.empty()) return core::DeviceEvent(device_ref());
-  core::DeviceEvent event = std::move(spare_.back());
-  spare_.pop_back();
-  return event;
-}
-
 std::uint64_t StagedCommunicator::enqueue(Operation operation) {
-  if (operation.on_device) {
-    const core::DeviceStream& stream = present_stream();
-    operation.ready = event();
-    operation.ready.record(stream);
-  }
+  if (operation.on_device) operation.ready = events_.take_recorded(present_stream());
   queue_.push_back(std::move(operation));
   const std::uint64_t id = queue_end() - 1;
   advance();
@@ -217,8 +207,7 @@ bool StagedCommunicator::copy_ready() {
     op.ready.hold_back(to_host_);
     for (const Piece& piece : op.inputs)
       copy(piece, slot.memory.data(), core::CopyKind::kDeviceToHost, to_host_);
-    op.copied = event();
-    op.copied.record(to_host_);
+    op.copied = events_.take_recorded(to_host_);
   }
   return moved;
 }
@@ -241,8 +230,7 @@ bool StagedCommunicator::return_ready() {
     if (!op.on_device) continue;
     for (const Piece& piece : op.outputs)
       copy(piece, slots_[op.slot]->memory.data(), core::CopyKind::kHostToDevice, to_device_);
-    op.returned = event();
-    op.returned.record(to_device_);
+    op.returned = events_.take_recorded(to_device_);
   }
   return moved;
 }
@@ -260,7 +248,7 @@ void StagedCommunicator::retire() {
     Operation& op = queue_.front();
     if (op.on_device) {
       for (core::DeviceEvent* used : {&op.ready, &op.copied, &op.returned})
-        spare_.push_back(std::move(*used));
+        events_.give(std::move(*used));
     }
     queue_.pop_front();
     ++queue_begin_;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/device/device_communicator.h"
+#include "comm/device/event_pool.h"
 #include "comm/device/pinned_memory.h"
 
 namespace lockstep::comm {
@@ -101,7 +102,6 @@ class StagedCommunicator final : public DeviceCommunicator {
   bool is_released(std::uint64_t id);
   void copy(const Piece& piece, std::byte* slot, core::CopyKind kind,
             const core::DeviceStream& stream) const;
-  core::DeviceEvent event();
 
   // Until all operations up to and including `id` have passed `state`, one of the counters below.
   void drive(const std::uint64_t& state, std::uint64_t id, Deadline deadline);
@@ -113,7 +113,7 @@ class StagedCommunicator final : public DeviceCommunicator {
   core::DeviceStream to_device_;
   std::array<std::unique_ptr<Slot>, kSlots> slots_;
   std::size_t next_slot_ = 0;
-  std::vector<core::DeviceEvent> spare_;  // events to use again
+  EventPool events_;
   // Operations queue_begin_, queue_begin_ + 1, ...; what lies before is over. The others are the
   // operations up to which (exclusive) a state has been reached. Id 0 is over from the beginning.
   std::deque<Operation> queue_;

@@ -65,6 +65,7 @@ struct RankSlot {
   alignas(64) std::atomic<std::uint64_t> read{0};
   std::atomic<std::uint64_t> completed{0};
   alignas(64) std::atomic<RankState> state{RankState::kJoined};
+  std::atomic<std::uint64_t> begun{0};  // the last announced collective its device has begun
   alignas(64) Record ring[kRing];
 
   const Record& entry(std::uint64_t index) const { return ring[index % kRing]; }

@@ -57,10 +57,6 @@ void ExchangeCommunicator::fail(ErrorKind kind, const std::string& text) {
   throw core::Error(kind, text);
 }
 
-std::string ExchangeCommunicator::describe_rank(int rank) const {
-  return fmt::format("rank {} (host {})", rank, group_.hosts[static_cast<std::size_t>(rank)]);
-}
-
 std::string ExchangeCommunicator::last_completed(int rank) const {
   const int peer = group_.node_rank[static_cast<std::size_t>(rank)];
   if (peer < 0) {
@@ -108,6 +104,16 @@ std::vector<int> ExchangeCommunicator::ranks_holding_up(Condition condition, std
   return ranks;
 }
 
+void ExchangeCommunicator::fail_for_death(int node_rank, const std::string& noticed) {
+  for (int r = 0; r < world_size(); ++r) {
+    if (group_.node_rank[static_cast<std::size_t>(r)] != node_rank) continue;
+    fail(ErrorKind::kCommunication, fmt::format("{} has died; {}; {} noticed {}", describe_rank(r),
+                                                last_completed(r), describe_rank(rank()), noticed));
+  }
+  LOCKSTEP_CHECK(false, "no rank is number {} of its node", node_rank);
+  throw core::Error(ErrorKind::kInternal, noticed);
+}
+
 void ExchangeCommunicator::check_peers(Condition condition, std::uint64_t id, Deadline begin,
                                        Deadline deadline) {
   if (recorder() != nullptr) recorder()->waiting();
@@ -117,12 +123,7 @@ void ExchangeCommunicator::check_peers(Condition condition, std::uint64_t id, De
 
   if (const auto dead = node_->find_dead_peer()) {
     find_late();
-    for (int r = 0; r < world_size(); ++r) {
-      if (group_.node_rank[static_cast<std::size_t>(r)] != *dead) continue;
-      fail(ErrorKind::kCommunication,
-           fmt::format("{} has died; {}; {} noticed while it waited (a peer {})", describe_rank(r),
-                       last_completed(r), describe_rank(rank()), what));
-    }
+    fail_for_death(*dead, fmt::format("while it waited (a peer {})", what));
   }
   for (int r = 0; r < world_size(); ++r) {
     const int peer = group_.node_rank[static_cast<std::size_t>(r)];
@@ -137,7 +138,10 @@ void ExchangeCommunicator::check_peers(Condition condition, std::uint64_t id, De
   if (now < deadline) return;
 
   find_late();
-  const double seconds = std::chrono::duration<double>(now - begin).count();
+  // Peers of an announced collective have been waited for since it was entered.
+  const bool announced = read_ <= id && at(read_).announced && at(read_).posted;
+  const Deadline since = announced ? std::min(begin, at(read_).posted_at) : begin;
+  const double seconds = std::chrono::duration<double>(now - since).count();
   std::string text;
   for (std::size_t i = 0; i < std::min(late.size(), kNamedRanks); ++i) {
     text += fmt::format("{}{} {} for {:.3g} s; {}", i == 0 ? "" : ". ", describe_rank(late[i]),

@@ -12,6 +12,7 @@
 #include "comm/exchange/node.h"
 #include "comm/exchange/operation.h"
 #include "comm/exchange/remote_peers.h"
+#include "comm/roll_call.h"
 
 namespace lockstep::comm {
 
@@ -28,7 +29,7 @@ struct Group {
 // reads what it needs from its peers' memory (same node) or from their messages (other nodes).
 // Backends differ in the Node and the RemotePeers they hand in. The protocol is described in
 // control_block.h.
-class ExchangeCommunicator final : public Communicator {
+class ExchangeCommunicator final : public Communicator, private RollCall {
  public:
   // remote: null when all ranks are on one node.
   ExchangeCommunicator(std::string_view backend, std::chrono::milliseconds timeout, Group group,
@@ -36,6 +37,7 @@ class ExchangeCommunicator final : public Communicator {
   ~ExchangeCommunicator() override;
 
   std::size_t internal_bytes() const override;
+  RollCall* roll_call() override { return this; }
 
  private:
   std::uint64_t do_all_reduce(core::ConstTensorView input, core::TensorView output, ReduceOp op,
@@ -57,6 +59,15 @@ class ExchangeCommunicator final : public Communicator {
   void do_progress() override;
   void do_abort(core::ErrorKind kind, std::string_view reason) noexcept override;
   bool serves(core::Device device) const override;
+
+  // The roll call (roll_call.cc).
+  Announced announce(const Entry& entry) override;
+  void note_begun(std::uint64_t sequence) noexcept override;
+  std::vector<int> ranks_not_begun(std::uint64_t sequence) const override;
+  void look_for_dead_peers() override;
+  bool failed() const noexcept override;
+  void fail_with(core::ErrorKind kind, std::string_view text) noexcept override;
+  std::string describe_rank(int rank) const override;
 
   Operation make_operation(Collective collective, core::DType dtype, std::int64_t elements,
                            std::string_view label) const;
@@ -94,10 +105,10 @@ class ExchangeCommunicator final : public Communicator {
   // Health and diagnosis (diagnosis.cc).
   void raise_failure();
   [[noreturn]] void fail(core::ErrorKind kind, const std::string& text);
+  [[noreturn]] void fail_for_death(int node_rank, const std::string& noticed);
   void check_peers(Condition condition, std::uint64_t id, Deadline begin, Deadline deadline);
   std::vector<int> ranks_not_entered(std::uint64_t index) const;
   std::vector<int> ranks_holding_up(Condition condition, std::uint64_t id, std::string& what);
-  std::string describe_rank(int rank) const;
   std::string last_completed(int rank) const;
 
   Group group_;

@@ -71,6 +71,7 @@ void ExchangeCommunicator::post(Operation& op) {
   own_slot().posted.store(op.index + 1, std::memory_order_release);
   if (remote_ != nullptr) remote_->post(op);
   op.posted = true;
+  op.posted_at = std::chrono::steady_clock::now();
   ++posted_;
   note_entered(op);
   for (int target = 0; target < world_size(); ++target) {
@@ -151,12 +152,14 @@ void ExchangeCommunicator::finish_read(const Operation& op) {
 void ExchangeCommunicator::note_entered(const Operation& op) {
   if (recorder() == nullptr || !op.first_of_collective()) return;
   const int source = op.pattern == Operation::Pattern::kFromRoot ? op.record.root : rank();
-  recorder()->entered(op.record.sequence, op.record.collective,
-                      op.input_elements(source, world_size()) * op.element_bytes, op.record.label);
+  const std::uint64_t bytes = op.announced
+                                  ? op.announced_bytes
+                                  : op.input_elements(source, world_size()) * op.element_bytes;
+  recorder()->entered(op.record.sequence, op.record.collective, bytes, op.record.label);
 }
 
 void ExchangeCommunicator::note_completed(const Operation& op) {
-  if (recorder() == nullptr || !op.last_of_collective()) return;
+  if (recorder() == nullptr || op.announced || !op.last_of_collective()) return;
   recorder()->completed(op.record.sequence);
 }
 

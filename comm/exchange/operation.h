@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "comm/exchange/control_block.h"
+#include "comm/work.h"
 
 namespace lockstep::comm {
 
@@ -31,6 +32,9 @@ struct Operation {
   std::size_t slice = 0;        // elements of a (full) slice
   std::size_t total = 0;        // of the uneven patterns: elements of the whole vector
   bool after_previous = false;  // its input is the output of the operation before
+  // Its data goes other ways (RollCall::announce): only the record is exchanged.
+  bool announced = false;
+  std::uint64_t announced_bytes = 0;
 
   // Filled when the operation is queued.
   std::uint64_t index = 0;
@@ -39,6 +43,7 @@ struct Operation {
   std::uint64_t chunks = 0;
   std::size_t chunk_elements = 1;
   bool posted = false;
+  Deadline posted_at{};
   int entered_ranks = 0;  // ranks below this are known to have posted
   bool checked = false;
   std::uint64_t staged_chunks = 0;

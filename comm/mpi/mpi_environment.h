@@ -6,7 +6,8 @@ namespace lockstep::comm {
 bool started_by_mpi_launcher();
 
 // MPI for the time of one process; made by main in a process that started_by_mpi_launcher().
-// Initialises MPI (thread level FUNNELED: one thread talks to MPI) with errors returned as codes.
+// Initialises MPI (thread level SERIALIZED: one thread at a time talks to MPI, which may be that of a
+// communicator that watches over a device) with errors returned as codes.
 // Asks the kernel to kill this process when its launcher ends, and Open MPI to leave out its shared
 // memory between the ranks of a host, unless people chose their own transports (OMPI_MCA_btl).
 // Ends the process with 5 if initialising takes more than 300 s.

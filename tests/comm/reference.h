@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -80,6 +81,31 @@ O reference_reduce(int world_size, std::size_t index, std::uint64_t salt, Reduce
     first = false;
   }
   return static_cast<O>(sum);
+}
+
+// Whether `value` can be a sum of the ranks' elements in any order, rounded to T after each
+// addition.
+template <typename T>
+bool close_to_sum(T value, int world_size, std::size_t index, std::uint64_t salt) {
+  if constexpr (std::is_integral_v<T>) {
+    return value == reference_reduce<T, T>(world_size, index, salt, ReduceOp::kSum, nullptr);
+  } else {
+    double sum = 0.0;
+    double magnitude = 0.0;
+    for (int r = 0; r < world_size; ++r) {
+      const T element = input_value<T>(r, index, salt);
+      const double wide = static_cast<double>(static_cast<core::AccumulateT<T>>(element));
+      sum += wide;
+      magnitude += std::abs(wide);
+    }
+    constexpr int kBits = std::is_same_v<T, double>           ? 52
+                          : std::is_same_v<T, float>          ? 23
+                          : std::is_same_v<T, core::BFloat16> ? 7
+                                                              : 10;
+    const double unit = std::ldexp(1.0, -kBits) * 0.5;  // of one rounding
+    const double got = static_cast<double>(static_cast<core::AccumulateT<T>>(value));
+    return std::abs(got - sum) <= 1.01 * unit * world_size * magnitude + std::ldexp(1.0, -24);
+  }
 }
 
 template <typename T>

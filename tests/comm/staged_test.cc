@@ -15,6 +15,7 @@
 #include "comm/make_communicator.h"
 #include "comm/self/self_communicator.h"
 #include "core/cuda/stand_in/machine.h"
+#include "tests/comm/async_device.h"
 #include "tests/comm/conformance.h"
 #include "tests/comm/expect_error.h"
 
@@ -32,18 +33,20 @@ core::DeviceRef stand_in() {
   return core::open_device(stand_in_runtime(), 0);
 }
 
-// One group of ranks with the stand-in under it.
+// One group of ranks on a device whose streams run on their own.
 void run_staged(int ranks, const std::function<void(const Site&)>& body) {
   const LocalWorld world(ranks, 60s);
   world.run(
       [&](Communicator& comm) {
-        const core::DeviceStream stream(stand_in());
+        const core::DeviceStream stream(async_device());
         comm.work_on(stream);
-        body({comm, stand_in(), &stream});
+        body({comm, async_device(), &stream});
       },
       [](std::unique_ptr<Communicator> host) {
-        return make_staged_communicator(std::move(host), stand_in());
+        return make_staged_communicator(std::move(host), async_device());
       });
+  EXPECT_EQ(live_streams(), 0);
+  EXPECT_EQ(live_events(), 0);
 }
 
 using StagedParam = std::tuple<int, ConformanceCase>;

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <barrier>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "comm/local/local_world.h"
+#include "comm/nccl/nccl_communicator.h"
+#include "tests/comm/async_device.h"
+#include "tests/comm/conformance.h"
+#include "tests/comm/nccl_stand_in.h"
+
+namespace lockstep::comm::testing {
+
+// One group of ranks over the stand-in for NCCL, each with a stream of its own; nothing of it may
+// be left afterwards.
+inline void run_nccl(int ranks, std::chrono::milliseconds timeout,
+                     const std::function<void(const Site&)>& body, const NcclFaults& faults = {},
+                     const NcclOptions& options = {}) {
+  clear_nccl_state(faults);
+  const LocalWorld world(ranks, timeout);
+  // No rank fails the group while another still connects: that is a case of its own.
+  std::barrier connected(ranks);
+  world.run(
+      [&](Communicator& comm) {
+        connected.arrive_and_wait();
+        const core::DeviceStream stream(async_device());
+        comm.work_on(stream);
+        body({.comm = comm,
+              .device = async_device(),
+              .stream = &stream,
+              .exact = false,
+              .entered = kNcclEntered});
+      },
+      [&](std::unique_ptr<Communicator> host) {
+        return make_nccl_communicator(std::move(host), async_device(), nccl_stand_in(), options);
+      });
+  EXPECT_EQ(live_nccl_comms(), 0);
+  EXPECT_EQ(open_nccl_groups(), 0);
+  EXPECT_EQ(live_streams(), 0);
+  EXPECT_EQ(live_events(), 0);
+}
+
+}  // namespace lockstep::comm::testing

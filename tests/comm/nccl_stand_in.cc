@@ -1,0 +1,343 @@
+#include "tests/comm/nccl_stand_in.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "tests/comm/async_device.h"
+#include "tests/comm/nccl_meeting.h"
+
+namespace lockstep::comm {
+
+namespace testing {
+namespace {
+
+using nccl::Result;
+using Stream = nccl::Api::Stream;
+
+std::map<std::string, std::shared_ptr<Group>>& groups() {
+  static std::map<std::string, std::shared_ptr<Group>> all;
+  return all;
+}
+
+std::atomic<int> comms_alive{0};
+std::atomic<int> groups_open{0};
+
+}  // namespace
+}  // namespace testing
+
+// Shared with the streams that work for it, which end after it.
+struct nccl::Comm {
+  struct State {
+    std::shared_ptr<testing::Group> group;
+    int rank = 0;
+    std::atomic<bool> aborted{false};
+  };
+  std::shared_ptr<State> state = std::make_shared<State>();
+  std::uint64_t next = 0;  // number of its next collective
+  int polls_left = 0;      // of get_async_error, before the last call is over
+  bool finalized = false;
+  nccl::Result error = nccl::kSuccess;
+  std::string last_error;
+};
+
+namespace testing {
+namespace {
+
+// On a stream: the rank comes to the collective and stays until it is over, or given up.
+void meet(const std::shared_ptr<nccl::Comm::State>& state, std::uint64_t number, const Part& part) {
+  Group& group = *state->group;
+  std::unique_lock lock(group.mutex);
+  Meeting& meeting = group.meetings[number];
+  meeting.parts.resize(static_cast<std::size_t>(group.ranks));
+  if (state->aborted) {
+    meeting.broken = true;
+    return;
+  }
+  meeting.parts[static_cast<std::size_t>(state->rank)] = part;
+  const bool all = std::all_of(meeting.parts.begin(), meeting.parts.end(),
+                               [](const auto& p) { return p.has_value(); });
+  if (all && !meeting.broken && fit(meeting)) {
+    perform(meeting);
+    meeting.over = true;
+    group.changed.notify_all();
+  }
+  group.changed.wait(lock, [&] { return meeting.over || state->aborted; });
+  if (!meeting.over) meeting.broken = true;
+}
+
+void note(const nccl::Comm& comm, const std::string& what) {
+  NcclStandInState& state = nccl_state();
+  const std::lock_guard lock(state.mutex);
+  state.calls.push_back(fmt::format("rank {} {}", comm.state->rank, what));
+}
+
+NcclFaults faults_of(int rank) {
+  NcclStandInState& state = nccl_state();
+  const std::lock_guard lock(state.mutex);
+  return state.faults.rank == rank ? state.faults : NcclFaults{};
+}
+
+Result refuse(nccl::Comm* comm, Result result, const std::string& why) {
+  comm->last_error = why;
+  return result;
+}
+
+// What every call of a communicator asks first.
+Result check_ready(nccl::Comm* comm) {
+  if (comm->error != nccl::kSuccess)
+    return refuse(comm, comm->error, "the communicator has failed");
+  if (comm->polls_left > 0) {
+    return refuse(comm, nccl::kInvalidArgument, "the operation before is still in progress");
+  }
+  return nccl::kSuccess;
+}
+
+Result enter(nccl::Comm* comm, const Part& part, const char* name, Stream stream) {
+  note(*comm, fmt::format("{} {}", name, part.count));
+  const std::uint64_t number = comm->next++;
+  enqueue(stream, [state = comm->state, number, part] { meet(state, number, part); });
+  if (comm->next > faults_of(comm->state->rank).async_error_after) {
+    comm->error = nccl::kRemoteError;
+    comm->last_error = "the connection was closed by a peer";
+  }
+  comm->polls_left = 2;
+  return nccl::kInProgress;
+}
+
+Result collective(nccl::Comm* comm, Part part, const char* name, const void* send, void* receive,
+                  Stream stream) {
+  if (const Result ready = check_ready(comm); ready != nccl::kSuccess) return ready;
+  part.send = static_cast<const std::byte*>(send);
+  part.receive = static_cast<std::byte*>(receive);
+  return enter(comm, part, name, stream);
+}
+
+// ---- Groups of sends and receives -----------------------------------------------------------
+
+struct OpenGroup {
+  bool open = false;
+  nccl::Comm* comm = nullptr;
+  Stream stream = nullptr;
+  Part part;
+  int sends = 0;
+  Result error = nccl::kSuccess;
+};
+thread_local OpenGroup open_group;
+
+Result group_start() {
+  open_group = {};
+  open_group.open = true;
+  ++groups_open;
+  return nccl::kSuccess;
+}
+
+Result group_end() {
+  if (!open_group.open) return nccl::kInvalidUsage;
+  const OpenGroup group = std::exchange(open_group, {});
+  --groups_open;
+  if (group.error != nccl::kSuccess) return group.error;
+  if (group.comm == nullptr) return nccl::kSuccess;
+  return enter(group.comm, group.part, "exchange", group.stream);
+}
+
+Result add_to_group(nccl::Comm* comm, std::size_t count, nccl::DataType type, Stream stream) {
+  if (!open_group.open) return refuse(comm, nccl::kInvalidUsage, "a send outside a group");
+  if (const Result ready = check_ready(comm); ready != nccl::kSuccess) {
+    open_group.error = ready;
+    return ready;
+  }
+  open_group.comm = comm;
+  open_group.stream = stream;
+  open_group.part.kind = Kind::kExchange;
+  open_group.part.count = count;
+  open_group.part.type = type;
+  return nccl::kSuccess;
+}
+
+Result send(const void* data, std::size_t count, nccl::DataType type, int peer, nccl::Comm* comm,
+            Stream stream) {
+  if (const Result added = add_to_group(comm, count, type, stream); added != nccl::kSuccess) {
+    return added;
+  }
+  if (open_group.sends++ == faults_of(comm->state->rank).failing_send) {
+    open_group.error = nccl::kSystemError;
+    return refuse(comm, nccl::kSystemError, "no socket to a peer");
+  }
+  open_group.part.sends[peer] = static_cast<const std::byte*>(data);
+  return nccl::kSuccess;
+}
+
+Result receive(void* data, std::size_t count, nccl::DataType type, int peer, nccl::Comm* comm,
+               Stream stream) {
+  const Result added = add_to_group(comm, count, type, stream);
+  if (added == nccl::kSuccess) open_group.part.receives[peer] = static_cast<std::byte*>(data);
+  return added;
+}
+
+// ---- Communicators --------------------------------------------------------------------------
+
+Result get_unique_id(nccl::UniqueId* id) {
+  static std::atomic<int> made{0};
+  fmt::format_to_n(id->internal, sizeof(id->internal) - 1, "stand-in group {}", made++);
+  const std::lock_guard lock(nccl_state().mutex);
+  groups()[id->internal] = std::make_shared<Group>();
+  return nccl::kSuccess;
+}
+
+Result init(nccl::Comm** comm, int ranks, nccl::UniqueId id, int rank, nccl::Config* config) {
+  const NcclFaults faults = faults_of(rank);
+  if (config->blocking != 0 || config->magic != 0xcafebeef) return nccl::kInvalidArgument;
+  auto made = std::make_unique<nccl::Comm>();
+  {
+    const std::lock_guard lock(nccl_state().mutex);
+    made->state->group = groups().at(id.internal);
+  }
+  made->state->rank = rank;
+  ++comms_alive;
+  *comm = made.release();
+  if (faults.init_fails != nccl::kSuccess) {
+    (*comm)->error = faults.init_fails;
+    return refuse(*comm, faults.init_fails, "Duplicate GPU detected");
+  }
+  Group& group = *(*comm)->state->group;
+  const std::lock_guard lock(group.mutex);
+  group.ranks = ranks;
+  if (!faults.init_never_ends) ++group.joined;
+  return nccl::kInProgress;
+}
+
+Result get_async_error(nccl::Comm* comm, Result* error) {
+  Group& group = *comm->state->group;
+  *error = comm->error;
+  if (comm->error != nccl::kSuccess) return nccl::kSuccess;
+  const std::lock_guard lock(group.mutex);
+  if (group.joined < group.ranks || (comm->polls_left > 0 && --comm->polls_left > 0)) {
+    *error = nccl::kInProgress;
+  }
+  return nccl::kSuccess;
+}
+
+Result finalize(nccl::Comm* comm) {
+  if (const Result ready = check_ready(comm); ready != nccl::kSuccess) return ready;
+  note(*comm, "finalize");
+  comm->finalized = true;
+  comm->polls_left = 2;
+  return nccl::kInProgress;
+}
+
+Result destroy(nccl::Comm* comm) {
+  if (!comm->finalized) return nccl::kInvalidUsage;
+  note(*comm, "destroy");
+  --comms_alive;
+  delete comm;
+  return nccl::kSuccess;
+}
+
+Result abort(nccl::Comm* comm) {
+  note(*comm, "abort");
+  {
+    Group& group = *comm->state->group;
+    const std::lock_guard lock(group.mutex);
+    comm->state->aborted = true;
+    group.changed.notify_all();
+  }
+  --comms_alive;
+  delete comm;
+  return nccl::kSuccess;
+}
+
+const char* error_string(Result result) {
+  switch (result) {
+    case nccl::kSystemError:
+      return "unhandled system error";
+    case nccl::kRemoteError:
+      return "remote process exited or there was a network error";
+    case nccl::kInvalidUsage:
+      return "invalid usage";
+    case nccl::kInvalidArgument:
+      return "invalid argument";
+    default:
+      return "another result";
+  }
+}
+
+}  // namespace
+
+const nccl::Api& nccl_stand_in() {
+  static constexpr nccl::Api kApi = {
+      .get_version =
+          [](int* version) {
+            *version = 22809;
+            return nccl::kSuccess;
+          },
+      .get_error_string = error_string,
+      .get_last_error =
+          [](nccl::Comm* comm) { return comm == nullptr ? "" : comm->last_error.c_str(); },
+      .get_unique_id = get_unique_id,
+      .comm_init_rank_config = init,
+      .comm_finalize = finalize,
+      .comm_destroy = destroy,
+      .comm_abort = abort,
+      .comm_get_async_error = get_async_error,
+      .all_reduce =
+          [](const void* in, void* out, std::size_t count, nccl::DataType type, nccl::RedOp op,
+             nccl::Comm* comm, Stream stream) {
+            return collective(comm,
+                              {.kind = Kind::kAllReduce, .count = count, .type = type, .op = op},
+                              "all_reduce", in, out, stream);
+          },
+      .reduce_scatter =
+          [](const void* in, void* out, std::size_t count, nccl::DataType type, nccl::RedOp op,
+             nccl::Comm* comm, Stream stream) {
+            return collective(
+                comm, {.kind = Kind::kReduceScatter, .count = count, .type = type, .op = op},
+                "reduce_scatter", in, out, stream);
+          },
+      .all_gather =
+          [](const void* in, void* out, std::size_t count, nccl::DataType type, nccl::Comm* comm,
+             Stream stream) {
+            return collective(comm, {.kind = Kind::kAllGather, .count = count, .type = type},
+                              "all_gather", in, out, stream);
+          },
+      .broadcast =
+          [](const void* in, void* out, std::size_t count, nccl::DataType type, int root,
+             nccl::Comm* comm, Stream stream) {
+            return collective(
+                comm, {.kind = Kind::kBroadcast, .count = count, .type = type, .root = root},
+                "broadcast", in, out, stream);
+          },
+      .send = send,
+      .receive = receive,
+      .group_start = group_start,
+      .group_end = group_end,
+  };
+  return kApi;
+}
+
+NcclStandInState& nccl_state() {
+  static NcclStandInState state;
+  return state;
+}
+
+void clear_nccl_state(const NcclFaults& faults) {
+  const std::lock_guard lock(nccl_state().mutex);
+  nccl_state().faults = faults;
+  nccl_state().calls.clear();
+}
+
+int live_nccl_comms() {
+  return comms_alive;
+}
+
+int open_nccl_groups() {
+  return groups_open;
+}
+
+}  // namespace testing
+}  // namespace lockstep::comm
