@@ -1,5 +1,3 @@
-#include <initializer_list>
-
 #include "models/ops/cuda/matmul_algorithms.h"
 
 namespace lockstep::models::ops::cuda {
@@ -9,7 +7,7 @@ namespace {
 // Written by bench/matmul_algorithms on a GPU, 2026-11-27: GPT-2 of 124M (65536 and 16384 tokens a
 // micro-batch) and 350M parameters (32768).
 // clang-format off
-constexpr std::initializer_list<AlgorithmEntry> kTable = {
+constexpr AlgorithmEntry kTable[] = {
   {"NVIDIA H200", 130100, "bf16>bf16 m=1024 n=1024 k=32768 a=1024^T b=1024 out=1024 dbias", {true, {{0x1400000042, 0x200000023, 0x2, 0x5000000000003, 0x1fc3400000001, 0xe0000000e, 0x44000e000e, 0x0}}}},
   {"NVIDIA H200", 130100, "bf16>bf16 m=1024 n=1024 k=32768 a=1024^T b=1024 out=1024", {true, {{0x1400000042, 0x200000023, 0x2, 0x5000000000003, 0x1fc3400000001, 0xe0000000e, 0x44000e000e, 0x0}}}},
   {"NVIDIA H200", 130100, "bf16>bf16 m=1024 n=4096 k=32768 a=1024^T b=4096 out=4096 dbias", {false, {}}},
@@ -85,7 +83,7 @@ constexpr std::initializer_list<AlgorithmEntry> kTable = {
 }  // namespace
 
 std::span<const AlgorithmEntry> algorithm_table() {
-  return {kTable.begin(), kTable.size()};
+  return kTable;
 }
 
 }  // namespace lockstep::models::ops::cuda
