@@ -25,4 +25,15 @@ std::unique_ptr<Communicator> make_communicator(std::string_view backend,
                                                 core::DeviceRef device = {},
                                                 const NcclOptions& nccl = {});
 
+// The same in two steps, for ranks that first have to agree on their devices: the host's
+// communicator on which that of a backend stands ("self" outside of an MPI launcher and for "self",
+// else "mpi"), and what that becomes for a device of each rank.
+std::unique_ptr<Communicator> make_host_communicator(std::string_view backend,
+                                                     const MpiEnvironment* environment,
+                                                     std::chrono::milliseconds timeout);
+std::unique_ptr<Communicator> make_device_communicator(std::unique_ptr<Communicator> host,
+                                                       std::string_view backend,
+                                                       core::DeviceRef device,
+                                                       const NcclOptions& nccl);
+
 }  // namespace lockstep::comm

@@ -1,12 +1,15 @@
 #include "launcher/device_choice.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
+#include "comm/make_communicator.h"
 #include "core/cuda_module.h"
 #include "core/error.h"
+#include "launcher/run_description.h"
 
 namespace lockstep::launcher {
 
@@ -23,6 +26,32 @@ std::string why_cpu(const runtime::Config& config) {
   return "run.reproducible ranks is not to be had on CUDA";
 }
 
+// Ranks of one host may share its devices where their traffic goes through host memory, or where
+// NCCL has been told that they are on different hosts.
+bool shares_devices(const runtime::Config& config) {
+  return config.backend.comm == runtime::CommChoice::kMpi || std::getenv("NCCL_HOSTID") != nullptr;
+}
+
+runtime::BackendDevice choose_device(const runtime::Config& config,
+                                     comm::Communicator& communicator, core::Logger& log) {
+  if (config.backend.device == runtime::DeviceChoice::kCpu) return {};
+  runtime::DeviceSearch search;
+  search.why_not = why_cpu(config);
+  if (search.why_not.empty()) {
+    search = find_cuda_device(core::load_cuda_module(), local_rank(communicator.world_size()),
+                              shares_devices(config));
+  }
+  const std::vector<std::string> missing =
+      communicator.all_gather_bytes(search.why_not, "device search");
+  if (runtime::uses_cuda(config.backend.device, missing)) return search.found;
+  if (communicator.rank() == 0) {
+    const auto first =
+        std::find_if(missing.begin(), missing.end(), [](const auto& why) { return !why.empty(); });
+    log.info("run", "backend.device auto: the CPU, since {}", *first);
+  }
+  return {};
+}
+
 }  // namespace
 
 runtime::LocalRank local_rank(int world_size) {
@@ -31,27 +60,34 @@ runtime::LocalRank local_rank(int world_size) {
           number_or("OMPI_COMM_WORLD_LOCAL_SIZE", number_or("SLURM_NTASKS_PER_NODE", world_size))};
 }
 
-runtime::BackendDevice choose_device(const runtime::Config& config,
-                                     comm::Communicator& communicator, core::Logger& log) {
-  using runtime::DeviceChoice;
-  const DeviceChoice choice = config.backend.device;
-  if (choice == DeviceChoice::kCpu) return {};
-  runtime::DeviceSearch search;
-  search.why_not = why_cpu(config);
-  if (search.why_not.empty()) {
-    const bool shared = config.backend.comm == runtime::CommChoice::kMpi;
-    search = find_cuda_device(core::load_cuda_module(), local_rank(communicator.world_size()),
-                              shared);
+RankBackend connect_ranks(runtime::Config& config, const comm::MpiEnvironment* environment,
+                          core::Logger& log) {
+  const std::string name = comm_name(config.backend.comm);
+  const auto timeout = std::chrono::milliseconds(
+      static_cast<std::int64_t>(config.parallel.timeout_seconds * 1000.0));
+  auto host = comm::make_host_communicator(name, environment, timeout);
+  RankBackend backend;
+  backend.device = choose_device(config, *host, log);
+  if (backend.device.on_cpu()) {
+    if (config.backend.comm == runtime::CommChoice::kNccl) {
+      throw core::Error(core::ErrorKind::kConfig,
+                        "backend.comm is nccl, which moves memory of GPUs, but the run computes on "
+                        "the CPU; use backend.comm: auto or mpi, or backend.device: cuda");
+    }
+    config.backend.device = runtime::DeviceChoice::kCpu;
+    backend.communicator = std::move(host);
+    return backend;
   }
-  const std::vector<std::string> missing =
-      communicator.all_gather_bytes(search.why_not, "device search");
-  if (runtime::uses_cuda(choice, missing)) return search.found;
-  if (communicator.rank() == 0) {
-    const auto first =
-        std::find_if(missing.begin(), missing.end(), [](const auto& why) { return !why.empty(); });
-    log.info("run", "backend.device auto: the CPU, since {}", *first);
+  config.backend.device = runtime::DeviceChoice::kCuda;
+  if (host->rank() == 0 && host->world_size() > 1 && shares_devices(config)) {
+    log.info("run", "ranks of a host may share its devices ({})",
+             config.backend.comm == runtime::CommChoice::kMpi ? "backend.comm mpi" : "NCCL_HOSTID");
   }
-  return {};
+  comm::NcclOptions options;
+  options.repeatable = config.run.reproducible != runtime::Reproducible::kNone;
+  backend.communicator =
+      comm::make_device_communicator(std::move(host), name, backend.device.device, options);
+  return backend;
 }
 
 }  // namespace lockstep::launcher

@@ -1,17 +1,27 @@
 #pragma once
 
+#include <memory>
+
 #include "comm/communicator.h"
+#include "comm/mpi/mpi_environment.h"
 #include "core/log.h"
 #include "runtime/backend_device.h"
 #include "runtime/config/config.h"
 
 namespace lockstep::launcher {
 
-// The device of this rank by backend.device, the same kind on all ranks, told on rank 0 with the
-// reason where `auto` takes the CPU although there is a CUDA module. Collective. Throws
-// Error(kConfig), on all ranks, where cuda was asked for and some rank has no device.
-runtime::BackendDevice choose_device(const runtime::Config& config,
-                                     comm::Communicator& communicator, core::Logger& log);
+// Where this rank computes and how it reaches the others.
+struct RankBackend {
+  runtime::BackendDevice device;
+  std::unique_ptr<comm::Communicator> communicator;
+};
+
+// By backend.device and backend.comm, the same kind on all ranks; config.backend.device becomes
+// what was chosen. Told on rank 0: why `auto` takes the CPU, and that ranks share devices.
+// Collective over the ranks of `environment` (null: this process alone). Throws Error(kConfig), on
+// all ranks, where some rank lacks what was asked for.
+RankBackend connect_ranks(runtime::Config& config, const comm::MpiEnvironment* environment,
+                          core::Logger& log);
 
 // Which rank of its host this process is, as the MPI launcher tells; {0, 1} outside one.
 runtime::LocalRank local_rank(int world_size);

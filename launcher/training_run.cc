@@ -6,9 +6,7 @@
 #include <new>
 #include <optional>
 
-#include "comm/device/staged_communicator.h"
 #include "comm/flight_recorder.h"
-#include "comm/make_communicator.h"
 #include "comm/mpi/mpi_environment.h"
 #include "core/log.h"
 #include "core/memory.h"
@@ -210,15 +208,8 @@ int run_training(const TrainRequest& request) {
     }
     runtime::Config config = runtime::load_config(request.config_file, request.overrides);
     runtime::validate_for_world(config, world_size);
-    const auto timeout = std::chrono::milliseconds(
-        static_cast<std::int64_t>(config.parallel.timeout_seconds * 1000.0));
-    auto communicator = comm::make_communicator(comm_name(config.backend.comm),
-                                                environment ? &*environment : nullptr, timeout);
-    const runtime::BackendDevice device = choose_device(config, *communicator, log);
-    config.backend.device =
-        device.on_cpu() ? runtime::DeviceChoice::kCpu : runtime::DeviceChoice::kCuda;
-    if (!device.on_cpu())
-      communicator = comm::make_staged_communicator(std::move(communicator), device.device);
+    const auto [device, communicator] =
+        connect_ranks(config, environment ? &*environment : nullptr, log);
     ExitRecord record;
     record.rank = rank;
     record.world_size = world_size;

@@ -8,8 +8,6 @@
 #include <optional>
 #include <ostream>
 
-#include "comm/device/staged_communicator.h"
-#include "comm/make_communicator.h"
 #include "comm/mpi/mpi_environment.h"
 #include "core/error.h"
 #include "launcher/bench/step_bench.h"
@@ -214,17 +212,11 @@ int bench_step(const BenchStepOptions& options, std::ostream& out) {
   std::optional<comm::MpiEnvironment> environment;
   if (launched) environment.emplace();
   runtime::validate_for_world(config, environment ? environment->world_size() : 1);
-  const auto timeout = std::chrono::milliseconds(
-      static_cast<std::int64_t>(config.parallel.timeout_seconds * 1000.0));
-  auto communicator = comm::make_communicator(comm_name(config.backend.comm),
-                                              environment ? &*environment : nullptr, timeout);
-  core::Logger log(communicator->rank(), communicator->world_size(), core::LogLevel::kWarning);
-  const runtime::BackendDevice device = choose_device(config, *communicator, log);
-  config.backend.device =
-      device.on_cpu() ? runtime::DeviceChoice::kCpu : runtime::DeviceChoice::kCuda;
-  if (!device.on_cpu())
-    communicator = comm::make_staged_communicator(std::move(communicator), device.device);
-  const int code = measure_as_rank(options, config, *communicator, device, stop, log, out);
+  core::Logger log(environment ? environment->rank() : 0,
+                   environment ? environment->world_size() : 1, core::LogLevel::kWarning);
+  const RankBackend backend = connect_ranks(config, environment ? &*environment : nullptr, log);
+  const int code =
+      measure_as_rank(options, config, *backend.communicator, backend.device, stop, log, out);
   if (code != 0 && environment) environment->mark_failed();
   return code;
 }
