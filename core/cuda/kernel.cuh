@@ -21,11 +21,14 @@
 //   sync_threads(), sync_warp()     barriers; every thread of the block (warp) must come
 //   shuffle(x, lane), shuffle_xor(x, mask), ballot(predicate)    within a warp, all 32 lanes
 //   copy_async(to, from)            16 bytes from global to shared memory, under way until
+//   copy_async_or_zero(to, from, present)    the same, or 16 bytes of zeros and nothing is read
 //   copy_async_commit(), copy_async_wait<N>()    all but the newest N committed groups are there
 //   load_matrices(r, row), load_matrices_transposed(r, row)      ldmatrix.x4(.trans) of b16
 //   multiply_add(d, a, b, T{})      mma.sync.m16n8k16, T = BF16 or F16: d += a b in fp32
 //   add_integer(to, value)          atomic *to += value, in global or shared memory
-//   expand_exp2(x)                  2^x, at most 2 units in the last place off
+//   expand_exp2(x)                  2^x, at most 2 units in the last place off; 0 may stand for
+//                                   results below 2^-126
+//   pack_pair<T>(first, second)     both as T = BF16 or F16 in one register, the first one low
 //   multiply_add_wide(a, b, c)      a b + c, unsigned, of 32, 32 and 64 bits, as one instruction
 //   check_device_range(p, bytes)    on the host: the stand-in refuses what is not device memory
 //   launch(...)                     below

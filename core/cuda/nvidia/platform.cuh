@@ -77,6 +77,13 @@ __device__ inline void copy_async(void* to, const void* from) {
   const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(shared), "l"(from) : "memory");
 }
+__device__ inline void copy_async_or_zero(void* to, const void* from, bool present) {
+  const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  const int bytes = present ? 16 : 0;  // read; the rest of the 16 is filled with zeros
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared), "l"(from),
+               "r"(bytes)
+               : "memory");
+}
 __device__ inline void copy_async_commit() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
@@ -117,8 +124,27 @@ __device__ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], const
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// exp2f() spends three more instructions on results below 2^-126.
 __device__ inline float expand_exp2(float x) {
-  return exp2f(x);
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x));
+  return result;
+}
+
+// One instruction, where two conversions would take three.
+template <typename T>
+__device__ inline unsigned pack_pair(float first, float second);
+template <>
+__device__ inline unsigned pack_pair<BF16>(float first, float second) {
+  unsigned bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(bits) : "f"(second), "f"(first));
+  return bits;
+}
+template <>
+__device__ inline unsigned pack_pair<F16>(float first, float second) {
+  unsigned bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(bits) : "f"(second), "f"(first));
+  return bits;
 }
 
 // In this form, and not as mad.wide, ptxas makes one IMAD.WIDE of it that adds c too.

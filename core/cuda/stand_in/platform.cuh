@@ -69,8 +69,24 @@ inline void add_integer(std::int64_t* to, std::int64_t value) {
   *to += value;
 }
 
+inline void copy_async_or_zero(void* to, const void* from, bool present) {
+  if (present) {
+    copy_async(to, from);
+  } else {
+    std::memset(to, 0, 16);
+  }
+}
+
 inline float expand_exp2(float x) {
   return std::exp2(x);
+}
+
+template <typename T>
+unsigned pack_pair(float first, float second) {
+  const T pair[2] = {from_float<T>(first), from_float<T>(second)};
+  unsigned bits;
+  std::memcpy(&bits, pair, sizeof bits);
+  return bits;
 }
 
 inline std::uint64_t multiply_add_wide(std::uint32_t a, std::uint32_t b, std::uint64_t c) {

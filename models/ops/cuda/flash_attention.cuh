@@ -56,14 +56,22 @@ HeadMatrix<T> heads_of(const ConstTensorView& view) {
 // 16 bytes. Others are served by the plain kernels.
 bool flash_serves(const AttentionSpec& spec, std::initializer_list<ConstTensorView> views);
 
-// Calls f(T{}, integral_constant<int, W>) for the element type and the padded width of a head.
+// Calls f(T{}, integral_constant<int, W>, bool_constant) for the element type, the padded width of
+// a head and whether there is dropout, whose arithmetic would cost the others registers.
 template <typename F>
-void visit_flash(DType dtype, int width, F&& f) {
+void visit_flash(DType dtype, int width, bool drops, F&& f) {
+  const auto with_drops = [&](auto type, auto padded) {
+    if (drops) {
+      f(type, padded, std::true_type{});
+    } else {
+      f(type, padded, std::false_type{});
+    }
+  };
   const auto with_width = [&](auto type) {
     if (width <= 64) {
-      f(type, std::integral_constant<int, 64>{});
+      with_drops(type, std::integral_constant<int, 64>{});
     } else {
-      f(type, std::integral_constant<int, 128>{});
+      with_drops(type, std::integral_constant<int, 128>{});
     }
   };
   if (dtype == DType::kBF16) {
@@ -76,6 +84,44 @@ void visit_flash(DType dtype, int width, F&& f) {
 template <int W>
 constexpr std::size_t tile_bytes(int rows) {
   return static_cast<std::size_t>(rows) * W * 2;
+}
+
+// What a block works on: kTileRows positions from `first` on, of one head of one sequence. Blocks
+// of a head follow one another, so that those that run at the same time read the same rows.
+struct FlashBlock {
+  std::int64_t first;
+  std::int64_t sequence;
+  int head;
+};
+
+__device__ inline FlashBlock block_of(const FlashShape& shape, int heads, bool last_first) {
+  const auto index = static_cast<int>(blockIdx.x);
+  const int tile = index % shape.tiles;
+  const int position = last_first ? shape.tiles - 1 - tile : tile;
+  return {static_cast<std::int64_t>(position) * kTileRows, index / shape.tiles / heads,
+          index / shape.tiles % heads};
+}
+
+// Steps of `keys` keys until the block's queries have met all that they see.
+__device__ inline int steps_over_keys(const FlashShape& shape, const FlashBlock& block, int keys) {
+  const std::int64_t last = block.first + kTileRows;
+  const std::int64_t seen = shape.causal && last < shape.length ? last : shape.length;
+  return static_cast<int>((seen + keys - 1) / keys);
+}
+
+// Scores of queries from `first_query` on and keys from `first_key` on: -infinity for keys that the
+// query does not see or that are not there. Steps that see all are passed by as a whole.
+template <int kParts, int kTiles>
+__device__ inline void mask_keys(float (&scores)[kParts][kTiles][4], const FlashShape& shape,
+                                 std::int64_t first_query, std::int64_t first_key) {
+  const std::int64_t last_key = first_key + 8 * kTiles - 1;
+  if (last_key < shape.length && (!shape.causal || last_key <= first_query)) return;
+  const int present = static_cast<int>(shape.length - first_key);
+  const int distance = static_cast<int>(first_query - first_key);
+  for_each_element(scores, [&](float& score, int m, int n, int i) {
+    const int column = column_of(n, i);
+    if (column >= present || (shape.causal && column > distance + row_of(m, i))) score = -INFINITY;
+  });
 }
 
 // The factor that dropout gives the probability of (query, key); element index as in attention.h.

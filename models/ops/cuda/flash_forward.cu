@@ -5,141 +5,171 @@ namespace lockstep::models::ops::cuda {
 
 namespace {
 
-constexpr int kScoreTiles = kTileRows / 8;
-
-// The running softmax of the two rows that a lane's quad holds: row lane/4 and row lane/4 + 8.
-struct RunningSoftmax {
-  float maximum[2];
-  float sum[2];  // of this lane's columns
+// How the work is cut for heads padded to W. Two blocks on a multiprocessor, so that one's products
+// run beside the other's exponentials: 255 registers a thread.
+template <int W>
+struct ForwardPlan {
+  static constexpr int kParts = 2;
+  static constexpr int kThreads = BlockOf<kParts>::kThreads;
+  static constexpr int kKeys = W == 64 ? 64 : 32;  // of a step
+  static constexpr int kTiles = kKeys / 8;
+  static constexpr bool kKeepQueries = W == 64;  // in registers
+  static constexpr std::size_t kShared = tile_bytes<W>(kTileRows + 4 * kKeys);
 };
 
-__device__ void mask_scores(float (&scores)[kScoreTiles][4], const FlashShape& shape,
-                            std::int64_t first_query, std::int64_t first_key) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-#pragma unroll
-  for (int n = 0; n < kScoreTiles; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const std::int64_t key = first_key + 8 * n + lane % 4 * 2 + i % 2;
-      const std::int64_t query = first_query + lane / 4 + i / 2 * 8;
-      if (key >= shape.length || (shape.causal && key > query)) scores[n][i] = -INFINITY;
-    }
-  }
-}
+template <typename T>
+struct ForwardOperands {
+  FlashShape shape;
+  HeadMatrix<const T> q;
+  HeadMatrix<const T> k;
+  HeadMatrix<const T> v;
+  DropoutRule dropout;
+  HeadMatrix<T> out;
+  float* lse;
+};
 
-// Scores become exp(scale * (score - maximum)); what was summed up before is brought to the new
-// maximum. Every row has met a key that it sees in its first tile, so the maximum is finite.
-template <int W>
-__device__ void update_softmax(float (&scores)[kScoreTiles][4], RunningSoftmax& softmax,
-                               float (&out)[W / 8][4], float scale_log2) {
+// The running softmax of the rows that a lane's quad holds: lane/4 and lane/4 + 8 of each part.
+template <int kParts>
+struct RunningSoftmax {
+  float maximum[kParts][2];
+  float sum[kParts][2];  // of this lane's columns
+
+  __device__ RunningSoftmax() {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float top = softmax.maximum[half];
+    for (int m = 0; m < kParts; ++m) {
 #pragma unroll
-    for (int n = 0; n < kScoreTiles; ++n)
-      top = fmaxf(top, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
-    top = combine_lanes(top, MaximumOf{}, 4);
-    const float shrink = expand_exp2((softmax.maximum[half] - top) * scale_log2);
-    softmax.maximum[half] = top;
-    float sum = 0.0F;
-#pragma unroll
-    for (int n = 0; n < kScoreTiles; ++n) {
-#pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        scores[n][i] = expand_exp2((scores[n][i] - top) * scale_log2);
-        sum += scores[n][i];
+      for (int half = 0; half < 2; ++half) {
+        maximum[m][half] = -INFINITY;
+        sum[m][half] = 0.0F;
       }
     }
-    softmax.sum[half] = softmax.sum[half] * shrink + sum;
+  }
+};
+
+// Scores become exp(scale * (score - maximum)); what was summed up before is brought to the new
+// maximum. Every row has met a key that it sees in its first step, so the maximum is finite.
+template <int kParts, int kTiles, int kColumns>
+__device__ void update_softmax(float (&scores)[kParts][kTiles][4], RunningSoftmax<kParts>& softmax,
+                               float (&out)[kParts][kColumns][4], float scale_log2) {
 #pragma unroll
-    for (int n = 0; n < W / 8; ++n) {
-      out[n][2 * half] *= shrink;
-      out[n][2 * half + 1] *= shrink;
+  for (int m = 0; m < kParts; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float before = softmax.maximum[m][half];
+      float top = before;
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n)
+        top = fmaxf(top, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+      top = combine_lanes(top, MaximumOf{}, 4);
+      softmax.maximum[m][half] = top;
+      const float base = top * scale_log2;  // so that an element takes one fused instruction
+      const float shrink = expand_exp2(before * scale_log2 - base);
+      float sum = 0.0F;
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int i = 2 * half; i < 2 * half + 2; ++i) {
+          scores[m][n][i] = expand_exp2(scores[m][n][i] * scale_log2 - base);
+          sum += scores[m][n][i];
+        }
+      }
+      softmax.sum[m][half] = softmax.sum[m][half] * shrink + sum;
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+        out[m][n][2 * half] *= shrink;
+        out[m][n][2 * half + 1] *= shrink;
+      }
     }
   }
 }
 
-__device__ void drop_scores(float (&scores)[kScoreTiles][4], const DropoutRule& dropout,
-                            const FlashShape& shape, std::int64_t sequence, int head,
-                            std::int64_t first_query, std::int64_t first_key) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (int n = 0; n < kScoreTiles; ++n) {
+// Sums become outputs: divides by the sums of the softmax and writes lse.
+template <typename T, int W, int kParts>
+__device__ void finish_rows(const ForwardOperands<T>& of, const FlashBlock& block, int row,
+                            const float (&result)[kParts][W / 8][4],
+                            const RunningSoftmax<kParts>& softmax, const Tile<T, W>& room) {
+  const FlashShape& shape = of.shape;
+  float factor[kParts][2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      scores[n][i] *=
-          attention_factor(dropout, shape, sequence, head, first_query + lane / 4 + i / 2 * 8,
-                           first_key + 8 * n + lane % 4 * 2 + i % 2);
+  for (int m = 0; m < kParts; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float sum = combine_lanes(softmax.sum[m][half], AddOf{}, 4);
+      factor[m][half] = 1.0F / sum;
+      const std::int64_t query = block.first + row + row_of(m, 2 * half);
+      if (lane_of_thread() % 4 == 0 && query < shape.length) {
+        of.lse[(block.sequence * shape.heads + block.head) * shape.length + query] =
+            softmax.maximum[m][half] * shape.scale + logf(sum);
+      }
     }
   }
+  store_rows(
+      result, [&](int m, int half) { return factor[m][half]; }, room, row,
+      of.out.head(shape, block.sequence, block.head), block.first, shape.length, shape.width);
 }
 
-// One block: 64 queries of one head. Keys come tile by tile, the next one while this one is used.
-template <typename T, int W>
-__global__ void flash_forward_kernel(FlashShape shape, HeadMatrix<const T> q, HeadMatrix<const T> k,
-                                     HeadMatrix<const T> v, DropoutRule dropout, HeadMatrix<T> out,
-                                     float* lse) {
+// One block: 128 queries of one head. Keys come step by step, the next ones while these are used.
+template <typename T, int W, bool kDrops>
+__global__ void __launch_bounds__(ForwardPlan<W>::kThreads, 2)
+    flash_forward_kernel(ForwardOperands<T> of) {
+  using Plan = ForwardPlan<W>;
+  const FlashShape& shape = of.shape;
   // The longest rows of a causal mask first, so that the last blocks to run are short.
-  const int tile = shape.tiles - 1 - static_cast<int>(blockIdx.x) % shape.tiles;
-  const int head = static_cast<int>(blockIdx.x) / shape.tiles % shape.heads;
-  const std::int64_t sequence = static_cast<int>(blockIdx.x) / shape.tiles / shape.heads;
-  const int kv_head = head / shape.group();
-  const std::int64_t first = static_cast<std::int64_t>(tile) * kTileRows;
-  const int row = static_cast<int>(threadIdx.x) / kWarp * kWarpRows;
+  const FlashBlock block = block_of(shape, shape.heads, true);
+  const int row = warp_of_thread() * BlockOf<Plan::kParts>::kWarpRows;
+  const std::int64_t warp_first = block.first + row;
 
   T* shared = dynamic_shared<T>();
-  constexpr int kTileElements = kTileRows * W;
   const Tile<T, W> queries{shared};
-  const auto keys = [&](int stage) { return Tile<T, W>{shared + (1 + 2 * stage) * kTileElements}; };
-  const auto values = [&](int stage) {
-    return Tile<T, W>{shared + (2 + 2 * stage) * kTileElements};
+  const auto keys = [&](int stage) {
+    return Tile<T, W>{shared + (kTileRows + 2 * stage * Plan::kKeys) * W};
   };
-  const HeadRows<const T> key_rows = k.head(shape, sequence, kv_head);
-  const HeadRows<const T> value_rows = v.head(shape, sequence, kv_head);
-  const int key_tiles = shape.causal ? tile + 1 : shape.tiles;
-
-  load_tile<kTileRows>(queries, q.head(shape, sequence, head), first, shape.length, shape.width);
-  load_tile<kTileRows>(keys(0), key_rows, 0, shape.length, shape.width);
-  load_tile<kTileRows>(values(0), value_rows, 0, shape.length, shape.width);
-  copy_async_commit();
-
-  float result[W / 8][4];
-  clear(result);
-  RunningSoftmax softmax{{-INFINITY, -INFINITY}, {0.0F, 0.0F}};
-  for (int j = 0; j < key_tiles; ++j) {
-    const std::int64_t first_key = static_cast<std::int64_t>(j) * kTileRows;
-    if (j + 1 < key_tiles) {
-      load_tile<kTileRows>(keys((j + 1) % 2), key_rows, first_key + kTileRows, shape.length,
-                           shape.width);
-      load_tile<kTileRows>(values((j + 1) % 2), value_rows, first_key + kTileRows, shape.length,
-                           shape.width);
-    }
+  const auto values = [&](int stage) {
+    return Tile<T, W>{shared + (kTileRows + (2 * stage + 1) * Plan::kKeys) * W};
+  };
+  const HeadRows<const T> key_rows = of.k.head(shape, block.sequence, block.head / shape.group());
+  const HeadRows<const T> value_rows = of.v.head(shape, block.sequence, block.head / shape.group());
+  const auto fetch = [&](int step) {
+    const std::int64_t first = static_cast<std::int64_t>(step) * Plan::kKeys;
+    load_tile<Plan::kKeys, Plan::kThreads>(keys(step % 2), key_rows, first, shape.length,
+                                           shape.width);
+    load_tile<Plan::kKeys, Plan::kThreads>(values(step % 2), value_rows, first, shape.length,
+                                           shape.width);
     copy_async_commit();
-    copy_async_wait<1>();
-    sync_threads();
-    float scores[kScoreTiles][4];
-    clear(scores);
-    multiply_rows(scores, queries, row, keys(j % 2));
-    if (j + 1 == key_tiles) mask_scores(scores, shape, first + row, first_key);
-    update_softmax<W>(scores, softmax, result, shape.scale_log2);
-    if (dropout.active) drop_scores(scores, dropout, shape, sequence, head, first + row, first_key);
-    multiply_weights(result, scores, values(j % 2));
-    sync_threads();
-  }
+  };
+  load_tile<kTileRows, Plan::kThreads>(queries, of.q.head(shape, block.sequence, block.head),
+                                       block.first, shape.length, shape.width);
+  fetch(0);
+  copy_async_wait<0>();
+  sync_threads();
+  const LeftRows<Plan::kKeepQueries, Plan::kParts, T, W> left(queries, row);
 
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  float factor[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float sum = combine_lanes(softmax.sum[half], AddOf{}, 4);
-    factor[half] = 1.0F / sum;
-    const std::int64_t query = first + row + lane / 4 + half * 8;
-    if (lane % 4 == 0 && query < shape.length) {
-      lse[(sequence * shape.heads + head) * shape.length + query] =
-          softmax.maximum[half] * shape.scale + logf(sum);
+  float result[Plan::kParts][W / 8][4];
+  clear(result);
+  RunningSoftmax<Plan::kParts> softmax;
+  const int steps = steps_over_keys(shape, block, Plan::kKeys);
+  for (int step = 0; step < steps; ++step) {
+    if (step > 0) {
+      copy_async_wait<0>();
+      sync_threads();  // these keys are there, and nobody uses those before them any longer
     }
+    if (step + 1 < steps) fetch(step + 1);
+    const std::int64_t first_key = static_cast<std::int64_t>(step) * Plan::kKeys;
+    if (shape.causal && first_key >= warp_first + BlockOf<Plan::kParts>::kWarpRows) continue;
+    float scores[Plan::kParts][Plan::kTiles][4];
+    clear(scores);
+    multiply_rows(scores, left, keys(step % 2), 0);
+    mask_keys(scores, shape, warp_first, first_key);
+    update_softmax(scores, softmax, result, shape.scale_log2);
+    if constexpr (kDrops) {
+      for_each_element(scores, [&](float& score, int m, int n, int i) {
+        score *= attention_factor(of.dropout, shape, block.sequence, block.head,
+                                  warp_first + row_of(m, i), first_key + column_of(n, i));
+      });
+    }
+    multiply_weights(result, scores, values(step % 2), 0);
   }
-  store_rows(result, factor[0], factor[1], queries, row, out.head(shape, sequence, head), first,
-             shape.length, shape.width);
+  finish_rows(of, block, row, result, softmax, queries);
 }
 
 }  // namespace
@@ -161,13 +191,14 @@ void flash_attention_forward(OpContext& context, const AttentionSpec& spec, Cons
   const FlashShape shape(spec);
   const DropoutRule dropout(spec.dropout, spec.heads * spec.length * spec.length);
   const unsigned blocks = block_count(spec.sequences * spec.heads * shape.tiles);
-  visit_flash(q.dtype(), shape.width, [&](auto type, auto padded) {
+  visit_flash(q.dtype(), shape.width, dropout.active, [&](auto type, auto padded, auto drops) {
     using T = decltype(type);
     constexpr int W = decltype(padded)::value;
-    launch("flash_forward", flash_forward_kernel<T, W>,
-           Grid{blocks, kFlashThreads, 5 * tile_bytes<W>(kTileRows)}, context.stream(), shape,
-           heads_of<const T>(q), heads_of<const T>(k), heads_of<const T>(v), dropout,
-           heads_of<T>(out), pointer_of<float>(lse));
+    launch(
+        "flash_forward", flash_forward_kernel<T, W, decltype(drops)::value>,
+        Grid{blocks, ForwardPlan<W>::kThreads, ForwardPlan<W>::kShared}, context.stream(),
+        ForwardOperands<T>{shape, heads_of<const T>(q), heads_of<const T>(k), heads_of<const T>(v),
+                           dropout, heads_of<T>(out), pointer_of<float>(lse)});
   });
 }
 

@@ -115,10 +115,14 @@ TEST(DeviceTable, Attention) {
           AttentionShape{1, 37, 2, 1, 64, false, false}, AttentionShape{1, 40, 3, 3, 7, true, true},
           AttentionShape{2, 33, 2, 2, 16, false, true},
           AttentionShape{1, 5, 1, 1, 128, true, false},
-          // Several tiles of 64 positions, the last one not full.
+          // Several steps of 32 or 64 and tiles of 128 positions, the last one not full.
           AttentionShape{1, 130, 2, 1, 64, true, false},
           AttentionShape{1, 100, 2, 2, 80, false, true},
-          AttentionShape{1, 129, 2, 1, 128, true, true}})
+          AttentionShape{1, 129, 2, 1, 128, true, true},
+          AttentionShape{1, 270, 2, 1, 64, true, false},
+          AttentionShape{1, 257, 1, 1, 64, false, false},
+          AttentionShape{1, 200, 1, 1, 64, true, true},
+          AttentionShape{1, 161, 1, 1, 128, false, false}})
       compare_attention(device, dtype, s, true);
   });
 }
