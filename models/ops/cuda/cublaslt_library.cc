@@ -49,7 +49,7 @@ CublasLt::CublasLt(const OpContext& context) {
   core::check_device(*device.runtime, device.runtime->properties(device.device.index, &properties),
                      "asking for the properties of a device");
   gpu_ = properties.name;
-  fuses_unasked_ = properties.major == 9;
+  gelu_pays_ = properties.major == 9;
   check_cublaslt(cublasLtCreate(&handle_), "opening cuBLASLt");
 }
 
@@ -72,7 +72,8 @@ CublasLt::Entry CublasLt::decide(OpContext& context, const ProductKey& key,
   if (context.determinism() == Determinism::kNone) return search(context, key, operands, steps);
   const ProductChoice* kept = find_choice(algorithm_table(), gpu_, cublasLtGetVersion(), key);
   if (kept != nullptr && !kept->one_call) return {{}, {}, "table: in steps"};
-  if (kept == nullptr && steps && !fuses_unasked_) return {{}, {}, "in steps: not timed"};
+  const bool gelu = key.epilogue == Epilogue::kGelu || key.epilogue == Epilogue::kGeluBias;
+  if (kept == nullptr && steps && !(gelu && gelu_pays_)) return {{}, {}, "in steps: not timed"};
   CublasLtProduct product(handle_, key, operands);
   std::string origin = "first heuristic";
   if (kept != nullptr) {

@@ -12,8 +12,8 @@ namespace lockstep::models::ops::cuda {
 // One handle of cuBLASLt and, for every product it has seen, how that one is done. A product is
 // decided about when it first comes:
 //   Determinism::kRun: as the table kept in the tree says for this GPU and version of the library;
-//     without an entry the heuristic's first algorithm, with the epilogue in the same call on GPUs
-//     where that is known to pay (compute capability 9.0) and in separate steps elsewhere.
+//     without an entry the heuristic's first algorithm, with an epilogue in the same call where
+//     that is known to pay (GELU on compute capability 9.0) and in separate steps elsewhere.
 //   Determinism::kNone: by timing the heuristic's favourites, and the separate steps, on the real
 //     operands: outputs are written several times over, and the host waits. So it cannot be done
 //     within the capture of a graph: run a step before capturing one.
@@ -49,7 +49,7 @@ class CublasLt {
 
   cublasLtHandle_t handle_ = nullptr;
   std::string gpu_;
-  bool fuses_unasked_ = false;
+  bool gelu_pays_ = false;
   std::map<ProductKey, Entry> entries_;
 };
 

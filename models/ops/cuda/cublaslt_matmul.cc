@@ -101,8 +101,12 @@ void cublaslt_matmul_activation_forward(OpContext& context, ActivationFunction f
 void cublaslt_matmul_activation_backward(OpContext& context, ActivationFunction f,
                                          ConstTensorView dy, ConstTensorView weight,
                                          ConstTensorView pre, TensorView dpre, TensorView dbias) {
+  // Where the sums do not belong in the call of the product, the slope may all the same.
   const auto steps = [&] {
-    in_steps::matmul_activation_backward(context, f, dy, weight, pre, dpre, dbias);
+    if (dbias.empty() || f != ActivationFunction::kGeluTanh)
+      return in_steps::matmul_activation_backward(context, f, dy, weight, pre, dpre, dbias);
+    cublaslt_matmul_activation_backward(context, f, dy, weight, pre, dpre, {});
+    cuda::column_sum(context, dpre, dbias);
   };
   if (f != ActivationFunction::kGeluTanh || pre.elements() == 0 || dy.elements() == 0 ||
       !fits_as_aux(pre))
