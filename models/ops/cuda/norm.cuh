@@ -1,153 +1,173 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "models/ops/cuda/bodies.h"
+#include "models/ops/cuda/norm_shape.cuh"
 #include "models/ops/cuda/reduce.cuh"
 
-// LayerNorm (kCentred) and RMSNorm. Each group of `width` consecutive elements of a row is
-// normalised by `lanes` threads, which keep their elements in registers: x is read once.
+// LayerNorm (kCentred) and RMSNorm. A thread asks for its part of the next group before it sums
+// over the present one, so that the memory is never idle.
 namespace lockstep::models::ops::cuda {
 
-inline constexpr int kPieces = 4;              // pieces of 8 elements that a thread keeps
-inline constexpr unsigned kNormThreads = 128;  // of a block, where a group needs no more
-inline constexpr int kMostLanes = 256;
-inline constexpr std::int64_t kMostWidth = std::int64_t{kMostLanes} * kPieces * kLane;
-inline constexpr std::int64_t kMostBlocks = 256;  // of backward: each sums its part of the rows
-
-struct NormShape {
-  std::int64_t groups;
-  std::int64_t heads;  // groups of a row
-  std::int64_t width;  // elements of a group
-  int lanes;           // threads of a group: a power of two
-
-  NormShape(const char* op, std::int64_t rows, std::int64_t heads_of_row, std::int64_t group_width)
-      : groups(rows * heads_of_row), heads(heads_of_row), width(group_width), lanes(1) {
-    if (width > kMostWidth) {
-      throw core::Error(core::ErrorKind::kConfig,
-                        fmt::format("{}: rows of {} elements; on a GPU up to {} are normalised", op,
-                                    width, kMostWidth));
-    }
-    // As few as hold the row, but eight where there are as many pieces, which read 128 bytes at
-    // once.
-    const std::int64_t pieces = ceil_div(width, kLane);
-    const std::int64_t wanted =
-        std::max(ceil_div(pieces, kPieces), std::min<std::int64_t>(pieces, 8));
-    while (lanes < wanted)
-      lanes *= 2;
-  }
-
-  unsigned threads() const { return lanes > kWarp ? static_cast<unsigned>(lanes) : kNormThreads; }
-  std::int64_t groups_of_block() const { return threads() / static_cast<unsigned>(lanes); }
-};
-
-// The thread's group and its place in it.
-struct NormPlace {
-  std::int64_t group;
-  int lane;
-  bool inside;
-
-  __device__ NormPlace(const NormShape& s, std::int64_t first)
-      : group(first + threadIdx.x / static_cast<unsigned>(s.lanes)),
-        lane(static_cast<int>(threadIdx.x % static_cast<unsigned>(s.lanes))),
-        inside(group < s.groups) {}
-
-  __device__ std::int64_t col(const NormShape& s, int piece) const {
-    return static_cast<std::int64_t>(lane + piece * s.lanes) * kLane;
-  }
-  // How many elements of the group the piece holds; <= 0: none.
-  __device__ std::int64_t count(const NormShape& s, int piece) const {
-    return inside ? s.width - col(s, piece) : 0;
-  }
-  template <typename T>
-  __device__ T* base(const NormShape& s, const Rows<T>& rows) const {
-    const std::int64_t g = inside ? group : 0;
-    return rows.row(g / s.heads) + g % s.heads * s.width;
-  }
-};
-
-__device__ inline float sum_of_group(float value, const NormShape& s, float* room) {
-  return s.lanes > kWarp ? combine_block(value, AddOf{}, room)
-                         : combine_lanes(value, AddOf{}, s.lanes);
+// Threads of a block: a group of more than a warp has as many as it needs and keeps most packs.
+constexpr int norm_threads(int packs) {
+  return packs == kMostPacks ? kMostLanes : static_cast<int>(kNormThreads);
+}
+constexpr int norm_blocks(int packs, int blocks) {
+  return packs == kMostPacks ? blocks / 2 : blocks;
 }
 
-template <typename T, bool kCentred>
-__global__ void __launch_bounds__(256)
-    norm_forward_kernel(NormShape s, Rows<const T> x, Rows<const T> gain, Rows<const T> bias,
-                        float eps, Rows<T> y, float* mean, float* rstd) {
-  LOCKSTEP_SHARED(float, room, kWarp);
-  const NormPlace at(
-      s, static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / static_cast<unsigned>(s.lanes)));
-  const T* from = at.base(s, x);
-  float v[kPieces][kLane];
-  float sum = 0.0F;
-#pragma unroll
-  for (int k = 0; k < kPieces; ++k) {
-    load(from + at.col(s, k), at.count(s, k), x.aligned, v[k]);
-#pragma unroll
-    for (int i = 0; i < kLane; ++i)
-      sum += v[k][i];
-  }
-  const auto width = static_cast<float>(s.width);
-  const float m = kCentred ? sum_of_group(sum, s, room) / width : 0.0F;
+template <typename T>
+struct NormForward {
+  Rows<const T> x;
+  const T* gain;
+  const T* bias;
+  float eps;
+  Rows<T> y;
+  float* mean;
+  float* rstd;
+};
+
+// A thread's part of a group in fp32.
+template <int kPacks>
+using GroupValues = float[kPacks][kLane];
+
+template <bool kWhole, int kPacks>
+__device__ inline float centred_squares(const NormShape& s, const NormPlace& at,
+                                        const GroupValues<kPacks>& x, float mean) {
   float squares = 0.0F;
 #pragma unroll
-  for (int k = 0; k < kPieces; ++k)
+  for (int k = 0; k < kPacks; ++k) {
+    const int n = at.count(s, k);
 #pragma unroll
     for (int i = 0; i < kLane; ++i)
-      if (i < at.count(s, k)) squares += (v[k][i] - m) * (v[k][i] - m);
-  const float r = 1.0F / sqrtf(sum_of_group(squares, s, room) / width + eps);
-  T* to = at.base(s, y);
-#pragma unroll
-  for (int k = 0; k < kPieces; ++k) {
-    const std::int64_t n = at.count(s, k);
-    if (n <= 0) continue;
-    float g[kLane];
-    float b[kLane] = {};
-    load(gain.data + at.col(s, k), n, gain.aligned, g);
-    if (bias.data != nullptr) load(bias.data + at.col(s, k), n, bias.aligned, b);
-#pragma unroll
-    for (int i = 0; i < kLane; ++i)
-      v[k][i] = (v[k][i] - m) * r * g[i] + b[i];
-    store(v[k], n, y.aligned, to + at.col(s, k));
+      squares += (kWhole ? n > 0 : i < n) ? (x[k][i] - mean) * (x[k][i] - mean) : 0.0F;
   }
-  if (!at.inside || at.lane != 0) return;
-  if constexpr (kCentred) mean[at.group] = m;
-  rstd[at.group] = r;
+  return squares;
 }
 
-// With u = dy * gain and h = (x - mean) * rstd: dx = rstd * (u - mean(u) - h * mean(u * h)) + add;
-// RMSNorm has mean = 0 and no mean(u). Each thread keeps the sums of dy * h and dy over its columns
-// of the block's groups, and they become one row of partial sums each.
-template <typename T, bool kCentred>
-__global__ void __launch_bounds__(256)
-    norm_backward_kernel(NormShape s, Rows<const T> dy, Rows<const T> x, Rows<const T> gain,
-                         const float* mean, const float* rstd, Rows<const T> add, Rows<T> dx,
-                         float* dgain_slots, float* dbias_slots) {
-  LOCKSTEP_SHARED(float, room, kWarp);
-  const std::int64_t groups_of_block = blockDim.x / static_cast<unsigned>(s.lanes);
-  const auto width = static_cast<float>(s.width);
-  float dgain[kPieces][kLane] = {};
-  float dbias[kPieces][kLane] = {};
-  for (std::int64_t first = blockIdx.x * groups_of_block; first < s.groups;
-       first += gridDim.x * groups_of_block) {
-    const NormPlace at(s, first);
-    const float m = kCentred && at.inside ? mean[at.group] : 0.0F;
-    const float r = at.inside ? rstd[at.group] : 0.0F;
-    float u[kPieces][kLane];
-    float h[kPieces][kLane];
-    float sum_u = 0.0F;
-    float sum_uh = 0.0F;
+template <typename T, bool kWhole, int kPacks>
+__device__ inline void put_normalised(const NormShape& s, const NormPlace& at,
+                                      const GroupPacks<T, kWhole, kPacks>& gain,
+                                      const GroupPacks<T, kWhole, kPacks>& bias, float mean,
+                                      float rstd, GroupValues<kPacks>& x, T* to) {
 #pragma unroll
-    for (int k = 0; k < kPieces; ++k) {
-      const std::int64_t n = at.count(s, k);
+  for (int k = 0; k < kPacks; ++k) {
+    float g[kLane];
+    float b[kLane];
+    unpack(gain.packs[k], g);
+    unpack(bias.packs[k], b);
+#pragma unroll
+    for (int i = 0; i < kLane; ++i)
+      x[k][i] = (x[k][i] - mean) * rstd * g[i] + b[i];
+    put<kWhole>(x[k], at.count(s, k), to + at.col(s, k));
+  }
+}
+
+template <typename T, bool kCentred, bool kWhole, int kPacks>
+__global__ void __launch_bounds__(norm_threads(kPacks),
+                                  norm_blocks(kPacks, forward_blocks(kPacks, sizeof(T))))
+    norm_forward_kernel(NormShape s, NormForward<T> o) {
+  LOCKSTEP_SHARED(float, room, kWarp);
+  NormPlace at(s);
+  GroupPacks<T, kWhole, kPacks> gain;
+  GroupPacks<T, kWhole, kPacks> bias;
+  GroupPacks<T, kWhole, kPacks> next;
+  next.fetch_group(s, at, o.x);
+  gain.fetch_shared(s, at, o.gain);
+  bias.fetch_shared(s, at, kCentred ? o.bias : nullptr);
+  const auto width = static_cast<float>(s.width);
+  for (int first = NormPlace::first_of_block(s); first < s.groups; first += s.step) {
+    GroupValues<kPacks> x;
+    float sum = 0.0F;
+#pragma unroll
+    for (int k = 0; k < kPacks; ++k) {
+      unpack(next.packs[k], x[k]);
+#pragma unroll
+      for (int i = 0; i < kLane; ++i)
+        sum += x[k][i];
+    }
+    const NormPlace here = at;
+    at.advance(s);
+    next.fetch_group(s, at, o.x);
+    const float m = kCentred ? sum_group(s, sum, room) / width : 0.0F;
+    const float squares = sum_group(s, centred_squares<kWhole, kPacks>(s, here, x, m), room);
+    const float r = 1.0F / sqrtf(squares / width + o.eps);
+    gain.renew();
+    bias.renew();
+    put_normalised<T, kWhole, kPacks>(s, here, gain, bias, m, r, x, here.base(s, o.y));
+    if (!here.inside(s) || here.lane != 0) continue;
+    if constexpr (kCentred) o.mean[here.group] = m;
+    o.rstd[here.group] = r;
+  }
+}
+
+template <typename T>
+struct NormBackward {
+  Rows<const T> dy;
+  Rows<const T> x;
+  const T* gain;
+  const float* mean;
+  const float* rstd;
+  Rows<const T> add;
+  Rows<T> dx;
+  float* dgain_slots;  // [blocks, width]
+  float* dbias_slots;
+};
+
+// What backward reads of a group.
+template <typename T, bool kCentred, bool kWhole, int kPacks>
+struct BackwardInput {
+  GroupPacks<T, kWhole, kPacks> x;
+  GroupPacks<T, kWhole, kPacks> dy;
+  float mean;
+  float rstd;
+
+  __device__ void fetch_group(const NormShape& s, const NormPlace& at, const NormBackward<T>& o) {
+    x.fetch_group(s, at, o.x);
+    dy.fetch_group(s, at, o.dy);
+    mean = kCentred && at.inside(s) ? o.mean[at.group] : 0.0F;
+    rstd = at.inside(s) ? o.rstd[at.group] : 0.0F;
+  }
+};
+
+// With u = dy * gain and h = (x - mean) * rstd: dx = rstd * (u - mean(u) - h * mean(u * h)) + add;
+// RMSNorm has mean = 0 and no mean(u). Beside u and h of its part of a group a thread keeps the
+// sums of dy * h and dy over all its groups.
+template <int kPacks>
+struct BackwardValues {
+  GroupValues<kPacks> u;
+  GroupValues<kPacks> h;
+  GroupValues<kPacks> dgain;
+  GroupValues<kPacks> dbias;
+  float sum_u;
+  float sum_uh;
+
+  __device__ void clear() {
+#pragma unroll
+    for (int k = 0; k < kPacks; ++k)
+#pragma unroll
+      for (int i = 0; i < kLane; ++i)
+        dgain[k][i] = dbias[k][i] = 0.0F;
+  }
+
+  // Elements behind the group have dy = gain = 0 and so add nothing.
+  template <typename T, bool kCentred, bool kWhole>
+  __device__ void take(const BackwardInput<T, kCentred, kWhole, kPacks>& in,
+                       const GroupPacks<T, kWhole, kPacks>& gain) {
+    sum_u = 0.0F;
+    sum_uh = 0.0F;
+#pragma unroll
+    for (int k = 0; k < kPacks; ++k) {
       float g[kLane];
-      load(at.base(s, x) + at.col(s, k), n, x.aligned, h[k]);
-      load(at.base(s, dy) + at.col(s, k), n, dy.aligned, u[k]);
-      load(gain.data + at.col(s, k), n, gain.aligned, g);
+      unpack(gain.packs[k], g);
+      unpack(in.x.packs[k], h[k]);
+      unpack(in.dy.packs[k], u[k]);
 #pragma unroll
       for (int i = 0; i < kLane; ++i) {
-        h[k][i] = i < n ? (h[k][i] - m) * r : 0.0F;
+        h[k][i] = (h[k][i] - in.mean) * in.rstd;
         dgain[k][i] += u[k][i] * h[k][i];
         dbias[k][i] += u[k][i];
         u[k][i] *= g[i];
@@ -155,43 +175,107 @@ __global__ void __launch_bounds__(256)
         sum_uh += u[k][i] * h[k][i];
       }
     }
-    const float mean_u = kCentred ? sum_of_group(sum_u, s, room) / width : 0.0F;
-    const float mean_uh = sum_of_group(sum_uh, s, room) / width;
+  }
+
+  template <bool kCentred, bool kWhole, typename T>
+  __device__ void put_dx(const NormShape& s, const NormPlace& at, float rstd,
+                         const GroupPacks<T, kWhole, kPacks>& add, const Rows<T>& dx) {
+    const float one_over_width = 1.0F / static_cast<float>(s.width);
+    const float mean_u = kCentred ? sum_u * one_over_width : 0.0F;
+    const float mean_uh = sum_uh * one_over_width;
+    T* to = at.base(s, dx);
 #pragma unroll
-    for (int k = 0; k < kPieces; ++k) {
-      const std::int64_t n = at.count(s, k);
-      if (n <= 0) continue;
-      float a[kLane] = {};
-      if (add.data != nullptr) load(at.base(s, add) + at.col(s, k), n, add.aligned, a);
+    for (int k = 0; k < kPacks; ++k) {
+      float a[kLane];
+      unpack(add.packs[k], a);
 #pragma unroll
       for (int i = 0; i < kLane; ++i)
-        u[k][i] = r * (u[k][i] - mean_u - h[k][i] * mean_uh) + a[i];
-      store(u[k], n, dx.aligned, at.base(s, dx) + at.col(s, k));
+        u[k][i] = rstd * (u[k][i] - mean_u - h[k][i] * mean_uh) + a[i];
+      put<kWhole>(u[k], at.count(s, k), to + at.col(s, k));
     }
   }
-  const NormPlace at(s, 0);
-  const std::int64_t slot = blockIdx.x * groups_of_block + at.group;
+};
+
+// Adds the sums of a block's threads up, in the order of its groups, and leaves them in the block's
+// slot. Every thread of the block must come; `room`: the values of all threads, of groups that
+// share a block.
+template <int kPacks>
+__device__ inline void put_sums(const NormShape& s, int lane, const GroupValues<kPacks>& sums,
+                                float* room, float* slots) {
+  float* slot = slots + static_cast<std::int64_t>(blockIdx.x) * s.width;
+  const bool alone = s.lanes > kWarp;
+  const int span = s.lanes * kPacks * kLane;
+  float* own = alone ? slot : room + static_cast<int>(threadIdx.x) / s.lanes * span;
 #pragma unroll
-  for (int k = 0; k < kPieces; ++k)
+  for (int k = 0; k < kPacks; ++k)
+#pragma unroll
     for (int i = 0; i < kLane; ++i) {
-      if (at.col(s, k) + i >= s.width) continue;
-      dgain_slots[slot * s.width + at.col(s, k) + i] = dgain[k][i];
-      if (dbias_slots != nullptr) dbias_slots[slot * s.width + at.col(s, k) + i] = dbias[k][i];
+      const int col = (lane + k * s.lanes) * kLane + i;
+      if (col < s.width) own[col] = sums[k][i];
     }
+  if (alone) return;
+  sync_threads();
+  const int groups = static_cast<int>(blockDim.x) / s.lanes;
+  for (int col = static_cast<int>(threadIdx.x); col < s.width;
+       col += static_cast<int>(blockDim.x)) {
+    float total = room[col];
+    for (int g = 1; g < groups; ++g)
+      total += room[g * span + col];
+    slot[col] = total;
+  }
+  sync_threads();
+}
+
+template <typename T, bool kCentred, bool kWhole, int kPacks>
+__global__ void __launch_bounds__(norm_threads(kPacks),
+                                  norm_blocks(kPacks, backward_blocks(kPacks, sizeof(T))))
+    norm_backward_kernel(NormShape s, NormBackward<T> o) {
+  LOCKSTEP_SHARED(float, room, 2 * kWarp);
+  LOCKSTEP_SHARED(float, block_sums, static_cast<int>(kNormThreads) * kPacks * kLane);
+  // Four packs of fp32 and their sums leave no registers for the next group.
+  constexpr bool kAhead = kPacks * sizeof(T) < kMostPacks * sizeof(float);
+  NormPlace at(s);
+  GroupPacks<T, kWhole, kPacks> gain;
+  gain.fetch_shared(s, at, o.gain);
+  BackwardInput<T, kCentred, kWhole, kPacks> in;
+  if constexpr (kAhead) in.fetch_group(s, at, o);
+  BackwardValues<kPacks> values;
+  values.clear();
+  for (int first = NormPlace::first_of_block(s); first < s.groups; first += s.step) {
+    if constexpr (!kAhead) in.fetch_group(s, at, o);
+    GroupPacks<T, kWhole, kPacks> add = {};
+    if (o.add.data != nullptr) add.fetch_group(s, at, o.add);
+    gain.renew();
+    values.take(in, gain);
+    const float rstd = in.rstd;
+    const NormPlace here = at;
+    at.advance(s);
+    if constexpr (kAhead) in.fetch_group(s, at, o);
+    sum_group(s, values.sum_u, values.sum_uh, room);
+    values.template put_dx<kCentred, kWhole>(s, here, rstd, add, o.dx);
+  }
+  put_sums<kPacks>(s, at.lane, values.dgain, block_sums, o.dgain_slots);
+  if (kCentred && o.dbias_slots != nullptr)
+    put_sums<kPacks>(s, at.lane, values.dbias, block_sums, o.dbias_slots);
 }
 
 template <bool kCentred>
 void norm_forward(OpContext& context, const char* op, ConstTensorView x, ConstTensorView gain,
                   ConstTensorView bias, double eps, std::int64_t heads, TensorView y,
                   TensorView mean, TensorView rstd) {
-  const NormShape s(op, x.rows(), heads, gain.elements());
-  const Grid grid{block_count(ceil_div(s.groups, s.groups_of_block())), s.threads(), 0};
+  NormShape s(op, x.rows(), heads, gain.elements());
+  s.cut(kForwardBlocks);
   visit_compute(x.dtype(), [&](auto type) {
     using T = decltype(type);
-    launch(op, norm_forward_kernel<T, kCentred>, grid, context.stream(), s,
-           rows_of<const T>(x, s.width), flat_of<const T>(gain), flat_of<const T>(bias),
-           static_cast<float>(eps), rows_of<T>(y, s.width), pointer_of<float>(mean),
-           pointer_of<float>(rstd));
+    const NormForward<T> o{rows_of<const T>(x, s.width), pointer_of<const T>(gain),
+                           pointer_of<const T>(bias),    static_cast<float>(eps),
+                           rows_of<T>(y, s.width),       pointer_of<float>(mean),
+                           pointer_of<float>(rstd)};
+    const bool aligned = o.x.aligned && o.y.aligned && on_16_bytes(o.gain) && on_16_bytes(o.bias);
+    visit_packs(s, aligned, [&](auto whole, auto packs) {
+      launch(op, norm_forward_kernel<T, kCentred, whole(), packs()>, s.grid(), context.stream(), s,
+             o);
+    });
   });
 }
 
@@ -200,21 +284,31 @@ void norm_backward(OpContext& context, const char* op, ConstTensorView dy, Const
                    ConstTensorView gain, ConstTensorView mean, ConstTensorView rstd,
                    std::int64_t heads, ConstTensorView add, TensorView dx, TensorView dgain,
                    TensorView dbias) {
-  const NormShape s(op, x.rows(), heads, gain.elements());
-  const std::int64_t blocks = std::min(kMostBlocks, ceil_div(s.groups, s.groups_of_block()));
-  const std::int64_t slots = blocks * s.groups_of_block();
-  Carver carver(context.scratch(2 * Carver::bytes<float>(slots * s.width)));
-  auto* dgain_slots = carver.take<float>(slots * s.width);
-  float* dbias_slots = dbias.empty() ? nullptr : carver.take<float>(slots * s.width);
+  NormShape s(op, x.rows(), heads, gain.elements());
+  s.cut(kMultiprocessors * backward_blocks(s.packs, core::size_of(x.dtype())));
+  Carver carver(context.scratch(2 * Carver::bytes<float>(std::int64_t{s.blocks} * s.width)));
+  auto* dgain_slots = carver.take<float>(std::int64_t{s.blocks} * s.width);
+  float* dbias_slots =
+      dbias.empty() ? nullptr : carver.take<float>(std::int64_t{s.blocks} * s.width);
   visit_compute(x.dtype(), [&](auto type) {
     using T = decltype(type);
-    launch(op, norm_backward_kernel<T, kCentred>, Grid{block_count(blocks), s.threads(), 0},
-           context.stream(), s, rows_of<const T>(dy, s.width), rows_of<const T>(x, s.width),
-           flat_of<const T>(gain), pointer_of<const float>(mean), pointer_of<const float>(rstd),
-           rows_of<const T>(add, s.width), rows_of<T>(dx, s.width), dgain_slots, dbias_slots);
-    combine_slots<T>(context, dgain_slots, slots, s.width, pointer_of<T>(dgain));
-    if (dbias_slots != nullptr)
-      combine_slots<T>(context, dbias_slots, slots, s.width, pointer_of<T>(dbias));
+    const NormBackward<T> o{rows_of<const T>(dy, s.width),
+                            rows_of<const T>(x, s.width),
+                            pointer_of<const T>(gain),
+                            pointer_of<const float>(mean),
+                            pointer_of<const float>(rstd),
+                            rows_of<const T>(add, s.width),
+                            rows_of<T>(dx, s.width),
+                            dgain_slots,
+                            dbias_slots};
+    const bool aligned = o.dy.aligned && o.x.aligned && on_16_bytes(o.gain) &&
+                         (add.empty() || o.add.aligned) && o.dx.aligned;
+    visit_packs(s, aligned, [&](auto whole, auto packs) {
+      launch(op, norm_backward_kernel<T, kCentred, whole(), packs()>, s.grid(), context.stream(), s,
+             o);
+    });
+    combine_slots<T>(context, s.blocks, s.width, {dgain_slots, pointer_of<T>(dgain)},
+                     {dbias_slots, pointer_of<T>(dbias)});
   });
 }
 

@@ -57,7 +57,7 @@ void column_sum(OpContext& context, ConstTensorView x, TensorView out) {
     launch("column_sum", column_sum_kernel<T>,
            Grid{block_count(slots * col_blocks), kRowLanes * kWarp, 0}, context.stream(),
            rows_of<const T>(x), rows, cols, rows_per_slot, col_blocks, partials);
-    combine_slots<T>(context, partials, slots, cols, pointer_of<T>(out));
+    combine_slots<T>(context, slots, cols, {partials, pointer_of<T>(out)});
   });
 }
 
