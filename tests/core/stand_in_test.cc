@@ -171,6 +171,25 @@ TEST_F(StandInTest, AnAsynchronousCopyIsThereOnlyOnceItIsWaitedFor) {
   EXPECT_EQ(floats()[513 + 7], 31.0F);
 }
 
+__global__ void copy_some(const float* in, float* out, int present) {
+  LOCKSTEP_SHARED(float, room, 128);
+  const int thread = static_cast<int>(threadIdx.x);
+  copy_async_or_zero(room + thread * 4, in + thread * 4, thread < present);
+  copy_async_commit();
+  copy_async_wait<0>();
+  sync_threads();
+  for (int i = 0; i < 4; ++i)
+    out[thread * 4 + i] = room[thread * 4 + i];
+}
+
+TEST_F(StandInTest, AnAsynchronousCopyOfWhatIsAbsentGivesZeros) {
+  for (int i = 0; i < 128; ++i)
+    floats()[i] = static_cast<float>(i + 1);
+  launch("copy_some", copy_some, Grid{1, 32, 0}, stream_, floats(), floats() + 512, 5);
+  for (int i = 0; i < 128; ++i)
+    EXPECT_EQ(floats()[512 + i], i < 20 ? static_cast<float>(i + 1) : 0.0F) << i;
+}
+
 // out[16, 8] = a[16, 16] b[16, 8] from row-major matrices in shared memory, the way a kernel does
 // it.
 template <typename T>

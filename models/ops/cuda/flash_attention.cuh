@@ -12,8 +12,11 @@
 // same bits. The host's half: shapes, and which kernel serves a call.
 namespace lockstep::models::ops::cuda {
 
+// Positions are counted in 32 bits, which leaves the kernels registers.
+inline constexpr std::int64_t kFlashLongest = std::int64_t{1} << 30;
+
 struct FlashShape {
-  std::int64_t length;
+  int length;
   int heads;
   int kv_heads;
   int width;  // of a head: a multiple of 8, at most the W of the kernel
@@ -23,7 +26,7 @@ struct FlashShape {
   int tiles;         // of kTileRows positions
 
   explicit FlashShape(const AttentionSpec& spec)
-      : length(spec.length),
+      : length(static_cast<int>(spec.length)),
         heads(static_cast<int>(spec.heads)),
         kv_heads(static_cast<int>(spec.kv_heads)),
         width(static_cast<int>(spec.head_width)),
@@ -41,8 +44,9 @@ struct HeadMatrix {
   T* data;
   std::int64_t stride;
 
-  __device__ HeadRows<T> head(const FlashShape& shape, std::int64_t sequence, int head) const {
-    return {data + sequence * shape.length * stride + static_cast<std::int64_t>(head) * shape.width,
+  __device__ HeadRows<T> head(const FlashShape& shape, int sequence, int head) const {
+    return {data + static_cast<std::int64_t>(sequence) * shape.length * stride +
+                static_cast<std::int64_t>(head) * shape.width,
             stride};
   }
 };
@@ -53,7 +57,7 @@ HeadMatrix<T> heads_of(const ConstTensorView& view) {
 }
 
 // Whether the kernels below can serve a call: 16-bit, heads of a multiple of 8 up to 128, rows on
-// 16 bytes. Others are served by the plain kernels.
+// 16 bytes, at most kFlashLongest positions. Others are served by the plain kernels.
 bool flash_serves(const AttentionSpec& spec, std::initializer_list<ConstTensorView> views);
 
 // Calls f(T{}, integral_constant<int, W>, bool_constant) for the element type, the padded width of
@@ -89,8 +93,8 @@ constexpr std::size_t tile_bytes(int rows) {
 // What a block works on: kTileRows positions from `first` on, of one head of one sequence. Blocks
 // of a head follow one another, so that those that run at the same time read the same rows.
 struct FlashBlock {
-  std::int64_t first;
-  std::int64_t sequence;
+  int first;
+  int sequence;
   int head;
 };
 
@@ -98,45 +102,38 @@ __device__ inline FlashBlock block_of(const FlashShape& shape, int heads, bool l
   const auto index = static_cast<int>(blockIdx.x);
   const int tile = index % shape.tiles;
   const int position = last_first ? shape.tiles - 1 - tile : tile;
-  return {static_cast<std::int64_t>(position) * kTileRows, index / shape.tiles / heads,
-          index / shape.tiles % heads};
+  return {position * kTileRows, index / shape.tiles / heads, index / shape.tiles % heads};
 }
 
 // Steps of `keys` keys until the block's queries have met all that they see.
 __device__ inline int steps_over_keys(const FlashShape& shape, const FlashBlock& block, int keys) {
-  const std::int64_t last = block.first + kTileRows;
-  const std::int64_t seen = shape.causal && last < shape.length ? last : shape.length;
-  return static_cast<int>((seen + keys - 1) / keys);
+  const int last = block.first + kTileRows;
+  const int seen = shape.causal && last < shape.length ? last : shape.length;
+  return (seen + keys - 1) / keys;
 }
 
 // Scores of queries from `first_query` on and keys from `first_key` on: -infinity for keys that the
 // query does not see or that are not there. Steps that see all are passed by as a whole.
 template <int kParts, int kTiles>
 __device__ inline void mask_keys(float (&scores)[kParts][kTiles][4], const FlashShape& shape,
-                                 std::int64_t first_query, std::int64_t first_key) {
-  const std::int64_t last_key = first_key + 8 * kTiles - 1;
+                                 int first_query, int first_key) {
+  const int last_key = first_key + 8 * kTiles - 1;
   if (last_key < shape.length && (!shape.causal || last_key <= first_query)) return;
-  const int present = static_cast<int>(shape.length - first_key);
-  const int distance = static_cast<int>(first_query - first_key);
-  for_each_element(scores, [&](float& score, int m, int n, int i) {
-    const int column = column_of(n, i);
-    if (column >= present || (shape.causal && column > distance + row_of(m, i))) score = -INFINITY;
-  });
-}
-
-// The factor that dropout gives the probability of (query, key); element index as in attention.h.
-// Words are chosen one by one: indexing them would put them into local memory.
-__device__ inline float attention_factor(const DropoutRule& dropout, const FlashShape& shape,
-                                         std::int64_t sequence, int head, std::int64_t query,
-                                         std::int64_t key) {
-  const std::int64_t element =
-      (static_cast<std::int64_t>(head) * shape.length + query) * shape.length + key;
-  const core::Philox4x32Block bits =
-      core::stream_block(dropout.key, static_cast<std::uint64_t>(element / 4),
-                         static_cast<std::uint64_t>(dropout.first_sequence + sequence));
-  const auto word = static_cast<int>(element % 4);
-  return dropout.factor(word < 2 ? (word == 0 ? bits[0] : bits[1])
-                                 : (word == 2 ? bits[2] : bits[3]));
+  const int present = shape.length - first_key;
+  const int distance = first_query - first_key;
+#pragma unroll
+  for (int m = 0; m < kParts; ++m) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      // The first column that the row does not see, as seen from the lane's first one, so that an
+      // element takes one comparison with a constant.
+      const int seen = distance + row_of(m, i) + 1;
+      const int hidden = (shape.causal && seen < present ? seen : present) - column_of(0, i);
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n)
+        if (8 * n >= hidden) scores[m][n][i] = -INFINITY;
+    }
+  }
 }
 
 }  // namespace lockstep::models::ops::cuda

@@ -9,34 +9,38 @@ namespace {
 constexpr float kLog2E = 1.4426950408889634F;
 constexpr int kSumThreads = 256;
 
-// The sums of every query and head, W / 8 lanes each.
+// The sums of kTileRows queries of a head, W / 8 lanes each; those behind the last one included.
 template <typename T, int W>
 __global__ void flash_delta_kernel(FlashShape shape, HeadMatrix<const T> out,
-                                   HeadMatrix<const T> dout, const float* lse, std::int64_t count,
-                                   std::int64_t padded, float* lse_log2, float* minus_delta) {
+                                   HeadMatrix<const T> dout, const float* lse, float* lse_log2,
+                                   float* minus_delta) {
   constexpr int kLanes = W / kLane;
-  const std::int64_t index =
-      static_cast<std::int64_t>(blockIdx.x) * (kSumThreads / kLanes) + threadIdx.x / kLanes;
-  const std::int64_t sequence_head = index / padded;
-  const std::int64_t position = index - sequence_head * padded;
-  const std::int64_t sequence = sequence_head / shape.heads;
-  const auto head = static_cast<int>(sequence_head % shape.heads);
+  const FlashBlock block = block_of(shape, shape.heads, false);
+  const std::int64_t of_head = static_cast<std::int64_t>(block.sequence) * shape.heads + block.head;
+  const std::int64_t padded = static_cast<std::int64_t>(shape.tiles) * kTileRows;
+  const HeadRows<const T> out_rows = out.head(shape, block.sequence, block.head);
+  const HeadRows<const T> dout_rows = dout.head(shape, block.sequence, block.head);
   const int column = static_cast<int>(threadIdx.x) % kLanes * kLane;
-  const bool there = index < count && position < shape.length;
-  float sum = 0.0F;
-  if (there && column < shape.width) {
-    float a[kLane];
-    float b[kLane];
-    load(out.head(shape, sequence, head).row(position) + column, kLane, true, a);
-    load(dout.head(shape, sequence, head).row(position) + column, kLane, true, b);
 #pragma unroll
-    for (int i = 0; i < kLane; ++i)
-      sum += a[i] * b[i];
-  }
-  sum = combine_lanes(sum, AddOf{}, kLanes);
-  if (column == 0 && index < count) {
-    lse_log2[index] = there ? lse[sequence_head * shape.length + position] * kLog2E : INFINITY;
-    minus_delta[index] = -sum;
+  for (int row = 0; row < kTileRows; row += kSumThreads / kLanes) {
+    const int query = block.first + row + static_cast<int>(threadIdx.x) / kLanes;
+    const bool there = query < shape.length;
+    float sum = 0.0F;
+    if (there && column < shape.width) {
+      float a[kLane];
+      float b[kLane];
+      load(out_rows.row(query) + column, kLane, true, a);
+      load(dout_rows.row(query) + column, kLane, true, b);
+#pragma unroll
+      for (int i = 0; i < kLane; ++i)
+        sum += a[i] * b[i];
+    }
+    sum = combine_lanes(sum, AddOf{}, kLanes);
+    if (column == 0) {
+      const std::int64_t at = of_head * padded + query;
+      lse_log2[at] = there ? lse[of_head * shape.length + query] * kLog2E : INFINITY;
+      minus_delta[at] = -sum;
+    }
   }
 }
 
@@ -64,9 +68,9 @@ void flash_attention_backward(OpContext& context, const AttentionSpec& spec, Con
     using KvPlan = BackwardKvPlan<W>;
     using QPlan = BackwardQPlan<W>;
     launch("flash_delta", flash_delta_kernel<T, W>,
-           Grid{block_count(ceil_div(count, kSumThreads / (W / kLane))), kSumThreads, 0},
+           Grid{block_count(spec.sequences * spec.heads * shape.tiles), kSumThreads, 0},
            context.stream(), shape, heads_of<const T>(out), heads_of<const T>(dout),
-           pointer_of<const float>(lse), count, padded, lse_log2, minus_delta);
+           pointer_of<const float>(lse), lse_log2, minus_delta);
     const BackwardOperands<T> operands{shape,
                                        heads_of<const T>(q),
                                        heads_of<const T>(k),

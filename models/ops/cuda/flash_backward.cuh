@@ -1,6 +1,6 @@
 #pragma once
 
-#include "models/ops/cuda/flash_attention.cuh"
+#include "models/ops/cuda/flash_dropout.cuh"
 
 // The two kernels of flash attention's backward: keys and values (flash_backward_kv.cuh), queries
 // (flash_backward_q.cuh). Both compute scores and probabilities anew, which makes seven products in
@@ -17,8 +17,8 @@ struct QuerySums {
   const float* minus_delta;  // -sum(dout * out): what the softmax's derivative adds
   std::int64_t padded;
 
-  __device__ std::int64_t begin(const FlashShape& shape, std::int64_t sequence, int head) const {
-    return (sequence * shape.heads + head) * padded;
+  __device__ std::int64_t begin(const FlashShape& shape, int sequence, int head) const {
+    return (static_cast<std::int64_t>(sequence) * shape.heads + head) * padded;
   }
 };
 
@@ -46,21 +46,30 @@ __device__ inline void begin_products(float (&products)[kParts][kTiles][4], Delt
   });
 }
 
-template <bool kDrops, int kParts, int kTiles, typename Lse, typename Delta, typename Factor>
+// factors(kept, m, n): the factors of dropout of the lane's elements of an n-tile.
+template <bool kDrops, int kParts, int kTiles, typename Lse, typename Delta, typename Factors>
 __device__ inline void differentiate(float (&scores)[kParts][kTiles][4],
                                      float (&products)[kParts][kTiles][4], float scale_log2,
-                                     Lse lse_log2, Delta minus_delta, Factor factor) {
-  for_each_element(scores, [&](float& score, int m, int n, int i) {
-    const float probability = expand_exp2(score * scale_log2 - lse_log2(m, n, i));
-    if constexpr (kDrops) {
-      const float kept = factor(m, n, i);
-      score = probability * kept;
-      products[m][n][i] = probability * (kept * products[m][n][i] + minus_delta(m, n, i));
-    } else {
-      score = probability;
-      products[m][n][i] *= probability;
+                                     Lse lse_log2, Delta minus_delta, Factors factors) {
+#pragma unroll
+  for (int m = 0; m < kParts; ++m) {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      float kept[4];
+      if constexpr (kDrops) factors(kept, m, n);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float probability = expand_exp2(scores[m][n][i] * scale_log2 - lse_log2(m, n, i));
+        if constexpr (kDrops) {
+          scores[m][n][i] = probability * kept[i];
+          products[m][n][i] = probability * (kept[i] * products[m][n][i] + minus_delta(m, n, i));
+        } else {
+          scores[m][n][i] = probability;
+          products[m][n][i] *= probability;
+        }
+      }
     }
-  });
+  }
 }
 
 }  // namespace lockstep::models::ops::cuda

@@ -35,8 +35,7 @@ struct QueryStage {
         minus_delta(lse_log2 + kQueries) {}
 
   // Under way until copy_async_wait.
-  __device__ void fetch(const BackwardOperands<T>& of, std::int64_t sequence, int head,
-                        std::int64_t first) const {
+  __device__ void fetch(const BackwardOperands<T>& of, int sequence, int head, int first) const {
     constexpr int kThreads = BackwardKvPlan<W>::kThreads;
     const FlashShape& shape = of.shape;
     load_tile<kQueries, kThreads>(queries, of.q.head(shape, sequence, head), first, shape.length,
@@ -75,20 +74,28 @@ struct QueryWalk {
 // query does not see.
 template <int kParts, int kTiles>
 __device__ inline void mask_queries(float (&scores)[kParts][kTiles][4], const FlashShape& shape,
-                                    std::int64_t first_key, std::int64_t first_query) {
+                                    int first_key, int first_query) {
   if (!shape.causal || first_query >= first_key + kParts * kPartRows - 1) return;
-  const int distance = static_cast<int>(first_query - first_key);
-  for_each_element(scores, [&](float& score, int m, int n, int i) {
-    if (row_of(m, i) > distance + column_of(n, i)) score = -INFINITY;
-  });
+  const int distance = first_query - first_key;
+#pragma unroll
+  for (int m = 0; m < kParts; ++m) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      // The first column that sees the row, as seen from the lane's first one.
+      const int seen = row_of(m, i) - distance - column_of(0, i);
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n)
+        if (8 * n < seen) scores[m][n][i] = -INFINITY;
+    }
+  }
 }
 
 // Adds what queries [at, at + kChunk) of a stage, the first one of which is `first_query`, give to
 // the warp's keys, which begin with `first_key`.
 template <bool kDrops, typename T, int W, typename Sum>
-__device__ inline void add_queries(const BackwardOperands<T>& of, std::int64_t sequence, int head,
-                                   const QueryStage<T, W>& stage, int at, std::int64_t first_query,
-                                   std::int64_t first_key,
+__device__ inline void add_queries(const BackwardOperands<T>& of, int sequence, int head,
+                                   const QueryStage<T, W>& stage, int at, int first_query,
+                                   int first_key,
                                    const ReadRows<BackwardKvPlan<W>::kParts, T, W>& keys,
                                    const ReadRows<BackwardKvPlan<W>::kParts, T, W>& values,
                                    Sum& key_sum, Sum& value_sum) {
@@ -106,9 +113,9 @@ __device__ inline void add_queries(const BackwardOperands<T>& of, std::int64_t s
   differentiate<kDrops>(
       scores, products, of.shape.scale_log2,
       [&](int, int n, int i) { return stage.lse_log2[at + column_of(n, i)]; }, minus_delta,
-      [&](int m, int n, int i) {
-        return attention_factor(of.dropout, of.shape, sequence, head, first_query + column_of(n, i),
-                                first_key + row_of(m, i));
+      [&](float(&kept)[4], int m, int n) {
+        FlashDropout{of.dropout, of.shape, sequence, head}.key_rows(kept, first_query + 8 * n,
+                                                                    first_key + m * kPartRows);
       });
   multiply_weights(value_sum, scores, stage.slopes, at);
   multiply_weights(key_sum, products, stage.queries, at);
@@ -124,7 +131,7 @@ __global__ void __launch_bounds__(BackwardKvPlan<W>::kThreads, BackwardKvPlan<W>
   const FlashShape& shape = of.shape;
   const FlashBlock block = block_of(shape, shape.kv_heads, false);
   const int row = warp_of_thread() * Plan::kWarpRows;
-  const std::int64_t first_key = block.first + row;
+  const int first_key = block.first + row;
 
   T* shared = dynamic_shared<T>();
   const Tile<T, W> keys{shared};
@@ -133,13 +140,12 @@ __global__ void __launch_bounds__(BackwardKvPlan<W>::kThreads, BackwardKvPlan<W>
                                        block.first, shape.length, shape.width);
   load_tile<kTileRows, Plan::kThreads>(values, of.v.head(shape, block.sequence, block.head),
                                        block.first, shape.length, shape.width);
-  const int begin = shape.causal ? static_cast<int>(block.first / Plan::kQueries) : 0;
-  const int end = static_cast<int>((shape.length + Plan::kQueries - 1) / Plan::kQueries);
+  const int begin = shape.causal ? block.first / Plan::kQueries : 0;
+  const int end = (shape.length + Plan::kQueries - 1) / Plan::kQueries;
   QueryWalk walk{block.head * shape.group(), begin, begin, end};
   const auto fetch = [&](const QueryWalk& next, int stage) {
     QueryStage<T, W>(shared, stage)
-        .fetch(of, block.sequence, next.head,
-               static_cast<std::int64_t>(next.step) * Plan::kQueries);
+        .fetch(of, block.sequence, next.head, next.step * Plan::kQueries);
   };
   fetch(walk, 0);
 
@@ -154,7 +160,7 @@ __global__ void __launch_bounds__(BackwardKvPlan<W>::kThreads, BackwardKvPlan<W>
     copy_async_wait<0>();
     sync_threads();  // these queries are there, and nobody uses those before them any longer
     const int head = walk.head;
-    const std::int64_t first = static_cast<std::int64_t>(walk.step) * Plan::kQueries;
+    const int first = walk.step * Plan::kQueries;
     walk.advance();
     if (walk.head < last_head) fetch(walk, 1 - stage);
     const QueryStage<T, W> here(shared, stage);

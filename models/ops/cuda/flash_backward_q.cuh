@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(BackwardQPlan<W>::kThreads, BackwardQPlan<W>::
   const FlashShape& shape = of.shape;
   const FlashBlock block = block_of(shape, shape.heads, true);
   const int row = warp_of_thread() * Plan::kWarpRows;
-  const std::int64_t first_query = block.first + row;
+  const int first_query = block.first + row;
 
   T* shared = dynamic_shared<T>();
   const Tile<T, W> queries{shared};
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(BackwardQPlan<W>::kThreads, BackwardQPlan<W>::
   const HeadRows<const T> key_rows = of.k.head(shape, block.sequence, block.head / shape.group());
   const HeadRows<const T> value_rows = of.v.head(shape, block.sequence, block.head / shape.group());
   const auto fetch = [&](int step) {
-    const std::int64_t first = static_cast<std::int64_t>(step) * Plan::kKeys;
+    const int first = step * Plan::kKeys;
     load_tile<Plan::kKeys, Plan::kThreads>(keys(step % 2), key_rows, first, shape.length,
                                            shape.width);
     load_tile<Plan::kKeys, Plan::kThreads>(values(step % 2), value_rows, first, shape.length,
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(BackwardQPlan<W>::kThreads, BackwardQPlan<W>::
     if (step + 1 < steps) fetch(step + 1);
 #pragma unroll 1
     for (int at = 0; at < Plan::kKeys; at += Plan::kChunk) {
-      const std::int64_t first_key = static_cast<std::int64_t>(step) * Plan::kKeys + at;
+      const int first_key = step * Plan::kKeys + at;
       if (shape.causal && first_key >= first_query + Plan::kWarpRows) break;
       float scores[Plan::kParts][Plan::kTiles][4];  // query x key
       float products[Plan::kParts][Plan::kTiles][4];
@@ -93,9 +93,9 @@ __global__ void __launch_bounds__(BackwardQPlan<W>::kThreads, BackwardQPlan<W>::
       differentiate<kDrops>(
           scores, products, shape.scale_log2, [&](int m, int, int i) { return lse_log2[m][i / 2]; },
           minus_delta,
-          [&](int m, int n, int i) {
-            return attention_factor(of.dropout, shape, block.sequence, block.head,
-                                    first_query + row_of(m, i), first_key + column_of(n, i));
+          [&](float(&kept)[4], int m, int n) {
+            FlashDropout{of.dropout, shape, block.sequence, block.head}.query_rows(
+                kept, first_query + m * kPartRows, first_key + 8 * n);
           });
       multiply_weights(result, products, keys(step % 2), at);
     }

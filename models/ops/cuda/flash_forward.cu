@@ -1,5 +1,5 @@
 #include "models/ops/cuda/bodies.h"
-#include "models/ops/cuda/flash_attention.cuh"
+#include "models/ops/cuda/flash_dropout.cuh"
 
 namespace lockstep::models::ops::cuda {
 
@@ -83,6 +83,23 @@ __device__ void update_softmax(float (&scores)[kParts][kTiles][4], RunningSoftma
   }
 }
 
+// Probabilities, not yet divided by their sum, times the factors of dropout.
+template <int kParts, int kTiles>
+__device__ void drop_scores(float (&scores)[kParts][kTiles][4], const FlashDropout& dropout,
+                            int first_query, int first_key) {
+#pragma unroll
+  for (int m = 0; m < kParts; ++m) {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      float factors[4];
+      dropout.query_rows(factors, first_query + m * kPartRows, first_key + 8 * n);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        scores[m][n][i] *= factors[i];
+    }
+  }
+}
+
 // Sums become outputs: divides by the sums of the softmax and writes lse.
 template <typename T, int W, int kParts>
 __device__ void finish_rows(const ForwardOperands<T>& of, const FlashBlock& block, int row,
@@ -96,10 +113,11 @@ __device__ void finish_rows(const ForwardOperands<T>& of, const FlashBlock& bloc
     for (int half = 0; half < 2; ++half) {
       const float sum = combine_lanes(softmax.sum[m][half], AddOf{}, 4);
       factor[m][half] = 1.0F / sum;
-      const std::int64_t query = block.first + row + row_of(m, 2 * half);
+      const int query = block.first + row + row_of(m, 2 * half);
       if (lane_of_thread() % 4 == 0 && query < shape.length) {
-        of.lse[(block.sequence * shape.heads + block.head) * shape.length + query] =
-            softmax.maximum[m][half] * shape.scale + logf(sum);
+        of.lse[(static_cast<std::int64_t>(block.sequence) * shape.heads + block.head) *
+                   shape.length +
+               query] = softmax.maximum[m][half] * shape.scale + logf(sum);
       }
     }
   }
@@ -117,7 +135,7 @@ __global__ void __launch_bounds__(ForwardPlan<W>::kThreads, 2)
   // The longest rows of a causal mask first, so that the last blocks to run are short.
   const FlashBlock block = block_of(shape, shape.heads, true);
   const int row = warp_of_thread() * BlockOf<Plan::kParts>::kWarpRows;
-  const std::int64_t warp_first = block.first + row;
+  const int warp_first = block.first + row;
 
   T* shared = dynamic_shared<T>();
   const Tile<T, W> queries{shared};
@@ -130,7 +148,7 @@ __global__ void __launch_bounds__(ForwardPlan<W>::kThreads, 2)
   const HeadRows<const T> key_rows = of.k.head(shape, block.sequence, block.head / shape.group());
   const HeadRows<const T> value_rows = of.v.head(shape, block.sequence, block.head / shape.group());
   const auto fetch = [&](int step) {
-    const std::int64_t first = static_cast<std::int64_t>(step) * Plan::kKeys;
+    const int first = step * Plan::kKeys;
     load_tile<Plan::kKeys, Plan::kThreads>(keys(step % 2), key_rows, first, shape.length,
                                            shape.width);
     load_tile<Plan::kKeys, Plan::kThreads>(values(step % 2), value_rows, first, shape.length,
@@ -154,7 +172,7 @@ __global__ void __launch_bounds__(ForwardPlan<W>::kThreads, 2)
       sync_threads();  // these keys are there, and nobody uses those before them any longer
     }
     if (step + 1 < steps) fetch(step + 1);
-    const std::int64_t first_key = static_cast<std::int64_t>(step) * Plan::kKeys;
+    const int first_key = step * Plan::kKeys;
     if (shape.causal && first_key >= warp_first + BlockOf<Plan::kParts>::kWarpRows) continue;
     float scores[Plan::kParts][Plan::kTiles][4];
     clear(scores);
@@ -162,10 +180,8 @@ __global__ void __launch_bounds__(ForwardPlan<W>::kThreads, 2)
     mask_keys(scores, shape, warp_first, first_key);
     update_softmax(scores, softmax, result, shape.scale_log2);
     if constexpr (kDrops) {
-      for_each_element(scores, [&](float& score, int m, int n, int i) {
-        score *= attention_factor(of.dropout, shape, block.sequence, block.head,
-                                  warp_first + row_of(m, i), first_key + column_of(n, i));
-      });
+      drop_scores(scores, FlashDropout{of.dropout, shape, block.sequence, block.head}, warp_first,
+                  first_key);
     }
     multiply_weights(result, scores, values(step % 2), 0);
   }
@@ -176,6 +192,7 @@ __global__ void __launch_bounds__(ForwardPlan<W>::kThreads, 2)
 
 bool flash_serves(const AttentionSpec& spec, std::initializer_list<ConstTensorView> views) {
   if (spec.head_width % kLane != 0 || spec.head_width > 128) return false;
+  if (spec.length > kFlashLongest) return false;
   return std::all_of(views.begin(), views.end(), [](const ConstTensorView& view) {
     return core::size_of(view.dtype()) == 2 && on_16_bytes(view.raw()) &&
            view.row_stride() % kLane == 0;

@@ -55,8 +55,8 @@ struct HeadRows {
 // rows and `width` columns. Under way until copy_async_wait. A thread copies the same columns of
 // rows that are a multiple of 8 apart, so that its addresses differ by constants.
 template <int kRows, int kThreads, typename T, int W>
-__device__ inline void load_tile(const Tile<T, W>& tile, const HeadRows<const T>& head,
-                                 std::int64_t first, std::int64_t length, int width) {
+__device__ inline void load_tile(const Tile<T, W>& tile, const HeadRows<const T>& head, int first,
+                                 int length, int width) {
   constexpr int kPieces = W / kLane;
   constexpr int kStep = kThreads / kPieces;
   static_assert(kStep % 8 == 0 && kRows % kStep == 0);
@@ -64,8 +64,7 @@ __device__ inline void load_tile(const Tile<T, W>& tile, const HeadRows<const T>
   const int col = static_cast<int>(threadIdx.x) % kPieces * kLane;
   T* to = tile.piece(row, col);
   const T* from = head.row(first + row) + col;
-  const std::int64_t rest = length - first - row;
-  const int rows = col < width ? static_cast<int>(rest < kRows ? rest : kRows) : 0;
+  const int rows = col < width ? length - first - row : 0;
 #pragma unroll
   for (int i = 0; i < kRows; i += kStep) {
     copy_async_or_zero(to + i * W, from, i < rows);
@@ -233,7 +232,7 @@ __device__ inline void clear(float (&result)[kParts][kTiles][4]) {
 template <int kParts, typename T, int W, typename Factor>
 __device__ inline void store_rows(const float (&result)[kParts][W / 8][4], Factor factor,
                                   const Tile<T, W>& room, int row, const HeadRows<T>& head,
-                                  std::int64_t first, std::int64_t length, int width) {
+                                  int first, int length, int width) {
   sync_warp();
 #pragma unroll
   for (int m = 0; m < kParts; ++m) {
