@@ -41,8 +41,12 @@ void print_failure(std::ostream& out, const v1::FailureReport& failure) {
 
 void print_explanation(std::ostream& out, const v1::ExplainRunResponse& answer) {
   constexpr int kMostAhead = 5;
-  out << fmt::format("{} {}: {}\n", answer.run().name(), state_word(answer.run()),
-                     job::escape_for_terminal(answer.summary()));
+  // The summary of a run that waits may be no more than its first reason.
+  const bool reasons_say_it =
+      answer.reasons_size() > 0 && answer.reasons(0).message() == answer.summary();
+  out << answer.run().name() << " " << state_word(answer.run());
+  if (!reasons_say_it) out << ": " << job::escape_for_terminal(answer.summary());
+  out << "\n";
   for (const v1::PendingReason& reason : answer.reasons()) {
     out << fmt::format("  {}: {}\n", reason.reason(), job::escape_for_terminal(reason.message()));
   }

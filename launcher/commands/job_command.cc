@@ -138,9 +138,7 @@ void print_run(CommandContext& context, JobFormat format, const job::v1::Run& ru
       break;
   }
   std::string text = fmt::format("{} {}", run.name(), state_word(run));
-  if (run.stop_intent() != job::v1::Run::STOP_INTENT_NONE && !job::has_ended(run)) {
-    text += fmt::format(", {}", job::v1::Run::StopIntent_Name(run.stop_intent()));
-  }
+  if (const std::string word = intent_word(run); !word.empty()) text += ", " + word;
   if (!run.state_message().empty()) text += ": " + run.state_message();
   context.out << job::escape_for_terminal(text) << std::endl;
 }
@@ -148,6 +146,26 @@ void print_run(CommandContext& context, JobFormat format, const job::v1::Run& ru
 std::string state_word(const job::v1::Run& run) {
   const std::string& name = job::v1::Run::State_Name(run.state());
   return name.empty() ? std::to_string(static_cast<int>(run.state())) : name;
+}
+
+std::string intent_word(const job::v1::Run& run) {
+  if (job::has_ended(run)) return "";
+  switch (run.stop_intent()) {
+    case job::v1::Run::STOP_INTENT_NONE:
+      return "";
+    case job::v1::Run::STOP_INTENT_PREEMPT:
+      return "to make room";
+    case job::v1::Run::STOP_INTENT_HOST_DRAIN:
+      return "to leave its host";
+    case job::v1::Run::STOP_INTENT_PAUSE:
+      return "to pause";
+    case job::v1::Run::STOP_INTENT_TIME_LIMIT:
+      return "its time is over";
+    case job::v1::Run::STOP_INTENT_CANCEL:
+      return "to be cancelled";
+    default:
+      return fmt::format("to stop ({})", static_cast<int>(run.stop_intent()));
+  }
 }
 
 bool escapes_output() {

@@ -49,6 +49,9 @@ void print_run(CommandContext& context, JobFormat format, const coordinator::v1:
 // "RUNNING", or the number of a state that this program does not know.
 std::string state_word(const coordinator::v1::Run& run);
 
+// Why its attempt is being stopped, "to pause"; empty if it is not, or has ended.
+std::string intent_word(const coordinator::v1::Run& run);
+
 // Lines of logs or of anything else that a run wrote are escaped when they go to a terminal.
 bool escapes_output();
 

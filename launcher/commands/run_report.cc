@@ -35,9 +35,7 @@ std::string state_text(const v1::Run& run) {
   std::string text = state_word(run);
   if (run.state() == v1::Run::WAITING && run.hold()) text += " (held)";
   if (run.suspect()) text += " (silent)";
-  if (!job::has_ended(run) && run.stop_intent() != v1::Run::STOP_INTENT_NONE) {
-    text += fmt::format(" ({})", v1::Run::StopIntent_Name(run.stop_intent()));
-  }
+  if (const std::string word = intent_word(run); !word.empty()) text += " (" + word + ")";
   return text;
 }
 

@@ -22,11 +22,10 @@ const char* advice_for(FailureCategory category) {
     case FailureCategory::kRankSignal:
       return "A rank was killed: look at its log, and at the host for a lack of memory.";
     case FailureCategory::kOom:
-      return "Use a smaller batch.micro, more ranks or memory.recompute; `lockstep plan` predicts "
-             "the need.";
+      return "Use a smaller batch.micro or more ranks; `lockstep plan` predicts the need.";
     case FailureCategory::kNumeric:
       return "The numerics diverged: lower the learning rate or go back to an earlier checkpoint; "
-             "`lockstep explain` of the replay bundle shows where.";
+             "`lockstep replay` of the bundle in the run's output shows where.";
     case FailureCategory::kData:
       return "Repair the file that is named, then retry.";
     case FailureCategory::kHang:
@@ -89,6 +88,22 @@ void explain_backoff(const EngineCore& core, const Run& run, Explanation& told) 
   told.start_estimate_ns = run.backoff_until_ns;
 }
 
+// Of a run of which nothing else is to be said.
+std::string what_it_is(const Run& run) {
+  switch (run.state) {
+    case RunState::kStarting:
+      return "its ranks are being started";
+    case RunState::kSucceeded:
+      return fmt::format("all {} steps are done", run.progress.total_steps);
+    case RunState::kCancelled:
+      return run.current_attempt == 0
+                 ? "it was cancelled before it was started"
+                 : fmt::format("it was cancelled at step {}", run.progress.step);
+    default:
+      return fmt::format("it is {}", to_string(run.state));
+  }
+}
+
 std::string summary_of(const Explanation& told) {
   const Run& run = told.run->run;
   std::string text;
@@ -101,7 +116,7 @@ std::string summary_of(const Explanation& told) {
     text = run.state_message;
   }
   if (run.suspect) text += "; its agent has not been heard of, and training may well go on";
-  return text.empty() ? fmt::format("it is {}", to_string(run.state)) : text;
+  return text.empty() ? what_it_is(run) : text;
 }
 
 }  // namespace
