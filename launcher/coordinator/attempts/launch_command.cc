@@ -119,6 +119,15 @@ std::string visible_devices(const LaunchSpec& spec) {
   return fmt::format("{}", fmt::join(of_ranks, "/"));
 }
 
+namespace {
+
+bool all_on_this_machine(const LaunchSpec& spec) {
+  return std::all_of(spec.hosts.begin(), spec.hosts.end(),
+                     [](const HostSlots& host) { return is_this_machine(host.address); });
+}
+
+}  // namespace
+
 std::vector<std::string> launch_command(const LaunchSpec& spec, const std::string& directory,
                                         const std::string& self, const Environment& environment) {
   std::vector<std::string> hosts;
@@ -144,6 +153,9 @@ std::vector<std::string> launch_command(const LaunchSpec& spec, const std::strin
                                       "shmem",
                                       "mmap"};
   if (geteuid() == 0) command.emplace_back("--allow-run-as-root");
+  // What mpirun has to say of ranks that ended, the supervisor knows better; of hosts that cannot
+  // be reached it does not.
+  if (all_on_this_machine(spec)) command.emplace_back("--quiet");
   if (spec.hosts.size() > 1) {
     for (const char* name :
          {kAttemptTagVariable, "LOCKSTEP_COORDINATOR", "LOCKSTEP_AGENT_TOKEN_FILE", "LOCKSTEP_CA",
