@@ -10,7 +10,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
-#include <iterator>
+#include <sstream>
 #include <system_error>
 #include <thread>
 
@@ -36,9 +36,12 @@ std::string contents(int file) {
   return text;
 }
 
+// Of a file of /proc, which is empty once its process has ended: that may happen in the middle.
 std::string file_text(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
 }
 
 [[noreturn]] void become(const std::vector<std::string>& argv, const CommandOptions& options,

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <fstream>
 #include <random>
 #include <sstream>
 #include <stdexcept>
@@ -42,7 +43,10 @@ bool mapped_by_somebody(const std::string& file) {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator("/proc", ignored)) {
     if (std::atoi(entry.path().filename().c_str()) <= 0) continue;
-    if (read_file(entry.path() / "maps").find(file) != std::string::npos) return true;
+    // Formatted, since reading the maps of a process that has just ended is an error.
+    std::ostringstream maps;
+    maps << std::ifstream(entry.path() / "maps").rdbuf();
+    if (maps.str().find(file) != std::string::npos) return true;
   }
   return false;
 }
