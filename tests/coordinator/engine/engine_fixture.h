@@ -38,6 +38,9 @@ class EngineTest : public ::testing::Test {
   void start() {
     store_ = std::make_unique<Store>(options_.state_directory);
     engine_ = std::make_unique<Engine>(*store_, attempts_, checkpoints_, clock_, log_, options_);
+    engine_->subscribe([this](const Notice& notice) {
+      if (notice.event != nullptr) invariants_.saw(*notice.run);
+    });
   }
 
   // As kill -9 and a new start: nothing of the engine is left but its store.
@@ -47,7 +50,7 @@ class EngineTest : public ::testing::Test {
     start();
   }
 
-  void check() { invariants_.check(*store_, *engine_, attempts_.find_all()); }
+  void check() { invariants_.check(*store_, attempts_.find_all()); }
 
   CreateRequest request(const std::string& name, int ranks = 2) {
     CreateRequest request;

@@ -13,6 +13,8 @@
 #include <cstring>
 #include <thread>
 
+#include "launcher/coordinator/store/store.h"
+#include "tests/coordinator/engine/invariants.h"
 #include "tests/support/run_command.h"
 #include "tests/support/temporary_directory.h"
 
@@ -39,6 +41,15 @@ class S1_Listening : public ::testing::Test {
     std::filesystem::permissions(directory_ / "private", std::filesystem::perms::owner_all);
     options_.environment = {{"HOME", directory_.path()},
                             {"XDG_RUNTIME_DIR", (directory_ / "private").string()}};
+  }
+
+  // Whatever was refused or taken over, its stores are as they should be.
+  void TearDown() override {
+    for (const auto& state : {directory_ / "state", directory_ / ".local/state/lockstep"}) {
+      if (!std::filesystem::exists(state / "store.db")) continue;
+      Store store(state);
+      testing::Invariants().check(store, {});
+    }
   }
 
   std::string file(const std::string& text) {

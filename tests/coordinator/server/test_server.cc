@@ -34,6 +34,15 @@ StopAnswer FakeAttempts::stop(const AttemptRef& attempt, const StopRequest&) {
   return StopAnswer::kAccepted;
 }
 
+std::vector<AttemptRef> FakeAttempts::find_all() {
+  const std::lock_guard lock(mutex_);
+  std::vector<AttemptRef> all;
+  for (const auto& [run, entry] : entries_) {
+    if (entry.status.phase != AttemptPhase::kEnded) all.push_back(entry.spec.attempt);
+  }
+  return all;
+}
+
 void FakeAttempts::end(const std::string& run, int code) {
   const std::lock_guard lock(mutex_);
   AttemptStatus& status = entries_.at(run).status;
@@ -69,6 +78,9 @@ TestServer::TestServer(const std::function<void(CoordinatorConfig&, EngineOption
   if (change) change(config, options);
   store = std::make_unique<Store>(config.state_directory);
   engine = std::make_unique<Engine>(*store, attempts, checkpoints_, clock_, logger_, options);
+  engine->subscribe([this](const Notice& notice) {
+    if (notice.event != nullptr) invariants_.saw(*notice.run);
+  });
   log_ = std::make_unique<ServerLog>(config.log.file, core::LogLevel::kDebug);
   server = std::make_unique<CoordinatorServer>(*engine, config, *log_, metrics_,
                                                [this] { ++shutdown_requests; });
@@ -78,6 +90,21 @@ TestServer::TestServer(const std::function<void(CoordinatorConfig&, EngineOption
 TestServer::~TestServer() {
   server.reset();
   loop_.reset();
+  check_invariants();
+}
+
+// As it is, and as the next coordinator finds it.
+void TestServer::check_invariants() {
+  invariants_.check(*store, attempts.find_all());
+  engine.reset();
+  store.reset();
+  store = std::make_unique<Store>(config.state_directory);
+  invariants_.check(*store, attempts.find_all());
+}
+
+void TestServer::acknowledged(const std::string& caller, const std::string& request_id,
+                              const std::string& run) {
+  invariants_.acknowledged(caller, request_id, run);
 }
 
 std::string TestServer::address() const {
@@ -105,7 +132,9 @@ RunPtr TestServer::submit(const std::string& name, const Caller& caller) {
   request.display_name = name;
   request.config_yaml = tiny_config((directory / ("out-" + name)).string());
   request.request_id = new_request_id();
-  return engine->create(request, caller).run;
+  RunPtr record = engine->create(request, caller).run;
+  acknowledged(caller.name, request.request_id, record->run.id);
+  return record;
 }
 
 RunPtr TestServer::wait_for(const std::string& run, RunState state) const {

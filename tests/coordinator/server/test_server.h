@@ -18,6 +18,7 @@
 #include "launcher/coordinator/server/server_log.h"
 #include "launcher/coordinator/server/server_metrics.h"
 #include "launcher/coordinator/store/store.h"
+#include "tests/coordinator/engine/invariants.h"
 #include "tests/support/temporary_directory.h"
 
 namespace grpc {
@@ -32,7 +33,7 @@ class FakeAttempts final : public AttemptHost {
   void launch(const LaunchSpec& spec) override;
   AttemptStatus poll(const AttemptRef& attempt) override;
   StopAnswer stop(const AttemptRef& attempt, const StopRequest& request) override;
-  std::vector<AttemptRef> find_all() override { return {}; }
+  std::vector<AttemptRef> find_all() override;
   void remove(const AttemptRef&) override {}
 
   void end(const std::string& run, int code);
@@ -63,7 +64,8 @@ class FakeCheckpoints final : public Checkpoints {
   }
 };
 
-// A whole coordinator in this process but for the attempts, on a Unix socket.
+// A whole coordinator in this process but for the attempts, on a Unix socket. At its end the
+// invariants are checked.
 class TestServer {
  public:
   // `change` may alter the configuration before anything is started.
@@ -76,6 +78,9 @@ class TestServer {
   std::string secret_of(const std::string& name, std::vector<std::string> scopes,
                         std::int64_t lifetime_ns = 0);
   std::string log_text() const;  // of the server
+  // A call of the test itself that made this run was answered.
+  void acknowledged(const std::string& caller, const std::string& request_id,
+                    const std::string& run);
 
   // Queues a run through the engine.
   RunPtr submit(const std::string& name, const Caller& caller = {});
@@ -91,6 +96,9 @@ class TestServer {
   std::atomic<int> shutdown_requests = 0;
 
  private:
+  void check_invariants();
+
+  Invariants invariants_;
   FakeCheckpoints checkpoints_;
   SystemClock clock_;
   core::Logger logger_{0, 1, core::LogLevel::kError};
