@@ -18,26 +18,23 @@
 #include "launcher/coordinator/attempts/log_reader.h"
 #include "launcher/coordinator/attempts/process.h"
 #include "launcher/coordinator/attempts/supervised_attempts.h"
+#include "tests/coordinator/attempts/attempt_engine.h"
 #include "tests/support/temporary_directory.h"
 
 namespace lockstep::launcher::coordinator {
 
-// Attempts of fake ranks (fake_rank.cc) under the real supervisor and mpirun. Checks at the end of
-// every test that no process carries the tag of an attempt (I3).
+// Attempts of fake ranks (fake_rank.cc) under the real supervisor, mpirun and engine. At the end of
+// every test nothing runs any more, and all invariants are checked.
 class AttemptTest : public ::testing::Test {
  protected:
-  AttemptTest() : attempts_({state_.path().string(), LOCKSTEP_FAKE_RANK}) {}
+  AttemptTest()
+      : attempts_({state_.path().string(), LOCKSTEP_FAKE_RANK}),
+        engine_(state_.path().string(), attempts_) {}
 
   void TearDown() override {
-    for (const LaunchSpec& spec : launched_) {
-      StopRequest force;
-      force.force = true;
-      if (attempts_.poll(spec.attempt).phase != AttemptPhase::kEnded) {
-        attempts_.stop(spec.attempt, force);
-        wait_for_end(spec);
-      }
+    engine_.finish();
+    for (const LaunchSpec& spec : launched_)
       EXPECT_THAT(tagged(spec), ::testing::IsEmpty()) << "processes are left behind (I3)";
-    }
   }
 
   // What `ranks` fake ranks do, as fake_rank.cc describes it; then launch() of it.
@@ -60,9 +57,13 @@ class AttemptTest : public ::testing::Test {
     result.logs.bytes = 1 << 20;
     return result;
   }
-  LaunchSpec launch(const LaunchSpec& spec) {
-    attempts_.launch(spec);
+  // Through the engine, which sets spec.attempt.
+  void launch(LaunchSpec& spec) {
+    engine_.launch(spec);
     launched_.push_back(spec);
+  }
+  LaunchSpec launch(LaunchSpec&& spec) {
+    launch(spec);
     return spec;
   }
 
@@ -71,6 +72,7 @@ class AttemptTest : public ::testing::Test {
     AttemptStatus status = attempts_.poll(spec.attempt);
     while (!condition(status) && std::chrono::steady_clock::now() < deadline) {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      engine_.tick();
       status = attempts_.poll(spec.attempt);
     }
     EXPECT_TRUE(condition(status)) << "phase " << static_cast<int>(status.phase) << "\n"
@@ -101,8 +103,8 @@ class AttemptTest : public ::testing::Test {
   }
   // What the supervisor noted.
   std::string story(const LaunchSpec& spec) const {
-    return testing::read_file(directory(spec) + "/spool.jsonl") +
-           testing::read_file(directory(spec) + "/supervisor.log") + log(spec, -1, true);
+    return lockstep::testing::read_file(directory(spec) + "/spool.jsonl") +
+           lockstep::testing::read_file(directory(spec) + "/supervisor.log") + log(spec, -1, true);
   }
   std::vector<pid_t> tagged(const LaunchSpec& spec) const {
     std::vector<pid_t> pids;
@@ -123,8 +125,9 @@ class AttemptTest : public ::testing::Test {
     return text;
   }
 
-  testing::TemporaryDirectory state_;
+  lockstep::testing::TemporaryDirectory state_;
   SupervisedAttempts attempts_;
+  testing::AttemptEngine engine_;
 
  private:
   bool all_have_printed(const LaunchSpec& spec) const {

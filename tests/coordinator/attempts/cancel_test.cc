@@ -11,6 +11,7 @@ namespace lockstep::launcher::coordinator {
 namespace {
 
 using nlohmann::json;
+using std::chrono::steady_clock;
 using ::testing::IsEmpty;
 
 int loops() {
@@ -18,19 +19,32 @@ int loops() {
   return text == nullptr ? 2 : std::atoi(text);
 }
 
-StopRequest with_grace(std::int64_t milliseconds) {
-  StopRequest request;
-  request.grace_ns = milliseconds * (kSecond / 1000);
-  return request;
-}
-
 class CancelTest : public AttemptTest {
  protected:
+  // As the verb does, and the engine's next tick.
+  void cancel(const LaunchSpec& run, std::int64_t grace_ms, bool force = false) {
+    grace_ = std::chrono::milliseconds(grace_ms);
+    asked_ = steady_clock::now();
+    engine_.cancel(run, grace_ms * (kSecond / 1000), force);
+    engine_.tick();
+  }
+
+  // Within the time that F6 gives: both graces and five seconds.
   void expect_nothing_left(const LaunchSpec& run) {
     const AttemptStatus end = wait_for_end(run);
+    EXPECT_LT(steady_clock::now() - asked_, grace_ + kHardGrace + std::chrono::seconds(5)) << "F6";
     EXPECT_EQ(end.cleanup, "");
     EXPECT_THAT(tagged(run), IsEmpty()) << story(run);
+    engine_.tick();
+    EXPECT_EQ(engine_.state(run), RunState::kCancelled);
   }
+
+ private:
+  // From SIGTERM to SIGKILL of the ranks.
+  static constexpr std::chrono::seconds kHardGrace{10};
+
+  std::chrono::milliseconds grace_{0};
+  steady_clock::time_point asked_;
 };
 
 TEST_F(CancelTest, F5_ARankThatIgnoresEverySignalButKill) {
@@ -39,7 +53,7 @@ TEST_F(CancelTest, F5_ARankThatIgnoresEverySignalButKill) {
                                        {{"1", {{"ignore_term", true}, {"ignore_stop", true}}},
                                         {"0", {{"ignore_term", true}, {"ignore_stop", true}}}}));
     wait_for_steps(run);
-    attempts_.stop(run.attempt, with_grace(100));
+    cancel(run, 100);
     expect_nothing_left(run);
     const AttemptStatus end = attempts_.poll(run.attempt);
     EXPECT_EQ(end.exit.category, FailureCategory::kStopped) << story(run);
@@ -52,7 +66,7 @@ TEST_F(CancelTest, F5_AGrandchildInASessionOfItsOwn) {
     const LaunchSpec run = launch(spec(2, {{"grandchild", "session"}}));
     wait_for_steps(run);
     EXPECT_EQ(tagged(run).size(), 5U) << "mpirun, two ranks and a grandchild of each";
-    attempts_.stop(run.attempt, with_grace(3000));
+    cancel(run, 3000);
     expect_nothing_left(run);
     EXPECT_EQ(attempts_.poll(run.attempt).exit.code, 7) << story(run);
   }
@@ -64,7 +78,7 @@ TEST_F(CancelTest, F5_ARankThatIsStopped) {
         launch(spec(2, {}, {{"0", {{"signal_after_ms", 50}, {"signal", SIGSTOP}}}}));
     const AttemptStatus running = wait_for_steps(run);
     wait_until_stopped_by_signal(run, running.ranks.at(0).pid);
-    attempts_.stop(run.attempt, with_grace(300));
+    cancel(run, 300);
     expect_nothing_left(run);
   }
 }
@@ -80,7 +94,7 @@ TEST_F(CancelTest, F5_MpirunIsKilledFirst) {
     ASSERT_TRUE(stat);
     auto mpirun = ProcessHandle::open(stat->parent);
     ASSERT_TRUE(mpirun && mpirun->send(SIGKILL));
-    attempts_.stop(run.attempt, with_grace(3000));
+    cancel(run, 3000);
     expect_nothing_left(run);
   }
 }
@@ -89,7 +103,7 @@ TEST_F(CancelTest, F5_WhileItStarts) {
   for (int i = 0; i < loops(); ++i) {
     const LaunchSpec run = launch(spec(2, {{"ignore_term", true}, {"ignore_stop", true}}));
     std::this_thread::sleep_for(std::chrono::milliseconds(i * 37 % 300));
-    EXPECT_EQ(attempts_.stop(run.attempt, with_grace(100)), StopAnswer::kAccepted);
+    cancel(run, 100);
     expect_nothing_left(run);
   }
 }
@@ -99,7 +113,7 @@ TEST_F(CancelTest, F5_WhenTheSupervisorIsKilledToo) {
     const LaunchSpec run =
         launch(spec(2, {{"grandchild", "session"}, {"ignore_term", true}, {"ignore_stop", true}}));
     const AttemptStatus running = wait_for_steps(run);
-    attempts_.stop(run.attempt, with_grace(60'000));
+    cancel(run, 60'000);
     auto supervisor = ProcessHandle::open(static_cast<pid_t>(running.supervisor_pid));
     ASSERT_TRUE(supervisor && supervisor->send(SIGKILL));
     expect_nothing_left(run);
@@ -110,13 +124,24 @@ TEST_F(CancelTest, F5_WhenTheSupervisorIsKilledToo) {
 TEST_F(CancelTest, F6_AForcedStopIsOverInSeconds) {
   const LaunchSpec run = launch(spec(2, {{"ignore_term", true}, {"ignore_stop", true}}));
   wait_for_steps(run);
-  attempts_.stop(run.attempt, with_grace(60'000));
-  StopRequest force;
-  force.force = true;
-  const auto begin = std::chrono::steady_clock::now();
-  attempts_.stop(run.attempt, force);
+  cancel(run, 60'000);
+  cancel(run, 0, true);
   expect_nothing_left(run);
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+}
+
+// The order is durable before anything is done about it, and the next coordinator goes on with it.
+TEST_F(CancelTest, F5_WhileTheCoordinatorIsKilled) {
+  for (int i = 0; i < loops(); ++i) {
+    const LaunchSpec run =
+        launch(spec(2, {{"grandchild", "session"}, {"ignore_term", true}, {"ignore_stop", true}}));
+    if (i % 3 != 2) wait_for_steps(run);
+    engine_.cancel(run, 100 * (kSecond / 1000));
+    if (i % 2 == 0) engine_.tick();  // the stop was handed over, or was not yet
+    engine_.restart();
+    cancel(run, 100);  // whoever got no answer asks again
+    engine_.restart();
+    expect_nothing_left(run);
+  }
 }
 
 }  // namespace

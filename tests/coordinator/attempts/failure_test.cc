@@ -112,11 +112,11 @@ TEST_F(FailureTest, F9_TheStuckRankIsNamedAndExaminedBeforeItIsEnded) {
   EXPECT_THAT(end.exit.message, HasSubstr("no activity for 30 s"));
   EXPECT_THAT(end.exit.message, HasSubstr("rank 1 has not entered"));
   ASSERT_FALSE(end.stuck.empty());
-  const std::string dump = testing::read_file(directory(run) + "/stacks.txt");
+  const std::string dump = lockstep::testing::read_file(directory(run) + "/stacks.txt");
   EXPECT_THAT(dump, HasSubstr("=== rank 1"));
   EXPECT_THAT(dump, HasSubstr("state T"));
   // Found out first, ended then.
-  const std::string told = testing::read_file(directory(run) + "/spool.jsonl");
+  const std::string told = lockstep::testing::read_file(directory(run) + "/spool.jsonl");
   EXPECT_LT(told.find("\"stuck\""), told.find("\"signal_sent\""));
 }
 

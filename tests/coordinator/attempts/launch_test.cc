@@ -17,7 +17,7 @@ using ::testing::StartsWith;
 class LaunchTest : public AttemptTest {
  protected:
   json dump_of_ended() const {
-    return json::parse(testing::read_file((state_ / "dump0").string()));
+    return json::parse(lockstep::testing::read_file((state_ / "dump0").string()));
   }
   json dump_of(const LaunchSpec& run) {
     wait_for_steps(run);
@@ -101,7 +101,7 @@ TEST_F(LaunchTest, S7_PathsComeFromIdsOfTheServerOnly) {
 }
 
 TEST_F(LaunchTest, S7_ARankCannotTurnTheSupervisorsFilesIntoLinks) {
-  const testing::TemporaryDirectory elsewhere;
+  const lockstep::testing::TemporaryDirectory elsewhere;
   const std::string secret = elsewhere.write("secret", "canary\n").string();
   const LaunchSpec run = launch(spec(1, {}));
   wait_for_steps(run);
@@ -110,7 +110,7 @@ TEST_F(LaunchTest, S7_ARankCannotTurnTheSupervisorsFilesIntoLinks) {
   EXPECT_EQ(attempts_.poll(run.attempt).phase, AttemptPhase::kRunning) << "a link is no record";
   attempts_.stop(run.attempt, {});
   EXPECT_EQ(wait_for_end(run).exit.code, 7);
-  EXPECT_EQ(testing::read_file(secret), "canary\n");
+  EXPECT_EQ(lockstep::testing::read_file(secret), "canary\n");
 }
 
 TEST_F(LaunchTest, S11_ALoudRankStaysWithinItsQuotaAndIsNotHeldUp) {

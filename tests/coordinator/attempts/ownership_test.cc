@@ -38,7 +38,7 @@ class OwnershipTest : public AttemptTest {
 };
 
 TEST_F(OwnershipTest, F4_ForgedRecordsOfForeignProcessesChangeNothing) {
-  const testing::Command foreign({"sleep", "300"});
+  const lockstep::testing::Command foreign({"sleep", "300"});
   const auto stat = read_stat(foreign.pid());
   ASSERT_TRUE(stat);
   const std::string boot = boot_id();
@@ -63,7 +63,7 @@ TEST_F(OwnershipTest, F4_ForgedRecordsOfForeignProcessesChangeNothing) {
 }
 
 TEST_F(OwnershipTest, F4_ALiveSupervisorIsKnownByItsLockNotByItsRecord) {
-  const testing::Command foreign({"sleep", "300"});
+  const lockstep::testing::Command foreign({"sleep", "300"});
   const LaunchSpec run = launch(spec(1, {}));
   wait_for_steps(run);
   forge(run, {"another boot", foreign.pid(), 1}, foreign.pid());

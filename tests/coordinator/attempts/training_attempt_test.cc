@@ -8,31 +8,28 @@
 #include <thread>
 
 #include "launcher/coordinator/attempts/attempt_files.h"
-#include "launcher/coordinator/attempts/process.h"
 #include "launcher/coordinator/attempts/supervised_attempts.h"
+#include "tests/coordinator/attempts/attempt_engine.h"
 #include "tests/support/training_test.h"
 
-// Attempts of real training, without a coordinator.
+// Attempts of real training under an engine. All invariants are checked behind each test.
 namespace lockstep::launcher::coordinator {
 namespace {
 
 using ::testing::HasSubstr;
 
-class TrainingAttemptTest : public testing::TrainingTest {
+class TrainingAttemptTest : public lockstep::testing::TrainingTest {
  protected:
   void SetUp() override {
     TrainingTest::SetUp();
     attempts_ = std::make_unique<SupervisedAttempts>(SupervisedAttemptsOptions{
         path("state").string(),
         std::filesystem::absolute(std::getenv("LOCKSTEP_BINARY")).string()});
+    engine_ = std::make_unique<testing::AttemptEngine>(path("state").string(), *attempts_);
   }
   void TearDown() override {
-    for (const AttemptRef& attempt : launched_) {
-      const auto left = processes_with_variable(kAttemptTagVariable, attempt_tag(attempt));
-      EXPECT_TRUE(left.empty()) << "processes are left behind (I3)";
-      for (const ProcessHandle& process : left)
-        process.send(SIGKILL);
-    }
+    engine_->finish();
+    engine_.reset();
     TrainingTest::TearDown();
   }
 
@@ -40,10 +37,7 @@ class TrainingAttemptTest : public testing::TrainingTest {
   LaunchSpec launch(const std::string& output, int ranks, const std::string& members,
                     const std::string& resume = "never") {
     LaunchSpec spec;
-    const int number = static_cast<int>(launched_.size()) + 1;
-    // What sweeps goes by the tag, so that no other test may have the same id.
-    spec.attempt = {"t" + std::to_string(getpid()) + "x" + std::to_string(unix_now_ns()), number,
-                    10 + number};
+    const int number = ++launched_;
     spec.output = path(output).string();
     std::string config = text("config.yaml");
     config.replace(config.find("steps: 20"), 9, "steps: 300");
@@ -60,8 +54,7 @@ class TrainingAttemptTest : public testing::TrainingTest {
     spec.hosts = {{"here", "localhost", {}}};
     for (int slot = 0; slot < ranks; ++slot)
       spec.hosts[0].slots.push_back(slot);
-    attempts_->launch(spec);
-    launched_.push_back(spec.attempt);
+    engine_->launch(spec);
     return spec;
   }
   AttemptStatus wait_for_end(const LaunchSpec& spec) {
@@ -69,6 +62,7 @@ class TrainingAttemptTest : public testing::TrainingTest {
     AttemptStatus status;
     do {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      engine_->tick();
       status = attempts_->poll(spec.attempt);
     } while (status.phase != AttemptPhase::kEnded && std::chrono::steady_clock::now() < deadline);
     EXPECT_EQ(status.phase, AttemptPhase::kEnded);
@@ -76,7 +70,8 @@ class TrainingAttemptTest : public testing::TrainingTest {
   }
 
   std::unique_ptr<SupervisedAttempts> attempts_;
-  std::vector<AttemptRef> launched_;
+  std::unique_ptr<testing::AttemptEngine> engine_;
+  int launched_ = 0;
 };
 
 TEST_F(TrainingAttemptTest, F7_TheRankThatWasKilledIsNamedAmongFour) {
@@ -123,7 +118,7 @@ TEST_F(TrainingAttemptTest, F12_StoppingAndResumingAreBitIdentical) {
     const LaunchSpec run = launch("cut", 2, "", "auto");
     if (attempt < 3) {
       wait_for_step("cut", 80 * attempt + 1 + static_cast<int>(random() % 60));
-      attempts_->stop(run.attempt, {});
+      engine_->cancel(run, 30 * kSecond);
     }
     end = wait_for_end(run);
     if (end.exit.category == FailureCategory::kDone) break;
