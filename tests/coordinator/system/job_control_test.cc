@@ -7,12 +7,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <random>
 #include <stdexcept>
 #include <thread>
+
+#include "launcher/coordinator/store/store.h"
 
 namespace lockstep::testing {
 namespace {
 
+using launcher::coordinator::AttemptRef;
 using std::chrono::milliseconds;
 
 // Two ranks, a checkpoint now and then; long enough to be disturbed, short enough for a test.
@@ -31,7 +35,44 @@ const char* binary() {
   return std::getenv("LOCKSTEP_BINARY");
 }
 
+// "RUN.NUMBER.FENCE"
+AttemptRef attempt_of(const std::string& tag) {
+  const std::size_t first = tag.find('.');
+  const std::size_t last = tag.rfind('.');
+  return {tag.substr(0, first), std::stoi(tag.substr(first + 1, last - first - 1)),
+          std::stoll(tag.substr(last + 1))};
+}
+
+// What follows an option; empty if it is not there.
+std::string value_of(const Arguments& arguments, const std::string& option) {
+  const auto found = std::find(arguments.begin(), arguments.end(), option);
+  return found == arguments.end() ? "" : *(found + 1);
+}
+
 }  // namespace
+
+void check_invariants(launcher::coordinator::testing::Invariants& invariants,
+                      const std::filesystem::path& state_directory) {
+  launcher::coordinator::Store store(state_directory);
+  const launcher::coordinator::StoreContents contents = store.load();
+  std::vector<AttemptRef> living;
+  for (const auto& process : std::filesystem::directory_iterator("/proc")) {
+    const pid_t pid = std::atoi(process.path().filename().c_str());
+    const std::string tag = pid > 0 ? environment_of(pid, "LOCKSTEP_ATTEMPT") : "";
+    for (const auto& record : contents.runs) {
+      if (tag.starts_with(record.run.id + ".")) living.push_back(attempt_of(tag));
+    }
+  }
+  invariants.check(store, living);
+}
+
+std::string new_request_id() {
+  static std::mt19937_64 random(std::random_device{}());
+  const std::uint64_t a = random();
+  const std::uint64_t b = random();
+  return fmt::format("{:08x}-{:04x}-4{:03x}-a{:03x}-{:012x}", a >> 32U, (a >> 16U) & 0xffffU,
+                     a & 0xfffU, b >> 52U, b & 0xffffffffffffU);
+}
 
 bool has_ended(pid_t child) {
   siginfo_t info{};
@@ -62,13 +103,14 @@ void JobControlTest::SetUp() {
 
 void JobControlTest::TearDown() {
   if (coordinator_ != nullptr) {
-    if (coordinator_ended()) start();
+    if (!coordinator_ended()) kill_coordinator();
+    check_invariants(invariants_, path("state"));
+    start();
     end_all_runs();
     const CommandResult check = job({"admin", "check"});
     EXPECT_EQ(check.exit_code, 0) << check.out << check.err;
-    kill(coordinator_->pid(), SIGTERM);
-    EXPECT_EQ(coordinator_->wait().exit_code, 0);
-    coordinator_.reset();
+    end_coordinator();
+    check_invariants(invariants_, path("state"));
   }
   if (HasFailure()) {
     const std::string log = text("coordinator.jsonl");
@@ -90,6 +132,12 @@ void JobControlTest::end_all_runs() const {
     for (const pid_t pid : processes_of(id))
       ADD_FAILURE() << "process " << pid << " carries the tag of run " << id << ", which has ended";
   }
+}
+
+void JobControlTest::end_coordinator() {
+  kill(coordinator_->pid(), SIGTERM);
+  EXPECT_EQ(coordinator_->wait().exit_code, 0);
+  coordinator_.reset();
 }
 
 void JobControlTest::start(const Arguments& more) {
@@ -145,21 +193,29 @@ nlohmann::json JobControlTest::json(Arguments arguments) const {
 
 Arguments JobControlTest::submit_arguments(const std::string& output, const Arguments& more) const {
   Arguments arguments = {"submit", "config.yaml", "--set", "run.output=" + output, "-o", "name"};
-  if (std::find(more.begin(), more.end(), "--ranks") == more.end()) {
-    arguments.insert(arguments.end(), {"--ranks", "2"});
+  if (value_of(more, "--ranks").empty()) arguments.insert(arguments.end(), {"--ranks", "2"});
+  if (value_of(more, "--request-id").empty()) {
+    arguments.insert(arguments.end(), {"--request-id", new_request_id()});
   }
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
 }
 
-std::string JobControlTest::submit(const std::string& output, const Arguments& more) const {
-  const CommandResult result = job(submit_arguments(output, more));
+std::string JobControlTest::submit(const std::string& output, const Arguments& more) {
+  const Arguments arguments = submit_arguments(output, more);
+  return submitted(arguments, job(arguments));
+}
+
+std::string JobControlTest::submitted(const Arguments& arguments, const CommandResult& result) {
   constexpr std::size_t kPrefix = 5;  // "runs/"
   if (result.exit_code != 0 || !result.out.starts_with("runs/")) {
     throw std::runtime_error(
         fmt::format("submit ended with {}\n{}{}", result.exit_code, result.out, result.err));
   }
-  return result.out.substr(kPrefix, result.out.find('\n') - kPrefix);
+  const std::string run = result.out.substr(kPrefix, result.out.find('\n') - kPrefix);
+  const std::string request = value_of(arguments, "--request-id");
+  if (!request.empty()) invariants_.acknowledged("local", request, run);
+  return run;
 }
 
 nlohmann::json JobControlTest::show(const std::string& run) const {
@@ -179,6 +235,17 @@ void JobControlTest::wait_for_state(const std::string& run, const std::string& w
       fmt::format("run {} is not {} after {} s: {}", run, wanted, seconds, last.dump()));
 }
 
+void JobControlTest::wait_for_step(const std::string& output, int step) const {
+  for (int tries = 1; tries < 4; ++tries) {
+    try {
+      return TrainingTest::wait_for_step(output, step);
+    } catch (const std::runtime_error&) {
+      // Half a minute more.
+    }
+  }
+  TrainingTest::wait_for_step(output, step);
+}
+
 std::vector<pid_t> JobControlTest::processes_of(const std::string& run) const {
   std::vector<pid_t> found;
   for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
@@ -189,9 +256,9 @@ std::vector<pid_t> JobControlTest::processes_of(const std::string& run) const {
 }
 
 pid_t JobControlTest::rank_of(const std::string& run, int rank) const {
+  const std::vector<pid_t> training = processes_with("train");
   for (const pid_t pid : processes_of(run)) {
-    const bool trains =
-        read_file(fmt::format("/proc/{}/cmdline", pid)).find("train") != std::string::npos;
+    const bool trains = std::find(training.begin(), training.end(), pid) != training.end();
     if (trains && environment_of(pid, "OMPI_COMM_WORLD_RANK") == std::to_string(rank)) return pid;
   }
   throw std::runtime_error(fmt::format("there is no process of rank {} of {}", rank, run));
