@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "tests/coordinator/attempts/attempt_test.h"
@@ -23,7 +24,9 @@ class CancelTest : public AttemptTest {
  protected:
   // As the verb does, and the engine's next tick.
   void cancel(const LaunchSpec& run, std::int64_t grace_ms, bool force = false) {
-    grace_ = std::chrono::milliseconds(grace_ms);
+    // As the ladder's: from SIGTERM to SIGKILL of the ranks.
+    const std::int64_t hard_ms = force ? 0 : std::clamp<std::int64_t>(grace_ms, 1000, 10'000);
+    graces_ = std::chrono::milliseconds(grace_ms + hard_ms);
     asked_ = steady_clock::now();
     engine_.cancel(run, grace_ms * (kSecond / 1000), force);
     engine_.tick();
@@ -32,7 +35,7 @@ class CancelTest : public AttemptTest {
   // Within the time that F6 gives: both graces and five seconds.
   void expect_nothing_left(const LaunchSpec& run) {
     const AttemptStatus end = wait_for_end(run);
-    EXPECT_LT(steady_clock::now() - asked_, grace_ + kHardGrace + std::chrono::seconds(5)) << "F6";
+    EXPECT_LT(steady_clock::now() - asked_, graces_ + std::chrono::seconds(5)) << "F6";
     EXPECT_EQ(end.cleanup, "");
     EXPECT_THAT(tagged(run), IsEmpty()) << story(run);
     engine_.tick();
@@ -40,10 +43,7 @@ class CancelTest : public AttemptTest {
   }
 
  private:
-  // From SIGTERM to SIGKILL of the ranks.
-  static constexpr std::chrono::seconds kHardGrace{10};
-
-  std::chrono::milliseconds grace_{0};
+  std::chrono::milliseconds graces_{0};
   steady_clock::time_point asked_;
 };
 

@@ -67,6 +67,10 @@ TEST_F(Attempts, I2_SlotsAreGangedAndNeverTwice) {
   ASSERT_FALSE(why.reasons.empty());
   EXPECT_FALSE(why.summary.empty());
   check();
+  clock_.advance(5);
+  engine_->tick();
+  EXPECT_EQ(state(b), RunState::kQueued) << "what was leased in an earlier tick is still leased";
+  check();
   end(a, FailureCategory::kDone);
   engine_->tick();
   EXPECT_EQ(state(b), RunState::kStarting);
