@@ -73,7 +73,7 @@ bool fits_as_aux(const ConstTensorView& view) {
 // Whether an epilogue of cuBLASLt computes the activation as we do: GELU by tanh, whose tanh there
 // is good to some 1e-5, which only 16-bit results do not show.
 bool has_epilogue(ActivationFunction f, const ConstTensorView& pre) {
-  return f == ActivationFunction::kGeluTanh && pre.dtype() != DType::kF32 && fits_as_aux(pre);
+  return f == ActivationFunction::kGeluTanh && pre.dtype() != core::DType::kF32 && fits_as_aux(pre);
 }
 
 }  // namespace
