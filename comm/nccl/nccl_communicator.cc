@@ -230,8 +230,10 @@ void NcclCommunicator::issue(const Flight& flight, const Call& call) {
   }
   if (state == NcclState::kReady) return;
   host().progress();  // throws when the group has failed, which is why there is no handle any more
-  fail(fmt::format("{}: {} in {}", roll_call_of_host().describe_rank(rank()), handle_.what(),
-                   flight.name));
+  // NCCL may tell of what went wrong in one before it, that the device is in.
+  const std::string first = first_flight();
+  fail(fmt::format("{}: {} in {}{}", roll_call_of_host().describe_rank(rank()), handle_.what(),
+                   flight.name, first == flight.name ? "" : ", behind " + first));
 }
 
 // What crosses between ranks, as on the other backends, however NCCL routes it.

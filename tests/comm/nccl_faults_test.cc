@@ -70,13 +70,15 @@ TEST(NcclFaults, AnAsynchronousErrorFreesWaitingStreams) {
   run_nccl(2, 30s,
            [](const Site& site) {
              const Floats floats(site);
-             expect_soon(ErrorKind::kCommunication, {"rank 1 (host", "remote process exited"}, [&] {
-               // Rank 1 fails in the first, and leaves rank 0 alone in the second.
-               site.comm.broadcast(floats.view(840), 0, "first");
-               if (site.comm.rank() == 0) site.comm.broadcast(floats.view(840), 0, "second").wait();
-               site.stream->synchronize();
-               site.comm.barrier("nobody gets here");
-             });
+             expect_soon(
+                 ErrorKind::kCommunication,
+                 {"rank 1 (host", "remote process exited", "in broadcast #", "(block.7)"}, [&] {
+                   // Its device comes to it when the hosts have long handed it over, and wait.
+                   enqueue(site.stream->handle(), [] { std::this_thread::sleep_for(100ms); });
+                   site.comm.broadcast(floats.view(840), 0, "block.7").wait();
+                   site.stream->synchronize();
+                   site.comm.barrier("nobody gets here");
+                 });
            },
            {.rank = 1, .async_error_after = 0});
 }

@@ -37,6 +37,7 @@ struct nccl::Comm {
     std::shared_ptr<testing::Group> group;
     int rank = 0;
     std::atomic<bool> aborted{false};
+    std::atomic<bool> lost_a_peer{false};
   };
   std::shared_ptr<State> state = std::make_shared<State>();
   std::uint64_t next = 0;  // number of its next collective
@@ -49,12 +50,20 @@ struct nccl::Comm {
 namespace testing {
 namespace {
 
+NcclFaults faults_of(int rank) {
+  NcclStandInState& state = nccl_state();
+  const std::lock_guard lock(state.mutex);
+  return state.faults.rank == rank ? state.faults : NcclFaults{};
+}
+
 // On a stream: the rank comes to the collective and stays until it is over, or given up.
 void meet(const std::shared_ptr<nccl::Comm::State>& state, std::uint64_t number, const Part& part) {
   Group& group = *state->group;
   std::unique_lock lock(group.mutex);
   Meeting& meeting = group.meetings[number];
   meeting.parts.resize(static_cast<std::size_t>(group.ranks));
+  if (number >= faults_of(state->rank).async_error_after) state->lost_a_peer = true;
+  if (state->lost_a_peer) meeting.broken = true;
   if (state->aborted) {
     meeting.broken = true;
     return;
@@ -77,19 +86,20 @@ void note(const nccl::Comm& comm, const std::string& what) {
   state.calls.push_back(fmt::format("rank {} {}", comm.state->rank, what));
 }
 
-NcclFaults faults_of(int rank) {
-  NcclStandInState& state = nccl_state();
-  const std::lock_guard lock(state.mutex);
-  return state.faults.rank == rank ? state.faults : NcclFaults{};
-}
-
 Result refuse(nccl::Comm* comm, Result result, const std::string& why) {
   comm->last_error = why;
   return result;
 }
 
+void notice_lost_peer(nccl::Comm* comm) {
+  if (!comm->state->lost_a_peer) return;
+  comm->error = nccl::kRemoteError;
+  comm->last_error = "the connection was closed by a peer";
+}
+
 // What every call of a communicator asks first.
 Result check_ready(nccl::Comm* comm) {
+  notice_lost_peer(comm);
   if (comm->error != nccl::kSuccess)
     return refuse(comm, comm->error, "the communicator has failed");
   if (comm->polls_left > 0) {
@@ -102,10 +112,6 @@ Result enter(nccl::Comm* comm, const Part& part, const char* name, Stream stream
   note(*comm, fmt::format("{} {}", name, part.count));
   const std::uint64_t number = comm->next++;
   enqueue(stream, [state = comm->state, number, part] { meet(state, number, part); });
-  if (comm->next > faults_of(comm->state->rank).async_error_after) {
-    comm->error = nccl::kRemoteError;
-    comm->last_error = "the connection was closed by a peer";
-  }
   comm->polls_left = 2;
   return nccl::kInProgress;
 }
@@ -214,6 +220,7 @@ Result init(nccl::Comm** comm, int ranks, nccl::UniqueId id, int rank, nccl::Con
 
 Result get_async_error(nccl::Comm* comm, Result* error) {
   Group& group = *comm->state->group;
+  notice_lost_peer(comm);
   *error = comm->error;
   if (comm->error != nccl::kSuccess) return nccl::kSuccess;
   const std::lock_guard lock(group.mutex);

@@ -20,7 +20,7 @@ struct NcclFaults {
   int rank = -1;                                 // nobody
   nccl::Result init_fails = nccl::kSuccess;      // at the call
   bool init_never_ends = false;                  // it does not connect, so nobody does
-  std::uint64_t async_error_after = UINT64_MAX;  // of its collectives; then kRemoteError
+  std::uint64_t async_error_after = UINT64_MAX;  // of its collectives; kRemoteError in the next
   int failing_send = -1;                         // the send of a group that is refused
 };
 

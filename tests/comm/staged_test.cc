@@ -182,6 +182,27 @@ TEST(Staged, AHangingDeviceIsNamedOnEveryRank) {
       });
 }
 
+// wait_input alone lets the stream go on, and what it is given then comes after the input was read.
+TEST(Staged, TheInputMayBeOverwrittenAfterWaitInput) {
+  run_staged(2, [](const Site& site) {
+    constexpr std::int64_t kCount = 5000;
+    core::MemoryTracker tracker;
+    const core::Buffer input(tracker, "test", kCount * sizeof(float), site.device);
+    const core::Buffer output(tracker, "test", 2 * kCount * sizeof(float), site.device);
+    const std::vector<float> ones(kCount, 1.0F);
+    std::vector<float> result(2 * kCount);
+    for (int round = 0; round < 100; ++round) {
+      site.stream->to_device(input.data(), ones.data(), input.bytes());
+      Work work = site.comm.all_gather(floats(input, kCount), floats(output, 2 * kCount), "x");
+      work.wait_input();
+      site.stream->fill(input.data(), 0, input.bytes());
+      work.wait_output();
+      site.stream->to_host(result.data(), output.data(), output.bytes());
+      ASSERT_EQ(result, std::vector<float>(2 * kCount, 1.0F)) << "round " << round;
+    }
+  });
+}
+
 TEST(Staged, PinnedMemoryIsCountedAndGivenBack) {
   static std::atomic<std::size_t> pinned{0};
   static std::atomic<int> held{0};
