@@ -81,20 +81,22 @@ __global__ void __launch_bounds__(norm_threads(kPacks),
   const auto width = static_cast<float>(s.width);
   for (int first = NormPlace::first_of_block(s); first < s.groups; first += s.step) {
     GroupValues<kPacks> x;
-    float sum = 0.0F;
+    float sum[1] = {};
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       unpack(next.packs[k], x[k]);
 #pragma unroll
       for (int i = 0; i < kLane; ++i)
-        sum += x[k][i];
+        sum[0] += x[k][i];
     }
     const NormPlace here = at;
     at.advance(s);
     next.fetch_group(s, at, o.x);
-    const float m = kCentred ? sum_group(s, sum, room) / width : 0.0F;
-    const float squares = sum_group(s, centred_squares<kWhole, kPacks>(s, here, x, m), room);
-    const float r = 1.0F / sqrtf(squares / width + o.eps);
+    if constexpr (kCentred) sum_group<kPacks>(s, sum, room);
+    const float m = kCentred ? sum[0] / width : 0.0F;
+    float squares[1] = {centred_squares<kWhole, kPacks>(s, here, x, m)};
+    sum_group<kPacks>(s, squares, room);
+    const float r = 1.0F / sqrtf(squares[0] / width + o.eps);
     gain.renew();
     bias.renew();
     put_normalised<T, kWhole, kPacks>(s, here, gain, bias, m, r, x, here.base(s, o.y));
@@ -142,8 +144,7 @@ struct BackwardValues {
   GroupValues<kPacks> h;
   GroupValues<kPacks> dgain;
   GroupValues<kPacks> dbias;
-  float sum_u;
-  float sum_uh;
+  float sums[2];  // of u and u * h over the group
 
   __device__ void clear() {
 #pragma unroll
@@ -157,8 +158,7 @@ struct BackwardValues {
   template <typename T, bool kCentred, bool kWhole>
   __device__ void take(const BackwardInput<T, kCentred, kWhole, kPacks>& in,
                        const GroupPacks<T, kWhole, kPacks>& gain) {
-    sum_u = 0.0F;
-    sum_uh = 0.0F;
+    sums[0] = sums[1] = 0.0F;
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       float g[kLane];
@@ -171,8 +171,8 @@ struct BackwardValues {
         dgain[k][i] += u[k][i] * h[k][i];
         dbias[k][i] += u[k][i];
         u[k][i] *= g[i];
-        sum_u += u[k][i];
-        sum_uh += u[k][i] * h[k][i];
+        sums[0] += u[k][i];
+        sums[1] += u[k][i] * h[k][i];
       }
     }
   }
@@ -181,8 +181,8 @@ struct BackwardValues {
   __device__ void put_dx(const NormShape& s, const NormPlace& at, float rstd,
                          const GroupPacks<T, kWhole, kPacks>& add, const Rows<T>& dx) {
     const float one_over_width = 1.0F / static_cast<float>(s.width);
-    const float mean_u = kCentred ? sum_u * one_over_width : 0.0F;
-    const float mean_uh = sum_uh * one_over_width;
+    const float mean_u = kCentred ? sums[0] * one_over_width : 0.0F;
+    const float mean_uh = sums[1] * one_over_width;
     T* to = at.base(s, dx);
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(norm_threads(kPacks),
     const NormPlace here = at;
     at.advance(s);
     if constexpr (kAhead) in.fetch_group(s, at, o);
-    sum_group(s, values.sum_u, values.sum_uh, room);
+    sum_group<kPacks>(s, values.sums, room);
     values.template put_dx<kCentred, kWhole>(s, here, rstd, add, o.dx);
   }
   put_sums<kPacks>(s, at.lane, values.dgain, block_sums, o.dgain_slots);
@@ -264,7 +264,7 @@ void norm_forward(OpContext& context, const char* op, ConstTensorView x, ConstTe
                   ConstTensorView bias, double eps, std::int64_t heads, TensorView y,
                   TensorView mean, TensorView rstd) {
   NormShape s(op, x.rows(), heads, gain.elements());
-  s.cut(kForwardBlocks);
+  s.cut(kMultiprocessors * forward_blocks(s.packs, core::size_of(x.dtype())));
   visit_compute(x.dtype(), [&](auto type) {
     using T = decltype(type);
     const NormForward<T> o{rows_of<const T>(x, s.width), pointer_of<const T>(gain),

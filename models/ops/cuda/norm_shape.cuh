@@ -17,9 +17,6 @@ inline constexpr std::int64_t kMostWidth = std::int64_t{kMostLanes} * kMostPacks
 
 inline constexpr std::int64_t kMostGroups = std::int64_t{1} << 30;  // a step beyond fits an int
 inline constexpr int kMultiprocessors = 132;  // of an H100 or H200; others take what comes
-// Of forward: groups enough for a thread to look ahead, and blocks enough to end together.
-inline constexpr int kForwardBlocks = 4096;
-
 // Blocks of kNormThreads that an SM should hold at once, so that enough bytes are under way: as
 // many as the registers of backward allow, which keeps two sums for each column.
 constexpr int backward_blocks(int packs, std::size_t element) {
@@ -146,34 +143,29 @@ struct GroupPacks {
   }
 };
 
-// The sums of both values over the threads of each group; `room`: 2 kWarp. All threads of the block
-// must come.
-__device__ inline void sum_group(const NormShape& s, float& a, float& b, float* room) {
+// The sums of each value over the threads of each group; `room`: kValues * kWarp. All threads of
+// the block must come.
+template <int kPacks, int kValues>
+__device__ inline void sum_group(const NormShape& s, float (&values)[kValues], float* room) {
   const int lanes = s.lanes < kWarp ? s.lanes : kWarp;
-  for (int offset = lanes / 2; offset > 0; offset /= 2) {
-    const float other_a = shuffle_xor(a, offset);
-    const float other_b = shuffle_xor(b, offset);
-    a += other_a;
-    b += other_b;
+  for (int offset = lanes / 2; offset > 0; offset /= 2)
+#pragma unroll
+    for (int i = 0; i < kValues; ++i)
+      values[i] += shuffle_xor(values[i], offset);
+  if constexpr (kPacks == kMostPacks) {
+    if (s.lanes <= kWarp) return;
+    sync_threads();
+#pragma unroll
+    for (int i = 0; i < kValues; ++i)
+      if (lane_of_thread() == 0) room[i * kWarp + warp_of_thread()] = values[i];
+    sync_threads();
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      values[i] = room[i * kWarp];
+      for (int w = 1; w < s.lanes / kWarp; ++w)
+        values[i] += room[i * kWarp + w];
+    }
   }
-  if (s.lanes <= kWarp) return;
-  sync_threads();
-  if (lane_of_thread() == 0) {
-    room[warp_of_thread()] = a;
-    room[kWarp + warp_of_thread()] = b;
-  }
-  sync_threads();
-  a = room[0];
-  b = room[kWarp];
-  for (int w = 1; w < s.lanes / kWarp; ++w) {
-    a += room[w];
-    b += room[kWarp + w];
-  }
-}
-
-__device__ inline float sum_group(const NormShape& s, float value, float* room) {
-  return s.lanes > kWarp ? combine_block(value, AddOf{}, room)
-                         : combine_lanes(value, AddOf{}, s.lanes);
 }
 
 // Calls f(whole, packs), both as types: whole groups of 8 elements that lie on 16 bytes, by the

@@ -46,37 +46,56 @@ TEST(DeviceTable, AGpuTakesPart) {
   EXPECT_EQ(test::devices_under_test().back().name, "cuda:0");
 }
 
+// Whole packs, by how many of them a thread keeps.
+const std::vector<RowsShape>& whole_shapes() {
+  static const std::vector<RowsShape> all = {
+      {70, 128, 0}, {21, 512, 8}, {11, 768, 0}, {9, 1024, 0}};
+  return all;
+}
+
+void expect_layer_norm(const TestDevice& device, DType dtype, const RowsShape& s) {
+  Harness h(device);
+  Operand& x = h.input(dtype, s.rows, s.cols, s.gap, 0.5, 2.0);
+  Operand& gain = h.input(dtype, 1, s.cols, 0, 1.0, 0.3);
+  Operand& bias = h.input(dtype, 1, s.cols);
+  Operand& dy = h.input(dtype, s.rows, s.cols, s.gap);
+  Operand& add = h.input(dtype, s.rows, s.cols, s.gap);
+  Operand& y = h.output(dtype, s.rows, s.cols, s.gap);
+  Operand& mean = h.output(DType::kF32, 1, s.rows);
+  Operand& rstd = h.output(DType::kF32, 1, s.rows);
+  Operand& dx = h.output(dtype, s.rows, s.cols, s.gap);
+  Operand& dgain = h.output(dtype, 1, s.cols);
+  Operand& dbias = h.output(dtype, 1, s.cols);
+  h.run([&](OpContext& c, Side side) {
+    layer_norm_forward(c, x(side), gain.vector(side), bias.vector(side), 1e-5, y(side),
+                       mean.vector(side), rstd.vector(side));
+    layer_norm_backward(c, dy(side), x(side), gain.vector(side), mean.vector(side),
+                        rstd.vector(side), add(side), dx(side), dgain.vector(side),
+                        dbias.vector(side));
+  });
+  const std::string what = describe("layer_norm", dtype, s);
+  h.expect_close(y, 2, what + " y");
+  h.expect_close(mean, 2, what + " mean");
+  // A row of one element has no variance: rstd is 1 / sqrt(eps).
+  h.expect_close(rstd, 4, what + " rstd");
+  h.expect_close(dx, 4, what + " dx");
+  h.expect_close(dgain, 8, what + " dgain");
+  h.expect_close(dbias, 8, what + " dbias");
+}
+
 TEST(DeviceTable, LayerNorm) {
   test::for_each_device([](const TestDevice& device, DType dtype) {
-    for (const RowsShape& s : shapes()) {
-      Harness h(device);
-      Operand& x = h.input(dtype, s.rows, s.cols, s.gap, 0.5, 2.0);
-      Operand& gain = h.input(dtype, 1, s.cols, 0, 1.0, 0.3);
-      Operand& bias = h.input(dtype, 1, s.cols);
-      Operand& dy = h.input(dtype, s.rows, s.cols, s.gap);
-      Operand& add = h.input(dtype, s.rows, s.cols, s.gap);
-      Operand& y = h.output(dtype, s.rows, s.cols, s.gap);
-      Operand& mean = h.output(DType::kF32, 1, s.rows);
-      Operand& rstd = h.output(DType::kF32, 1, s.rows);
-      Operand& dx = h.output(dtype, s.rows, s.cols, s.gap);
-      Operand& dgain = h.output(dtype, 1, s.cols);
-      Operand& dbias = h.output(dtype, 1, s.cols);
-      h.run([&](OpContext& c, Side side) {
-        layer_norm_forward(c, x(side), gain.vector(side), bias.vector(side), 1e-5, y(side),
-                           mean.vector(side), rstd.vector(side));
-        layer_norm_backward(c, dy(side), x(side), gain.vector(side), mean.vector(side),
-                            rstd.vector(side), add(side), dx(side), dgain.vector(side),
-                            dbias.vector(side));
-      });
-      const std::string what = describe("layer_norm", dtype, s);
-      h.expect_close(y, 2, what + " y");
-      h.expect_close(mean, 2, what + " mean");
-      // A row of one element has no variance: rstd is 1 / sqrt(eps).
-      h.expect_close(rstd, 4, what + " rstd");
-      h.expect_close(dx, 4, what + " dx");
-      h.expect_close(dgain, 8, what + " dgain");
-      h.expect_close(dbias, 8, what + " dbias");
-    }
+    for (const RowsShape& s : shapes())
+      expect_layer_norm(device, dtype, s);
+    for (const RowsShape& s : whole_shapes())
+      expect_layer_norm(device, dtype, s);
+  });
+}
+
+// More rows than backward takes at once.
+TEST(DeviceTable, LayerNormOfManyRows) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    if (dtype == DType::kBF16) expect_layer_norm(device, dtype, {140, 4104, 0});
   });
 }
 
@@ -103,34 +122,45 @@ TEST(DeviceTable, LayerNormInPlaceWithoutBias) {
   });
 }
 
+struct Heads {
+  std::int64_t rows, heads, width, gap;
+};
+
+void expect_rms_norm(const TestDevice& device, DType dtype, const Heads& s) {
+  Harness h(device);
+  const std::int64_t cols = s.heads * s.width;
+  Operand& x = h.input(dtype, s.rows, cols, s.gap, 0.2, 1.5);
+  Operand& gain = h.input(dtype, 1, s.width, 0, 1.0, 0.3);
+  Operand& dy = h.input(dtype, s.rows, cols, s.gap);
+  Operand& add = h.input(dtype, s.rows, cols, s.gap);
+  Operand& y = h.output(dtype, s.rows, cols, s.gap);
+  Operand& rstd = h.output(DType::kF32, 1, s.rows * s.heads);
+  Operand& dgain = h.output(dtype, 1, s.width);
+  h.run([&](OpContext& c, Side side) {
+    rms_norm_forward(c, x(side), gain.vector(side), 1e-6, s.heads, y(side), rstd.vector(side));
+    // add may be dx.
+    rms_norm_backward(c, dy(side), x(side), gain.vector(side), rstd.vector(side), s.heads,
+                      add(side), add(side), dgain.vector(side));
+  });
+  const std::string what = describe("rms_norm", dtype, {s.rows, cols, s.gap});
+  h.expect_close(y, 2, what + " y");
+  h.expect_close(rstd, 4, what + " rstd");
+  h.expect_close(add, 4, what + " dx");
+  h.expect_close(dgain, 8, what + " dgain");
+}
+
 TEST(DeviceTable, RmsNormByHeads) {
-  struct Heads {
-    std::int64_t rows, heads, width, gap;
-  };
   test::for_each_device([](const TestDevice& device, DType dtype) {
     for (const Heads& s : {Heads{1, 1, 8, 0}, Heads{7, 3, 20, 4}, Heads{10, 2, 64, 0},
-                           Heads{3, 1, 771, 0}, Heads{2, 1, 2048, 0}}) {
-      Harness h(device);
-      const std::int64_t cols = s.heads * s.width;
-      Operand& x = h.input(dtype, s.rows, cols, s.gap, 0.2, 1.5);
-      Operand& gain = h.input(dtype, 1, s.width, 0, 1.0, 0.3);
-      Operand& dy = h.input(dtype, s.rows, cols, s.gap);
-      Operand& add = h.input(dtype, s.rows, cols, s.gap);
-      Operand& y = h.output(dtype, s.rows, cols, s.gap);
-      Operand& rstd = h.output(DType::kF32, 1, s.rows * s.heads);
-      Operand& dgain = h.output(dtype, 1, s.width);
-      h.run([&](OpContext& c, Side side) {
-        rms_norm_forward(c, x(side), gain.vector(side), 1e-6, s.heads, y(side), rstd.vector(side));
-        // add may be dx.
-        rms_norm_backward(c, dy(side), x(side), gain.vector(side), rstd.vector(side), s.heads,
-                          add(side), add(side), dgain.vector(side));
-      });
-      const std::string what = describe("rms_norm", dtype, {s.rows, cols, s.gap});
-      h.expect_close(y, 2, what + " y");
-      h.expect_close(rstd, 4, what + " rstd");
-      h.expect_close(add, 4, what + " dx");
-      h.expect_close(dgain, 8, what + " dgain");
-    }
+                           Heads{3, 1, 771, 0}, Heads{2, 1, 2048, 0}, Heads{9, 5, 768, 8}})
+      expect_rms_norm(device, dtype, s);
+  });
+}
+
+// More groups than a GPU takes at once, which goes on within another head.
+TEST(DeviceTable, RmsNormOfManyHeads) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    if (dtype == DType::kBF16) expect_rms_norm(device, dtype, {700, 5, 512, 0});
   });
 }
 
