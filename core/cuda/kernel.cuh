@@ -28,6 +28,8 @@
 //   add_integer(to, value)          atomic *to += value, in global or shared memory
 //   expand_exp2(x)                  2^x, at most 2 units in the last place off; 0 may stand for
 //                                   results below 2^-126
+//   approximate_reciprocal(x)       1 / x, 1 unit in the last place off; 0 may stand for results below
+//                                   2^-126
 //   pack_pair<T>(first, second)     both as T = BF16 or F16 in one register, the first one low
 //   multiply_add_wide(a, b, c)      a b + c, unsigned, of 32, 32 and 64 bits, as one instruction
 //   check_device_range(p, bytes)    on the host: the stand-in refuses what is not device memory

@@ -131,6 +131,12 @@ __device__ inline float expand_exp2(float x) {
   return result;
 }
 
+__device__ inline float approximate_reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x));
+  return result;
+}
+
 // One instruction, where two conversions would take three.
 template <typename T>
 __device__ inline unsigned pack_pair(float first, float second);

@@ -81,6 +81,10 @@ inline float expand_exp2(float x) {
   return std::exp2(x);
 }
 
+inline float approximate_reciprocal(float x) {
+  return 1.0F / x;
+}
+
 template <typename T>
 unsigned pack_pair(float first, float second) {
   const T pair[2] = {from_float<T>(first), from_float<T>(second)};
