@@ -1,16 +1,16 @@
-#include <cmath>
-#include <limits>
+#include <algorithm>
 
 #include "models/ops/cross_entropy.h"
 
 #include "models/ops/cuda/bodies.h"
-#include "models/ops/cuda/op_kernel.cuh"
+#include "models/ops/cuda/cross_entropy.cuh"
 
 namespace lockstep::models::ops::cuda {
 
 namespace {
 
-constexpr unsigned kThreads = 1024;
+constexpr int kWarps = kLossThreads / kWarp;
+constexpr int kSumThreads = 256;
 
 struct RowLoss {
   double optimised;
@@ -24,91 +24,64 @@ struct LossRule {
   float softcap;  // 0: none
 };
 
-__device__ float capped(float x, float softcap) {
-  return softcap > 0.0F ? softcap * tanhf(x / softcap) : x;
-}
-
-// What one pass over a row finds, and how two such findings become one: the online softmax. While
-// everything is -inf the reference is 0, so that masked elements add 0 and not exp(-inf + inf). NaN
-// is never a maximum, but makes the sum NaN.
-struct Softmax {
-  float maximum;
-  double exponentials;
-  double values;
-
-  __device__ float reference() const { return maximum == -INFINITY ? 0.0F : maximum; }
+// What the loss of a row takes.
+struct RowStatistics {
+  Softmax softmax;
+  float target_value;
 };
 
-struct JoinSoftmax {
-  __device__ static double scaled(const Softmax& s, float maximum) {
-    return s.maximum == maximum || s.maximum == -INFINITY
-               ? s.exponentials
-               : s.exponentials * static_cast<double>(expf(s.maximum - maximum));
-  }
-  __device__ Softmax operator()(const Softmax& a, const Softmax& b) const {
-    const float maximum = a.maximum > b.maximum ? a.maximum : b.maximum;
-    return {maximum, scaled(a, maximum) + scaled(b, maximum), a.values + b.values};
-  }
+template <typename T>
+struct LossWork {
+  Rows<const float> logits;
+  const std::int32_t* targets;
+  std::int64_t rows;
+  int vocab;
+  LossRule rule;
+  Rows<T> dlogits;  // absent: only the loss is wanted
+  RowStatistics* statistics;
 };
 
-__device__ Softmax exchanged(const Softmax& s, int mask) {
-  return {shuffle_xor(s.maximum, mask), shuffle_xor(s.exponentials, mask),
-          shuffle_xor(s.values, mask)};
-}
-
-// Over the block; the same on every thread, because the joining of two is symmetric.
-__device__ Softmax join_block(Softmax s, Softmax* room) {
-  const JoinSoftmax join;
-  for (int mask = kWarp / 2; mask > 0; mask /= 2)
-    s = join(s, exchanged(s, mask));
-  sync_threads();
-  if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = s;
-  sync_threads();
-  s = room[0];
-  for (unsigned w = 1; w < blockDim.x / kWarp; ++w)
-    s = join(s, room[w]);
+__device__ Softmax join_lanes(Softmax s) {
+  s.raise(combine_lanes(s.maximum, MaximumOf{}));
+  s.exponentials = combine_lanes(s.exponentials, AddOf{});
+  s.values = combine_lanes(s.values, AddOf{});
   return s;
 }
 
-// Adds the values of one piece, n of them.
-__device__ void add_piece(const float (&z)[kLane], std::int64_t n, Softmax& s) {
-  float maximum = s.maximum;
-#pragma unroll
-  for (int i = 0; i < kLane; ++i)
-    if (i < n && z[i] > maximum) maximum = z[i];
-  if (maximum > s.maximum) {
-    s.exponentials *= static_cast<double>(expf(s.maximum - maximum));
-    s.maximum = maximum;
-  }
-  const float reference = s.reference();
-  float exponentials = 0.0F;
-  float values = 0.0F;
-#pragma unroll
-  for (int i = 0; i < kLane; ++i) {
-    if (i >= n) continue;
-    exponentials += expf(z[i] - reference);
-    values += z[i];
-  }
-  s.exponentials += static_cast<double>(exponentials);
-  s.values += static_cast<double>(values);
+// Over the block; the same bits on every thread. One barrier: the caller gives another room next
+// time, and this one again after that.
+__device__ Softmax join_block(Softmax s, Softmax* room) {
+  s = join_lanes(s);
+  if (lane_of_thread() == 0) room[warp_of_thread()] = s;
+  sync_threads();
+  return join_lanes(lane_of_thread() < kWarps ? room[lane_of_thread()] : nothing());
 }
 
-__device__ RowLoss loss_of(const Softmax& s, float target_value, std::int64_t vocab,
-                           const LossRule& rule) {
-  const auto reference = static_cast<double>(s.reference());
-  const double log_sum = log(s.exponentials);
-  RowLoss loss;
-  loss.cross_entropy = log_sum + (reference - static_cast<double>(target_value));
-  loss.optimised = loss.cross_entropy;
-  // only when asked for: 0 * inf would turn a finite loss with masked logits into NaN
-  if (rule.label_smoothing > 0.0) {
-    const double mean = s.values / static_cast<double>(vocab);
-    loss.optimised = (1.0 - rule.label_smoothing) * loss.cross_entropy +
-                     rule.label_smoothing * (log_sum + (reference - mean));
-  }
-  const double lse = reference + log_sum;
-  if (rule.z_loss > 0.0) loss.optimised += rule.z_loss * lse * lse;
-  return loss;
+// Adds a stretch: its maximum first, so that the sum is rescaled at most once.
+__device__ void add_stretch(const Stretch& z, int begin, int vocab, bool wants_values, Softmax& s) {
+  float maximum = s.maximum;
+#pragma unroll
+  for (int k = 0; k < kQuads; ++k)
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i)
+      maximum = fmaxf(maximum, z[k][i]);
+  s.raise(maximum);
+  const float reference = s.reference();
+  float sums[kQuads] = {};
+#pragma unroll
+  for (int k = 0; k < kQuads; ++k)
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i)
+      sums[k] += expand_exp2((z[k][i] - reference) * kLog2E);
+  s.exponentials += static_cast<double>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  if (!wants_values) return;
+  float values = 0.0F;
+#pragma unroll
+  for (int k = 0; k < kQuads; ++k)
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i)
+      if (column(begin, k) + i < vocab) values += z[k][i];
+  s.values += static_cast<double>(values);
 }
 
 // What turns a capped logit into its gradient:
@@ -120,90 +93,166 @@ struct GradientRule {
   float reference;
   float softcap;
 
-  __device__ GradientRule(const Softmax& s, std::int64_t vocab, const LossRule& rule)
-      : scale(static_cast<float>(
-            rule.weight *
-            (1.0 + 2.0 * rule.z_loss * (static_cast<double>(s.reference()) + log(s.exponentials))) /
-            s.exponentials)),
-        smoothed(
-            static_cast<float>(rule.weight * rule.label_smoothing / static_cast<double>(vocab))),
+  __device__ GradientRule(const Softmax& s, int vocab, const LossRule& rule)
+      : smoothed(static_cast<float>(rule.weight * rule.label_smoothing) /
+                 static_cast<float>(vocab)),
         at_target(static_cast<float>(rule.weight * (1.0 - rule.label_smoothing))),
         reference(s.reference()),
-        softcap(rule.softcap) {}
+        softcap(rule.softcap) {
+    const auto sum = static_cast<float>(s.exponentials);
+    auto weight = static_cast<float>(rule.weight);
+    if (rule.z_loss > 0.0)
+      weight *= 1.0F + 2.0F * static_cast<float>(rule.z_loss) * (reference + logf(sum));
+    scale = weight / sum;
+  }
 
-  __device__ float operator()(float logit, bool is_target) const {
-    const float z = capped(logit, softcap);
-    float g = scale * expf(z - reference) - smoothed;
-    if (is_target) g -= at_target;
-    if (softcap > 0.0F) {
-      const float t = z / softcap;
-      g *= (1.0F - t) * (1.0F + t);
+  __device__ void apply(Stretch& z, int begin, int target) const {
+#pragma unroll
+    for (int k = 0; k < kQuads; ++k) {
+      const int at = target - column(begin, k);
+#pragma unroll
+      for (int i = 0; i < kQuad; ++i) {
+        float g = scale * expand_exp2((z[k][i] - reference) * kLog2E) - smoothed;
+        if (at == i) g -= at_target;
+        if (softcap > 0.0F) {
+          const float t = z[k][i] / softcap;
+          g *= (1.0F - t) * (1.0F + t);
+        }
+        z[k][i] = g;
+      }
     }
-    return g;
   }
 };
 
-// One row by one block. kStaged: the row is kept in shared memory, so that it is read from memory
-// once. Otherwise it is read again, and each stretch of it is read by all before any of its
-// gradient is written: a 16-bit row may lie in the first half of its own logits.
-template <typename T, bool kStaged>
-__global__ void __launch_bounds__(kThreads)
-    cross_entropy_kernel(Rows<const float> logits, const std::int32_t* targets, std::int64_t vocab,
-                         LossRule rule, Rows<T> dlogits, RowLoss* losses) {
-  LOCKSTEP_SHARED(Softmax, room, kWarp);
-  const std::int64_t row = blockIdx.x;
-  const std::int32_t target = targets[row];
-  constexpr std::int64_t kStretch = std::int64_t{kThreads} * kLane;
-  const std::int64_t mine = threadIdx.x * std::int64_t{kLane};
-  if (target == kIgnored) {
-    const float zeros[kLane] = {};
-    if (dlogits.data != nullptr) {
-      for (std::int64_t c = mine; c < vocab; c += kStretch)
-        store(zeros, vocab - c, dlogits.aligned, dlogits.row(row) + c);
+// The row whose logits are kept next, if there is one that counts.
+template <typename T>
+__device__ const float* counted_row(const LossWork<T>& work, std::int64_t row) {
+  return row < work.rows && work.targets[row] != kIgnored ? work.logits.row(row) : nullptr;
+}
+
+template <typename T>
+__device__ Softmax softmax_of_row(const LossWork<T>& work, const float* row, float* kept) {
+  const int vocab = work.vocab;
+  Softmax s = nothing();
+  for (int begin = 0; begin < vocab; begin += kStretch) {
+    Stretch z;
+    if (kept != nullptr) {
+      wait_for_copies((vocab - 1 - begin) / kStretch);
+      read_stretch(kept, begin, vocab, true, z);
+    } else {
+      read_stretch(row, begin, vocab, work.logits.aligned, z);
     }
-    if (threadIdx.x == 0) losses[row] = {0.0, 0.0};
-    return;
+    cap_stretch(work.rule.softcap, begin, vocab, z);
+    add_stretch(z, begin, vocab, work.rule.label_smoothing > 0.0, s);
   }
-  const float* from = logits.row(row);
-  float* kept = kStaged ? dynamic_shared<float>() : nullptr;
-  Softmax s{-INFINITY, 0.0, 0.0};
-  for (std::int64_t c = mine; c < vocab; c += kStretch) {
-    float z[kLane];
-    load(from + c, vocab - c, logits.aligned, z);
-    if constexpr (kStaged) store(z, vocab - c, true, kept + c);
-#pragma unroll
-    for (int i = 0; i < kLane; ++i)
-      z[i] = capped(z[i], rule.softcap);
-    add_piece(z, vocab - c, s);
-  }
-  s = join_block(s, room);
-  if (threadIdx.x == 0) {
-    losses[row] = loss_of(s, capped(from[target], rule.softcap), vocab, rule);
-  }
-  if (dlogits.data == nullptr) return;
-  // The target's logit is read above before anything is written below.
-  sync_threads();
-  const GradientRule gradient(s, vocab, rule);
-  for (std::int64_t begin = 0; begin < vocab; begin += kStretch) {
-    const std::int64_t c = begin + mine;
-    float z[kLane];
-    load(kStaged ? kept + c : from + c, vocab - c, kStaged || logits.aligned, z);
-#pragma unroll
-    for (int i = 0; i < kLane; ++i)
-      z[i] = gradient(z[i], c + i == target);
+  return s;
+}
+
+// Writes the gradient of a row, and keeps of row `next` what there comes to be room for.
+template <typename T, bool kStaged>
+__device__ void write_gradient(const LossWork<T>& work, std::int64_t row, const Softmax& s,
+                               int target, float* kept, const float* next) {
+  const int vocab = work.vocab;
+  const GradientRule gradient(s, vocab, work.rule);
+  for (int begin = 0; begin < vocab; begin += kStretch) {
+    Stretch z;
+    read_stretch(kStaged ? kept : work.logits.row(row), begin, vocab,
+                 kStaged || work.logits.aligned, z);
+    cap_stretch(work.rule.softcap, begin, vocab, z);
+    // A 16-bit row may lie in the first half of its own logits: all read a stretch before any
+    // writes its gradient.
     if constexpr (!kStaged) sync_threads();
-    store(z, vocab - c, dlogits.aligned, dlogits.row(row) + c);
+    gradient.apply(z, begin, target);
+    write_stretch(z, begin, vocab, work.dlogits.aligned, work.dlogits.row(row));
+    if constexpr (kStaged) {
+      if (next != nullptr) keep_stretch(next, begin, vocab, work.logits.aligned, kept);
+    }
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    sum_losses_kernel(const RowLoss* losses, std::int64_t rows, std::int64_t counted,
+template <typename T>
+__device__ void write_zeros(const LossWork<T>& work, std::int64_t row) {
+  const Stretch zeros = {};
+  if (work.dlogits.data == nullptr) return;
+  for (int begin = 0; begin < work.vocab; begin += kStretch)
+    write_stretch(zeros, begin, work.vocab, work.dlogits.aligned, work.dlogits.row(row));
+}
+
+__device__ void keep_row(const float* row, int vocab, bool aligned, float* kept) {
+  if (row == nullptr) return;
+  for (int begin = 0; begin < vocab; begin += kStretch)
+    keep_stretch(row, begin, vocab, aligned, kept);
+}
+
+// Rows one after another by one block. kStaged: a row is kept in shared memory, so that it is read
+// from memory once, and the next one is on its way while gradients are written, so that memory is
+// idle only while a block joins its sums. A thread keeps, reads and replaces its own elements, for
+// which it need not wait for others. Otherwise a row is read again for its gradient.
+template <typename T, bool kStaged>
+__global__ void __launch_bounds__(kLossThreads, kStaged ? 1 : 2)
+    cross_entropy_kernel(LossWork<T> work) {
+  LOCKSTEP_SHARED(Softmax, rooms, 2 * kWarps);
+  float* kept = kStaged ? dynamic_shared<float>() : nullptr;
+  if constexpr (kStaged)
+    keep_row(counted_row(work, blockIdx.x), work.vocab, work.logits.aligned, kept);
+  int room = 0;
+  for (std::int64_t row = blockIdx.x; row < work.rows; row += gridDim.x) {
+    const int target = work.targets[row];
+    const float* next = kStaged ? counted_row(work, row + gridDim.x) : nullptr;
+    if (target == kIgnored) {
+      write_zeros(work, row);
+      if constexpr (kStaged) keep_row(next, work.vocab, work.logits.aligned, kept);
+      continue;
+    }
+    const float* from = work.logits.row(row);
+    // Read before the barrier within join_block, behind which gradients replace logits.
+    const float target_value = threadIdx.x == 0 ? from[target] : 0.0F;
+    const Softmax s = join_block(softmax_of_row(work, from, kept), rooms + room);
+    room = kWarps - room;
+    if (threadIdx.x == 0) work.statistics[row] = {s, capped(target_value, work.rule.softcap)};
+    if (work.dlogits.data != nullptr) write_gradient<T, kStaged>(work, row, s, target, kept, next);
+  }
+}
+
+__device__ RowLoss loss_of(const RowStatistics& row, int vocab, const LossRule& rule) {
+  const auto reference = static_cast<double>(row.softmax.reference());
+  const double log_sum = log(row.softmax.exponentials);
+  RowLoss loss;
+  loss.cross_entropy = log_sum + (reference - static_cast<double>(row.target_value));
+  loss.optimised = loss.cross_entropy;
+  // only when asked for: 0 * inf would turn a finite loss with masked logits into NaN
+  if (rule.label_smoothing > 0.0) {
+    const double mean = row.softmax.values / static_cast<double>(vocab);
+    loss.optimised = (1.0 - rule.label_smoothing) * loss.cross_entropy +
+                     rule.label_smoothing * (log_sum + (reference - mean));
+  }
+  const double lse = reference + log_sum;
+  if (rule.z_loss > 0.0) loss.optimised += rule.z_loss * lse * lse;
+  return loss;
+}
+
+// The losses of the rows of a block, a row to a thread, and their sum. Apart from the kernel above,
+// which would wait for the logarithm of each row.
+__global__ void __launch_bounds__(kSumThreads)
+    row_losses_kernel(const RowStatistics* statistics, const std::int32_t* targets,
+                      std::int64_t rows, int vocab, LossRule rule, RowLoss* sums) {
+  LOCKSTEP_SHARED(double, room, kWarp);
+  const std::int64_t row = std::int64_t{blockIdx.x} * kSumThreads + threadIdx.x;
+  RowLoss loss{0.0, 0.0};
+  if (row < rows && targets[row] != kIgnored) loss = loss_of(statistics[row], vocab, rule);
+  loss.optimised = combine_block(loss.optimised, AddOf{}, room);
+  loss.cross_entropy = combine_block(loss.cross_entropy, AddOf{}, room);
+  if (threadIdx.x == 0) sums[blockIdx.x] = loss;
+}
+
+__global__ void __launch_bounds__(kSumThreads)
+    sum_losses_kernel(const RowLoss* sums, std::int64_t count, std::int64_t counted,
                       LossSums* out) {
   LOCKSTEP_SHARED(double, room, kWarp);
   RowLoss sum{0.0, 0.0};
-  for (std::int64_t r = threadIdx.x; r < rows; r += kThreads) {
-    sum.optimised += losses[r].optimised;
-    sum.cross_entropy += losses[r].cross_entropy;
+  for (std::int64_t i = threadIdx.x; i < count; i += kSumThreads) {
+    sum.optimised += sums[i].optimised;
+    sum.cross_entropy += sums[i].cross_entropy;
   }
   sum.optimised = combine_block(sum.optimised, AddOf{}, room);
   sum.cross_entropy = combine_block(sum.cross_entropy, AddOf{}, room);
@@ -227,12 +276,27 @@ void check_logits(const char* op, const ConstTensorView& logits) {
                                                           op, core::name_of(logits.dtype())));
 }
 
-std::size_t shared_memory_limit(const OpContext& context) {
+core::DeviceProperties properties_of(const OpContext& context) {
   core::DeviceProperties properties;
   const core::DeviceRuntime& runtime = context.stream().runtime();
   core::check_device(runtime, runtime.properties(context.device().index, &properties),
                      "asking for the properties of the device");
-  return properties.shared_memory_limit;
+  return properties;
+}
+
+template <typename T>
+void launch_rows(OpContext& context, const LossWork<T>& work) {
+  const core::DeviceProperties properties = properties_of(context);
+  const std::int64_t vocab = work.vocab;
+  const std::size_t row_bytes = static_cast<std::size_t>(ceil_div(vocab, kQuad) * kQuad) * 4;
+  // 2 KiB is what the kernel has beside the row.
+  const bool staged = work.dlogits.data != nullptr &&
+                      row_bytes + 2048 <= properties.shared_memory_limit &&
+                      ceil_div(vocab, kStretch) <= kMostStretches;
+  const std::int64_t resident = std::int64_t{properties.multiprocessors} * (staged ? 1 : 2);
+  launch("cross_entropy", staged ? cross_entropy_kernel<T, true> : cross_entropy_kernel<T, false>,
+         Grid{block_count(std::min(work.rows, resident)), kLossThreads, staged ? row_bytes : 0},
+         context.stream(), work);
 }
 
 }  // namespace
@@ -246,25 +310,29 @@ void cross_entropy(OpContext& context, ConstTensorView logits,
   check_device_range(sums, sizeof(LossSums));
   const auto counted = static_cast<std::int64_t>(targets.size()) -
                        std::count(targets.begin(), targets.end(), kIgnored);
-  Carver carver(context.scratch(Carver::bytes<std::int32_t>(rows) + Carver::bytes<RowLoss>(rows)));
+  const std::int64_t groups = ceil_div(rows, kSumThreads);
+  Carver carver(context.scratch(Carver::bytes<std::int32_t>(rows) +
+                                Carver::bytes<RowStatistics>(rows) +
+                                Carver::bytes<RowLoss>(groups)));
   auto* device_targets = carver.take<std::int32_t>(rows);
-  auto* losses = carver.take<RowLoss>(rows);
+  auto* statistics = carver.take<RowStatistics>(rows);
+  auto* losses = carver.take<RowLoss>(groups);
   context.upload(device_targets, targets.data(), targets.size_bytes());
   const LossRule rule{options.label_smoothing, options.z_loss,
                       static_cast<double>(options.gradient_weight),
                       softcap > 0.0 ? static_cast<float>(softcap) : 0.0F};
-  const std::size_t row_bytes = static_cast<std::size_t>(ceil_div(vocab, kLane) * kLane) * 4;
-  // 1 KiB is what the kernel has beside the row.
-  const bool staged = row_bytes + 1024 <= shared_memory_limit(context);
   visit_compute(dlogits.empty() ? DType::kF32 : dlogits.dtype(), [&](auto type) {
     using T = decltype(type);
-    launch("cross_entropy", staged ? cross_entropy_kernel<T, true> : cross_entropy_kernel<T, false>,
-           Grid{block_count(rows), kThreads, staged ? row_bytes : 0}, context.stream(),
-           rows_of<const float>(logits), static_cast<const std::int32_t*>(device_targets), vocab,
-           rule, rows_of<T>(dlogits), losses);
+    launch_rows(context,
+                LossWork<T>{rows_of<const float>(logits), device_targets, rows,
+                            static_cast<int>(vocab), rule, rows_of<T>(dlogits), statistics});
   });
-  launch("sum_losses", sum_losses_kernel, Grid{1, kThreads, 0}, context.stream(),
-         static_cast<const RowLoss*>(losses), rows, static_cast<std::int64_t>(counted), sums);
+  launch("row_losses", row_losses_kernel, Grid{block_count(groups), kSumThreads, 0},
+         context.stream(), static_cast<const RowStatistics*>(statistics),
+         static_cast<const std::int32_t*>(device_targets), rows, static_cast<int>(vocab), rule,
+         losses);
+  launch("sum_losses", sum_losses_kernel, Grid{1, kSumThreads, 0}, context.stream(),
+         static_cast<const RowLoss*>(losses), groups, counted, sums);
 }
 
 void softcap_logits(OpContext& context, double softcap, TensorView logits) {
