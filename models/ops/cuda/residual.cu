@@ -1,5 +1,6 @@
 #include "models/ops/cuda/bodies.h"
 #include "models/ops/cuda/dropout.cuh"
+#include "models/ops/cuda/flat.cuh"
 
 namespace lockstep::models::ops::cuda {
 
@@ -38,6 +39,48 @@ __global__ void residual_forward_kernel(Walk walk, Rows<const T> x, Rows<const T
   for (int i = 0; i < kLane; ++i)
     a[i] = a[i] + g * (b[i] * factors[i]);
   store(a, p.count, y.aligned, y.row(p.row) + p.col);
+}
+
+// The same without dropout, of whole packs. y may be x or branch: a thread reads what it writes
+// first.
+template <typename T>
+__global__ void __launch_bounds__(kFlatThreads)
+    flat_residual_kernel(FlatWalk walk, Rows<const T> x, Rows<const T> branch, const T* gate,
+                         Rows<T> y) {
+  Raw<T> xs[kFlatPacks];
+  Raw<T> branches[kFlatPacks];
+#pragma unroll
+  for (int k = 0; k < kFlatPacks; ++k) {
+    xs[k] = walk.fetch_pack(x, k);
+    branches[k] = walk.fetch_pack(branch, k);
+  }
+  const float g = gate_value(gate);
+#pragma unroll
+  for (int k = 0; k < kFlatPacks; ++k) {
+    float a[kLane];
+    float b[kLane];
+    unpack(xs[k], a);
+    unpack(branches[k], b);
+#pragma unroll
+    for (int i = 0; i < kLane; ++i)
+      a[i] = a[i] + g * b[i];
+    walk.put_pack(a, y, k);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kFlatThreads)
+    flat_copy_kernel(FlatWalk walk, Rows<const T> x, Rows<T> y) {
+  Raw<T> packs[kFlatPacks];
+#pragma unroll
+  for (int k = 0; k < kFlatPacks; ++k)
+    packs[k] = walk.fetch_pack(x, k);
+#pragma unroll
+  for (int k = 0; k < kFlatPacks; ++k) {
+    float v[kLane];
+    unpack(packs[k], v);
+    walk.put_pack(v, y, k);
+  }
 }
 
 // Without a gate branch is null, and nothing is summed.
@@ -106,9 +149,18 @@ void residual_forward(OpContext& context, ConstTensorView x, ConstTensorView bra
   const Walk walk(x.rows(), x.cols(), all_contiguous({x, branch, y}));
   visit_compute(x.dtype(), [&](auto type) {
     using T = decltype(type);
+    const Rows<const T> from = walk.rows_of<const T>(x);
+    const Rows<const T> added = walk.rows_of<const T>(branch);
+    const Rows<T> to = walk.rows_of<T>(y);
+    const T* g = pointer_of<const T>(gate);
+    const FlatWalk flat(walk, from, added, to);
+    if (flat.packs > 0 && !dropout.active()) {
+      launch("residual_forward", flat_residual_kernel<T>, flat.grid(), context.stream(), flat, from,
+             added, g, to);
+      return;
+    }
     launch("residual_forward", residual_forward_kernel<T>, walk.grid(), context.stream(), walk,
-           walk.rows_of<const T>(x), walk.rows_of<const T>(branch), pointer_of<const T>(gate),
-           rule_of(dropout, x.cols()), walk.rows_of<T>(y));
+           from, added, g, rule_of(dropout, x.cols()), to);
   });
 }
 
@@ -116,6 +168,8 @@ void residual_backward(OpContext& context, ConstTensorView dy, ConstTensorView b
                        ConstTensorView gate, const Dropout& dropout, TensorView dbranch,
                        TensorView dgate) {
   const bool gated = !gate.empty();
+  const bool copies = !gated && !dropout.active();
+  if (copies && dy.raw() == dbranch.raw()) return;
   const Walk walk(dy.rows(), dy.cols(),
                   all_contiguous({dy, dbranch}) && (!gated || branch.contiguous()));
   const Grid grid = walk.grid();
@@ -124,9 +178,17 @@ void residual_backward(OpContext& context, ConstTensorView dy, ConstTensorView b
                    : nullptr;
   visit_compute(dy.dtype(), [&](auto type) {
     using T = decltype(type);
-    launch("residual_backward", residual_backward_kernel<T>, grid, context.stream(), walk,
-           walk.rows_of<const T>(dy), walk.rows_of<const T>(branch), pointer_of<const T>(gate),
-           rule_of(dropout, dy.cols()), walk.rows_of<T>(dbranch), sums);
+    const Rows<const T> from = walk.rows_of<const T>(dy);
+    const Rows<T> to = walk.rows_of<T>(dbranch);
+    const FlatWalk flat(walk, from, to);
+    if (copies && flat.packs > 0) {
+      launch("residual_backward", flat_copy_kernel<T>, flat.grid(), context.stream(), flat, from,
+             to);
+      return;
+    }
+    launch("residual_backward", residual_backward_kernel<T>, grid, context.stream(), walk, from,
+           walk.rows_of<const T>(branch), pointer_of<const T>(gate), rule_of(dropout, dy.cols()),
+           to, sums);
     if (!gated) return;
     launch("sum_blocks", sum_blocks_kernel<T>, Grid{1, kSumThreads, 0}, context.stream(),
            static_cast<const double*>(sums), static_cast<std::int64_t>(grid.blocks),
