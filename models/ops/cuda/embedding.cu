@@ -3,38 +3,80 @@
 
 #include "models/ops/cuda/bodies.h"
 #include "models/ops/cuda/op_kernel.cuh"
+#include "models/ops/cuda/packs.cuh"
 
 namespace lockstep::models::ops::cuda {
 
 namespace {
 
+constexpr int kForwardWarps = 8;  // of a block; a row to a warp
+constexpr int kForwardPacks = 4;  // of a thread, which asks for all of them at once
+
 template <typename T>
-__global__ void embedding_forward_kernel(Walk walk, const std::int32_t* tokens, std::int64_t length,
-                                         Rows<const T> table, Rows<const T> positions,
-                                         Rows<const T> type_row, Rows<T> out) {
-  const Piece p(walk);
-  if (p.count <= 0) return;
-  float sum[kLane];
+struct EmbeddingRows {
+  const std::int32_t* tokens;
+  int rows;
+  int length;  // of a sequence
+  Rows<const T> table;
+  Rows<const T> positions;
+  Rows<const T> type_row;
+  Rows<T> out;
+  std::int64_t cols;
+
+  // All rows are whole packs that lie on 16 bytes.
+  bool whole() const {
+    const auto fits = [](const auto& operand) {
+      return operand.data == nullptr || operand.aligned;
+    };
+    return cols % kLane == 0 && fits(table) && fits(positions) && fits(type_row) && fits(out);
+  }
+};
+
+template <typename T>
+__device__ inline void add_pack(const Raw<T>& raw, float (&sum)[kLane]) {
   float v[kLane];
-  load(table.row(tokens[p.row]) + p.col, p.count, table.aligned, sum);
-  if (positions.data != nullptr) {
-    load(positions.row(p.row % length) + p.col, p.count, positions.aligned, v);
+  unpack(raw, v);
 #pragma unroll
-    for (int i = 0; i < kLane; ++i)
-      sum[i] += v[i];
-  }
-  if (type_row.data != nullptr) {
-    load(type_row.data + p.col, p.count, type_row.aligned, v);
+  for (int i = 0; i < kLane; ++i)
+    sum[i] += v[i];
+}
+
+template <typename T, bool kWhole>
+__global__ void __launch_bounds__(kForwardWarps* kWarp)
+    embedding_forward_kernel(EmbeddingRows<T> e) {
+  const int row = static_cast<int>(blockIdx.x) * kForwardWarps + warp_of_thread();
+  if (row >= e.rows) return;
+  const T* token = e.table.row(e.tokens[row]);
+  const T* position = e.positions.row(e.positions.data == nullptr ? 0 : row % e.length);
+  constexpr int kStep = kWarp * kLane;
+  for (std::int64_t begin = lane_of_thread() * kLane; begin < e.cols;
+       begin += kForwardPacks * kStep) {
+    Raw<T> tokens[kForwardPacks];
+    Raw<T> positions[kForwardPacks] = {};
+    Raw<T> types[kForwardPacks] = {};
 #pragma unroll
-    for (int i = 0; i < kLane; ++i)
-      sum[i] += v[i];
+    for (int k = 0; k < kForwardPacks; ++k) {
+      const std::int64_t col = begin + k * kStep;
+      tokens[k] = fetch<kWhole>(token + col, e.cols - col);
+      if (e.positions.data != nullptr) positions[k] = fetch<kWhole>(position + col, e.cols - col);
+      if (e.type_row.data != nullptr) types[k] = fetch<kWhole>(e.type_row.data + col, e.cols - col);
+    }
+#pragma unroll
+    for (int k = 0; k < kForwardPacks; ++k) {
+      const std::int64_t col = begin + k * kStep;
+      float sum[kLane];
+      unpack(tokens[k], sum);
+      add_pack(positions[k], sum);
+      add_pack(types[k], sum);
+      put<kWhole>(sum, e.cols - col, e.out.row(row) + col);
+    }
   }
-  store(sum, p.count, out.aligned, out.row(p.row) + p.col);
 }
 
 constexpr std::int64_t kBlockCols = kWarp * kLane;  // columns that a warp covers
-constexpr int kShortWarps = 4;  // of a block that takes rows with few occurrences
-constexpr int kLongWarps = 8;   // of a block that takes one row with more occurrences than this
+constexpr int kShortWarps = 4;         // of a block that takes rows with few occurrences
+constexpr int kShortOccurrences = 16;  // at most in such a row
+constexpr int kLongWarps = 16;         // of a block that takes one row with more
 
 // The positions of the tokens of table row r are order[first[r], first[r + 1]).
 template <typename T>
@@ -47,15 +89,22 @@ struct EmbeddingGradient {
   std::int64_t cols;
   std::int64_t col_blocks;
 
-  // sum += dx of every `step`-th occurrence from `at` on.
+  // sum += dx of every `step`-th occurrence from `at` on, in their order; kBatch are under way at
+  // once.
+  template <bool kWhole, int kBatch>
   __device__ void add_occurrences(std::int32_t at, std::int32_t end, std::int32_t step,
                                   std::int64_t col, float (&sum)[kLane]) const {
-    for (; at < end; at += step) {
-      float v[kLane];
-      load(dx.row(order[at]) + col, cols - col, dx.aligned, v);
+    for (; at < end; at += kBatch * step) {
+      Raw<T> batch[kBatch];
 #pragma unroll
-      for (int i = 0; i < kLane; ++i)
-        sum[i] += v[i];
+      for (int b = 0; b < kBatch; ++b) {
+        const bool there = at < end - b * step;
+        const std::int32_t n = there ? order[at + b * step] : 0;
+        batch[b] = fetch<kWhole>(dx.row(n) + col, there ? cols - col : 0);
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b)
+        add_pack(batch[b], sum);
     }
   }
 
@@ -71,8 +120,8 @@ struct EmbeddingGradient {
   }
 };
 
-// A warp to a row with at most kLongWarps occurrences, as most are; the others are left out.
-template <typename T>
+// A warp to a row with at most kShortOccurrences, as most are; the others are left out.
+template <typename T, bool kWhole>
 __global__ void embedding_short_rows_kernel(EmbeddingGradient<T> g, std::int64_t rows) {
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kShortWarps + warp_of_thread();
   const std::int64_t row = index / g.col_blocks;
@@ -80,21 +129,23 @@ __global__ void embedding_short_rows_kernel(EmbeddingGradient<T> g, std::int64_t
   if (row >= rows || col >= g.cols) return;
   const std::int32_t begin = g.first[row];
   const std::int32_t end = g.first[row + 1];
-  if (end - begin > kLongWarps) return;
+  if (end - begin > kShortOccurrences) return;
   float sum[kLane] = {};
-  g.add_occurrences(begin, end, 1, col, sum);
+  g.template add_occurrences<kWhole, 4>(begin, end, 1, col, sum);
   g.finish(row, col, sum);
 }
 
-// A block to a row: each warp adds every eighth occurrence, and the first adds the eight sums.
-template <typename T>
-__global__ void embedding_long_rows_kernel(EmbeddingGradient<T> g, const std::int32_t* long_rows) {
+// A block to a row: each warp adds every kLongWarps-th occurrence, and the first adds their sums.
+template <typename T, bool kWhole>
+__global__ void __launch_bounds__(kLongWarps* kWarp)
+    embedding_long_rows_kernel(EmbeddingGradient<T> g, const std::int32_t* long_rows) {
   LOCKSTEP_SHARED(float, sums, kLongWarps* kBlockCols);
   const std::int64_t row = long_rows[blockIdx.x / g.col_blocks];
   const int own = lane_of_thread() * kLane;
   const std::int64_t col = blockIdx.x % g.col_blocks * kBlockCols + own;
   float sum[kLane] = {};
-  g.add_occurrences(g.first[row] + warp_of_thread(), g.first[row + 1], kLongWarps, col, sum);
+  g.template add_occurrences<kWhole, 8>(g.first[row] + warp_of_thread(), g.first[row + 1],
+                                        kLongWarps, col, sum);
 #pragma unroll
   for (int i = 0; i < kLane; ++i)
     sums[warp_of_thread() * kBlockCols + own + i] = sum[i];
@@ -141,9 +192,8 @@ struct TokenGroups {
     for (const std::int32_t id : tokens)
       if (in_range(id)) ++values[static_cast<std::size_t>(id - row_begin) + 1];
     std::partial_sum(values.begin(), values.end(), values.begin());
-    const auto found =
-        static_cast<std::size_t>(std::count_if(tokens.begin(), tokens.end(), in_range));
-    occurrences = static_cast<std::int64_t>(found);
+    occurrences = values.back();
+    const auto found = static_cast<std::size_t>(occurrences);
     std::vector<std::int32_t> next(values);
     values.resize(values.size() + found);
     std::int32_t* order = values.data() + rows + 1;
@@ -153,7 +203,7 @@ struct TokenGroups {
     }
     for (std::int64_t r = 0; r < rows; ++r) {
       const auto i = static_cast<std::size_t>(r);
-      if (values[i + 1] - values[i] <= kLongWarps) continue;
+      if (values[i + 1] - values[i] <= kShortOccurrences) continue;
       values.push_back(static_cast<std::int32_t>(r));
       ++long_rows;
     }
@@ -173,13 +223,22 @@ const std::int32_t* to_scratch(OpContext& context, std::span<const std::int32_t>
 void embedding_forward(OpContext& context, std::span<const std::int32_t> tokens,
                        std::int64_t length, ConstTensorView token_table, ConstTensorView positions,
                        ConstTensorView type_row, TensorView out) {
-  const Walk walk(out.rows(), out.cols(), false);
+  const auto rows = static_cast<int>(block_count(out.rows()));
+  const Grid grid{block_count(ceil_div(rows, kForwardWarps)), kForwardWarps * kWarp, 0};
   const std::int32_t* on_device = to_scratch(context, tokens);
   visit_compute(out.dtype(), [&](auto type) {
     using T = decltype(type);
-    launch("embedding_forward", embedding_forward_kernel<T>, walk.grid(), context.stream(), walk,
-           on_device, length, rows_of<const T>(token_table), rows_of<const T>(positions),
-           flat_of<const T>(type_row), rows_of<T>(out));
+    const EmbeddingRows<T> e{on_device,
+                             rows,
+                             static_cast<int>(length),
+                             rows_of<const T>(token_table),
+                             rows_of<const T>(positions),
+                             flat_of<const T>(type_row),
+                             rows_of<T>(out),
+                             out.cols()};
+    launch("embedding_forward",
+           e.whole() ? embedding_forward_kernel<T, true> : embedding_forward_kernel<T, false>, grid,
+           context.stream(), e);
   });
 }
 
@@ -199,11 +258,14 @@ void embedding_backward(OpContext& context, std::span<const std::int32_t> tokens
                                         rows_of<T>(dtable),
                                         dtable.cols(),
                                         col_blocks};
+    const bool whole = gradient.dx.aligned && dtable.cols() % kLane == 0;
     launch(
-        "embedding_backward, short rows", embedding_short_rows_kernel<T>,
+        "embedding_backward, short rows",
+        whole ? embedding_short_rows_kernel<T, true> : embedding_short_rows_kernel<T, false>,
         Grid{block_count(ceil_div(groups.rows * col_blocks, kShortWarps)), kShortWarps * kWarp, 0},
         context.stream(), gradient, groups.rows);
-    launch("embedding_backward, long rows", embedding_long_rows_kernel<T>,
+    launch("embedding_backward, long rows",
+           whole ? embedding_long_rows_kernel<T, true> : embedding_long_rows_kernel<T, false>,
            Grid{block_count(groups.long_rows * col_blocks), kLongWarps * kWarp, 0},
            context.stream(), gradient, order + groups.occurrences);
   });
