@@ -9,8 +9,10 @@ namespace {
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::size_t kProduct = 32 * kMiB;     // what cuBLASLt's kernels ask for at most
 constexpr std::size_t kLibraryRoom = 4 * kMiB;  // beside what attention is known to need
-constexpr std::int64_t kSumSlots = 256;         // parts into which rows are cut to be summed
-constexpr std::int64_t kBlockElements = 8192;   // of one block of threads: 1024 threads, 8 each
+// Parts into which rows are cut to be summed. Norms cut narrow rows into more, of fewer sums:
+// 33,792 threads with 32 sums each at most, half of kSumSlots * kBlockElements.
+constexpr std::int64_t kSumSlots = 256;
+constexpr std::int64_t kBlockElements = 8192;  // of one block of threads: 1024 threads, 8 each
 
 std::size_t bytes_of(std::int64_t elements, std::size_t size) {
   return static_cast<std::size_t>(elements) * size + 1024;  // arrays begin on 256 bytes

@@ -1,4 +1,5 @@
 #include "models/ops/cuda/bodies.h"
+#include "models/ops/cuda/packs.cuh"
 #include "models/ops/cuda/reduce.cuh"
 
 namespace lockstep::models::ops::cuda {
@@ -10,25 +11,53 @@ constexpr std::int64_t kBlockCols = kWarp * kLane;  // columns of a block
 constexpr std::int64_t kMaxSlots = 128;             // parts that the rows are cut into
 constexpr std::int64_t kLeastRows = 4 * kRowLanes;  // of a part
 
-// partials[slot, c] = the sum of column c over the rows of one part.
-template <typename T>
-__global__ void column_sum_kernel(Rows<const T> x, std::int64_t rows, std::int64_t cols,
-                                  std::int64_t rows_per_slot, unsigned col_blocks,
-                                  float* partials) {
+// Rows that a thread asks for at once: 128 bytes of its columns.
+template <typename T, bool kWhole>
+struct RowBatch {
+  static constexpr int kRows = 16 / sizeof(T);
+  Raw<T> rows[kRows];
+
+  __device__ void fetch_rows(const Rows<const T>& x, std::int64_t first, std::int64_t end,
+                             std::int64_t col, std::int64_t count) {
+#pragma unroll
+    for (int b = 0; b < kRows; ++b) {
+      const std::int64_t r = first + b * kRowLanes;
+      rows[b] = fetch<kWhole>(x.row(r) + col, r < end ? count : 0);
+    }
+  }
+  __device__ void add_to(float (&sum)[kLane]) const {
+#pragma unroll
+    for (int b = 0; b < kRows; ++b) {
+      float v[kLane];
+      unpack(rows[b], v);
+#pragma unroll
+      for (int i = 0; i < kLane; ++i)
+        sum[i] += v[i];
+    }
+  }
+};
+
+// partials[slot, c] = the sum of column c over the rows of one part. The next rows are asked for
+// before the present ones are added, or the compiler would put each load next to its use.
+template <typename T, bool kWhole>
+__global__ void __launch_bounds__(kRowLanes* kWarp, 3)
+    column_sum_kernel(Rows<const T> x, std::int64_t rows, std::int64_t cols,
+                      std::int64_t rows_per_slot, unsigned col_blocks, float* partials) {
   LOCKSTEP_SHARED(float, sums, kRowLanes* kBlockCols);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int row_lane = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = lane_of_thread();
+  const int row_lane = warp_of_thread();
   const std::int64_t slot = blockIdx.x / col_blocks;
   const std::int64_t col = blockIdx.x % col_blocks * kBlockCols + lane * kLane;
   const std::int64_t begin = slot * rows_per_slot;
   const std::int64_t end = begin + rows_per_slot < rows ? begin + rows_per_slot : rows;
+  constexpr std::int64_t kStep = std::int64_t{kRowLanes} * RowBatch<T, kWhole>::kRows;
   float sum[kLane] = {};
-  for (std::int64_t r = begin + row_lane; r < end; r += kRowLanes) {
-    float v[kLane];
-    load(x.row(r) + col, cols - col, x.aligned, v);
-#pragma unroll
-    for (int i = 0; i < kLane; ++i)
-      sum[i] += v[i];
+  RowBatch<T, kWhole> next;
+  next.fetch_rows(x, begin + row_lane, end, col, cols - col);
+  for (std::int64_t first = begin + row_lane; first < end; first += kStep) {
+    const RowBatch<T, kWhole> batch = next;
+    next.fetch_rows(x, first + kStep, end, col, cols - col);
+    batch.add_to(sum);
   }
 #pragma unroll
   for (int i = 0; i < kLane; ++i)
@@ -54,9 +83,11 @@ void column_sum(OpContext& context, ConstTensorView x, TensorView out) {
   static_assert(kRowLanes * kWarp == kBlockCols);
   visit_compute(x.dtype(), [&](auto type) {
     using T = decltype(type);
-    launch("column_sum", column_sum_kernel<T>,
-           Grid{block_count(slots * col_blocks), kRowLanes * kWarp, 0}, context.stream(),
-           rows_of<const T>(x), rows, cols, rows_per_slot, col_blocks, partials);
+    const Rows<const T> from = rows_of<const T>(x);
+    const bool whole = from.aligned && cols % kLane == 0;
+    launch("column_sum", whole ? column_sum_kernel<T, true> : column_sum_kernel<T, false>,
+           Grid{block_count(slots * col_blocks), kRowLanes * kWarp, 0}, context.stream(), from,
+           rows, cols, rows_per_slot, col_blocks, partials);
     combine_slots<T>(context, slots, cols, {partials, pointer_of<T>(out)});
   });
 }

@@ -274,8 +274,9 @@ TEST(DeviceTable, Embedding) {
     std::int64_t vocabulary, sequences, length, cols, gap;
   };
   test::for_each_device([](const TestDevice& device, DType dtype) {
-    for (const Table& s : {Table{1, 1, 1, 1, 0}, Table{11, 3, 17, 20, 3}, Table{40, 2, 64, 264, 0},
-                           Table{50257, 1, 3, 8, 0}}) {
+    for (const Table& s :
+         {Table{1, 1, 1, 1, 0}, Table{11, 3, 17, 20, 3}, Table{40, 2, 64, 264, 0},
+          Table{50257, 1, 3, 8, 0}, Table{3, 2, 300, 16, 0}, Table{6, 1, 9, 1304, 8}}) {
       Harness h(device);
       const std::int64_t n = s.sequences * s.length;
       std::vector<std::int32_t> tokens;
@@ -313,8 +314,8 @@ TEST(DeviceTable, Embedding) {
 
 TEST(DeviceTable, ColumnSum) {
   test::for_each_device([](const TestDevice& device, DType dtype) {
-    for (const RowsShape& s :
-         {RowsShape{1, 1, 0}, RowsShape{300, 7, 0}, RowsShape{65, 64, 8}, RowsShape{40, 771, 5}}) {
+    for (const RowsShape& s : {RowsShape{1, 1, 0}, RowsShape{300, 7, 0}, RowsShape{65, 64, 8},
+                               RowsShape{40, 771, 5}, RowsShape{9000, 8, 0}}) {
       Harness h(device);
       Operand& x = h.input(dtype, s.rows, s.cols, s.gap);
       Operand& sum = h.output(dtype, 1, s.cols);
