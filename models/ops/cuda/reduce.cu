@@ -11,10 +11,11 @@ constexpr std::int64_t kBlockCols = kWarp * kLane;  // columns of a block
 constexpr std::int64_t kMaxSlots = 128;             // parts that the rows are cut into
 constexpr std::int64_t kLeastRows = 4 * kRowLanes;  // of a part
 
-// Rows that a thread asks for at once: 128 bytes of its columns.
+// Rows that a thread asks for at once: 128 bytes of its columns, and half where it reads element by
+// element, which takes more registers.
 template <typename T, bool kWhole>
 struct RowBatch {
-  static constexpr int kRows = 16 / sizeof(T);
+  static constexpr int kRows = (kWhole ? 16 : 8) / sizeof(T);
   Raw<T> rows[kRows];
 
   __device__ void fetch_rows(const Rows<const T>& x, std::int64_t first, std::int64_t end,

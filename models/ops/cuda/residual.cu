@@ -1,6 +1,6 @@
 #include "models/ops/cuda/bodies.h"
 #include "models/ops/cuda/dropout.cuh"
-#include "models/ops/cuda/flat.cuh"
+#include "models/ops/cuda/pack_walk.cuh"
 
 namespace lockstep::models::ops::cuda {
 
@@ -41,46 +41,40 @@ __global__ void residual_forward_kernel(Walk walk, Rows<const T> x, Rows<const T
   store(a, p.count, y.aligned, y.row(p.row) + p.col);
 }
 
-// The same without dropout, of whole packs. y may be x or branch: a thread reads what it writes
-// first.
+constexpr int kResidualPacks = 4;
+
+// The same without dropout. y may be x or branch: a thread reads first what it writes.
 template <typename T>
-__global__ void __launch_bounds__(kFlatThreads)
-    flat_residual_kernel(FlatWalk walk, Rows<const T> x, Rows<const T> branch, const T* gate,
-                         Rows<T> y) {
-  Raw<T> xs[kFlatPacks];
-  Raw<T> branches[kFlatPacks];
-#pragma unroll
-  for (int k = 0; k < kFlatPacks; ++k) {
-    xs[k] = walk.fetch_pack(x, k);
-    branches[k] = walk.fetch_pack(branch, k);
-  }
+__global__ void __launch_bounds__(PackWalk<T>::kThreads)
+    residual_packs_kernel(PackWalk<T> walk, Rows<const T> x, Rows<const T> branch, const T* gate,
+                          Rows<T> y) {
+  const PackPlace<T, kResidualPacks> at(walk);
+  WidePack<T> packs[kResidualPacks];
+  WidePack<T> added[kResidualPacks];
+  at.load(x, packs);
+  at.load(branch, added);
   const float g = gate_value(gate);
 #pragma unroll
-  for (int k = 0; k < kFlatPacks; ++k) {
-    float a[kLane];
-    float b[kLane];
-    unpack(xs[k], a);
-    unpack(branches[k], b);
+  for (int k = 0; k < kResidualPacks; ++k) {
+    float a[kPackWidth<T>];
+    float b[kPackWidth<T>];
+    widen(packs[k], a);
+    widen(added[k], b);
 #pragma unroll
-    for (int i = 0; i < kLane; ++i)
+    for (int i = 0; i < kPackWidth<T>; ++i)
       a[i] = a[i] + g * b[i];
-    walk.put_pack(a, y, k);
+    packs[k] = narrow<T>(a);
   }
+  at.store(packs, y);
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kFlatThreads)
-    flat_copy_kernel(FlatWalk walk, Rows<const T> x, Rows<T> y) {
-  Raw<T> packs[kFlatPacks];
-#pragma unroll
-  for (int k = 0; k < kFlatPacks; ++k)
-    packs[k] = walk.fetch_pack(x, k);
-#pragma unroll
-  for (int k = 0; k < kFlatPacks; ++k) {
-    float v[kLane];
-    unpack(packs[k], v);
-    walk.put_pack(v, y, k);
-  }
+__global__ void __launch_bounds__(PackWalk<T>::kThreads)
+    copy_packs_kernel(PackWalk<T> walk, Rows<const T> x, Rows<T> y) {
+  const PackPlace<T, kResidualPacks> at(walk);
+  WidePack<T> packs[kResidualPacks];
+  at.load(x, packs);
+  at.store(packs, y);
 }
 
 // Without a gate branch is null, and nothing is summed.
@@ -146,30 +140,42 @@ DropoutRule rule_of(const Dropout& dropout, std::int64_t cols) {
 
 void residual_forward(OpContext& context, ConstTensorView x, ConstTensorView branch,
                       ConstTensorView gate, const Dropout& dropout, TensorView y) {
-  const Walk walk(x.rows(), x.cols(), all_contiguous({x, branch, y}));
   visit_compute(x.dtype(), [&](auto type) {
     using T = decltype(type);
-    const Rows<const T> from = walk.rows_of<const T>(x);
-    const Rows<const T> added = walk.rows_of<const T>(branch);
-    const Rows<T> to = walk.rows_of<T>(y);
-    const T* g = pointer_of<const T>(gate);
-    const FlatWalk flat(walk, from, added, to);
-    if (flat.packs > 0 && !dropout.active()) {
-      launch("residual_forward", flat_residual_kernel<T>, flat.grid(), context.stream(), flat, from,
-             added, g, to);
+    if (!dropout.active()) {
+      const PackWalk<T> walk(x.rows(), x.cols(), kResidualPacks, {x, branch, y});
+      launch("residual_forward", residual_packs_kernel<T>, walk.grid, context.stream(), walk,
+             walk.template rows_of<const T>(x), walk.template rows_of<const T>(branch),
+             pointer_of<const T>(gate), walk.template rows_of<T>(y));
       return;
     }
+    const Walk walk(x.rows(), x.cols(), all_contiguous({x, branch, y}));
     launch("residual_forward", residual_forward_kernel<T>, walk.grid(), context.stream(), walk,
-           from, added, g, rule_of(dropout, x.cols()), to);
+           walk.rows_of<const T>(x), walk.rows_of<const T>(branch), pointer_of<const T>(gate),
+           rule_of(dropout, x.cols()), walk.rows_of<T>(y));
   });
 }
+
+namespace {
+
+// dbranch = dy: backward without gate and dropout.
+void copy_gradient(OpContext& context, ConstTensorView dy, TensorView dbranch) {
+  if (dy.raw() == dbranch.raw()) return;
+  visit_compute(dy.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const PackWalk<T> walk(dy.rows(), dy.cols(), kResidualPacks, {dy, dbranch});
+    launch("residual_backward", copy_packs_kernel<T>, walk.grid, context.stream(), walk,
+           walk.template rows_of<const T>(dy), walk.template rows_of<T>(dbranch));
+  });
+}
+
+}  // namespace
 
 void residual_backward(OpContext& context, ConstTensorView dy, ConstTensorView branch,
                        ConstTensorView gate, const Dropout& dropout, TensorView dbranch,
                        TensorView dgate) {
   const bool gated = !gate.empty();
-  const bool copies = !gated && !dropout.active();
-  if (copies && dy.raw() == dbranch.raw()) return;
+  if (!gated && !dropout.active()) return copy_gradient(context, dy, dbranch);
   const Walk walk(dy.rows(), dy.cols(),
                   all_contiguous({dy, dbranch}) && (!gated || branch.contiguous()));
   const Grid grid = walk.grid();
@@ -178,17 +184,9 @@ void residual_backward(OpContext& context, ConstTensorView dy, ConstTensorView b
                    : nullptr;
   visit_compute(dy.dtype(), [&](auto type) {
     using T = decltype(type);
-    const Rows<const T> from = walk.rows_of<const T>(dy);
-    const Rows<T> to = walk.rows_of<T>(dbranch);
-    const FlatWalk flat(walk, from, to);
-    if (copies && flat.packs > 0) {
-      launch("residual_backward", flat_copy_kernel<T>, flat.grid(), context.stream(), flat, from,
-             to);
-      return;
-    }
-    launch("residual_backward", residual_backward_kernel<T>, grid, context.stream(), walk, from,
-           walk.rows_of<const T>(branch), pointer_of<const T>(gate), rule_of(dropout, dy.cols()),
-           to, sums);
+    launch("residual_backward", residual_backward_kernel<T>, grid, context.stream(), walk,
+           walk.rows_of<const T>(dy), walk.rows_of<const T>(branch), pointer_of<const T>(gate),
+           rule_of(dropout, dy.cols()), walk.rows_of<T>(dbranch), sums);
     if (!gated) return;
     launch("sum_blocks", sum_blocks_kernel<T>, Grid{1, kSumThreads, 0}, context.stream(),
            static_cast<const double*>(sums), static_cast<std::int64_t>(grid.blocks),
