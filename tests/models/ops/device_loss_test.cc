@@ -77,9 +77,10 @@ void compare_loss(const TestDevice& device, DType dtype, const LossCase& s, bool
 TEST(DeviceTable, CrossEntropy) {
   test::for_each_device([](const TestDevice& device, DType dtype) {
     // 50257 fits into shared memory, 60001 does not.
-    for (const LossCase& s : {LossCase{1, 1, 0, 0, 0, 0}, LossCase{7, 37, 3, 0.1, 1e-4, 0},
-                              LossCase{4, 264, 0, 0, 0, 5.0}, LossCase{3, 50257, 0, 0.1, 0, 0},
-                              LossCase{2, 60001, 3, 0, 1e-4, 30.0}})
+    for (const LossCase& s :
+         {LossCase{1, 1, 0, 0, 0, 0}, LossCase{7, 37, 3, 0.1, 1e-4, 0},
+          LossCase{4, 264, 0, 0, 0, 5.0}, LossCase{9, 20000, 0, 0, 0, 0},
+          LossCase{3, 50257, 0, 0.1, 0, 0}, LossCase{2, 60001, 3, 0, 1e-4, 30.0}})
       for (const bool in_place : {false, true})
         compare_loss(device, dtype, s, in_place);
   });
@@ -212,8 +213,9 @@ TEST(DeviceTable, NonFiniteElementsAreCountedByRange) {
       values[i] = i % 2 == 0 ? std::numeric_limits<double>::infinity() : std::nan("");
     x.cpu().set(values);
     std::vector<Range> ranges;
-    for (std::int64_t begin = 0; begin < kCount; begin += 701)
-      ranges.push_back({begin, std::min<std::int64_t>(701, kCount - begin)});
+    // More than one launch takes.
+    for (std::int64_t begin = 0; begin < kCount; begin += 199)
+      ranges.push_back({begin, std::min<std::int64_t>(199, kCount - begin)});
     std::vector<NonFinite> counts[2];
     h.run([&](OpContext& c, Side side) {
       if (side == Side::kDevice)
