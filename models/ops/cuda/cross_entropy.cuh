@@ -1,6 +1,9 @@
 #pragma once
 
+#include <array>
+#include <bit>
 #include <cmath>
+#include <type_traits>
 
 #include "models/ops/cuda/op_kernel.cuh"
 
@@ -55,6 +58,15 @@ struct alignas(kQuad * sizeof(T)) Quad {
   T v[kQuad];
 };
 
+template <typename T>
+__device__ inline Quad<T> narrowed(const float (&z)[kQuad]) {
+  if constexpr (std::is_same_v<T, float>)
+    return {{z[0], z[1], z[2], z[3]}};
+  else
+    return std::bit_cast<Quad<T>>(
+        std::array<unsigned, 2>{pack_pair<T>(z[0], z[1]), pack_pair<T>(z[2], z[3])});
+}
+
 __device__ inline void read_stretch(const float* from, int begin, int vocab, bool aligned,
                                     Stretch& z) {
 #pragma unroll
@@ -79,11 +91,7 @@ __device__ inline void write_stretch(const Stretch& z, int begin, int vocab, boo
   for (int k = 0; k < kQuads; ++k) {
     const int c = column(begin, k);
     if (aligned && c + kQuad <= vocab) {
-      Quad<T> quad;
-#pragma unroll
-      for (int i = 0; i < kQuad; ++i)
-        quad.v[i] = from_float<T>(z[k][i]);
-      *reinterpret_cast<Quad<T>*>(to + c) = quad;
+      *reinterpret_cast<Quad<T>*>(to + c) = narrowed<T>(z[k]);
     } else {
 #pragma unroll
       for (int i = 0; i < kQuad; ++i)
