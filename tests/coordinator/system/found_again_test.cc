@@ -177,7 +177,7 @@ TEST_P(F3_RunsAreFoundAgain, AfterTheyFailedWithoutACoordinator) {
   EXPECT_EQ(result["failingRank"], 1) << result.dump();
   EXPECT_EQ(result["signal"], SIGKILL);
   const CommandResult followed = follow->wait();
-  EXPECT_EQ(followed.exit_code, 1) << followed.err;
+  EXPECT_EQ(followed.exit_code, 1) << "signal " << followed.signal << ": " << followed.err;
   expect_exact_logs(run, followed.out);
 }
 
