@@ -1,8 +1,10 @@
 #include "tests/comm/async_device.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -20,6 +22,17 @@ using core::DeviceStreamHandle;
 
 std::atomic<int> streams_alive{0};
 std::atomic<int> events_alive{0};
+std::atomic<int> frees_too_early{0};
+
+struct Range {
+  const std::byte* begin;
+  std::size_t bytes;
+
+  bool holds(const void* p) const {
+    const std::less<const void*> before;
+    return !before(p, begin) && before(p, begin + bytes);
+  }
+};
 
 class Stream {
  public:
@@ -41,11 +54,25 @@ class Stream {
 
   int device() const { return device_; }
 
-  void push(std::function<void()> work) {
+  void push(std::function<void()> work, Touched touched = {}) {
     const std::lock_guard lock(mutex_);
-    queue_.push_back(std::move(work));
+    queue_.push_back({std::move(work), std::move(touched)});
     ++given_;
     changed_.notify_all();
+  }
+  // Waits for all that touches the memory. Whether there was anything.
+  bool finish_with(const Range& memory) {
+    std::unique_lock lock(mutex_);
+    std::uint64_t target = given_;
+    for (auto last = queue_.rbegin(); last != queue_.rend(); ++last, --target) {
+      if (!std::any_of(last->touched.begin(), last->touched.end(),
+                       [&](const void* p) { return memory.holds(p); })) {
+        continue;
+      }
+      changed_.wait(lock, [&] { return done_ >= target; });
+      return true;
+    }
+    return false;
   }
   int synchronize() {
     std::unique_lock lock(mutex_);
@@ -59,17 +86,22 @@ class Stream {
   }
 
  private:
+  struct Piece {
+    std::function<void()> work;
+    Touched touched;
+  };
+
   void run() {
     std::unique_lock lock(mutex_);
     while (true) {
       changed_.wait(lock, [this] { return stop_ || !queue_.empty(); });
       if (queue_.empty()) return;
-      const std::function<void()> work = std::move(queue_.front());
-      queue_.pop_front();
+      const Piece& piece = queue_.front();  // which stays there until it is done
       lock.unlock();
       pause();
-      work();
+      piece.work();
       lock.lock();
+      queue_.pop_front();
       ++done_;
       changed_.notify_all();
     }
@@ -85,7 +117,7 @@ class Stream {
   std::minstd_rand random_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<std::function<void()>> queue_;
+  std::deque<Piece> queue_;
   std::uint64_t given_ = 0;
   std::uint64_t done_ = 0;
   int error_ = 0;
@@ -120,15 +152,64 @@ const core::DeviceRuntime& plain() {
   return core::cuda::stand_in_runtime();
 }
 
+// What is there to free, and who may still touch it. Nothing else asks it: a lock that every piece
+// of work took would order the streams, and hide from the thread sanitizer what does not.
+struct Inventory {
+  std::mutex mutex;
+  std::map<Stream*, std::shared_ptr<Stream>> streams;
+  std::map<void*, std::size_t> allocations;  // bytes
+};
+
+Inventory& inventory() {
+  static Inventory all;
+  return all;
+}
+
 int create_stream(int device, DeviceStreamHandle** stream) {
   if (const int code = plain().use(device); code != 0) return code;
-  *stream = reinterpret_cast<DeviceStreamHandle*>(new Stream(device));
+  const auto made = std::make_shared<Stream>(device);
+  const std::lock_guard lock(inventory().mutex);
+  inventory().streams[made.get()] = made;
+  *stream = reinterpret_cast<DeviceStreamHandle*>(made.get());
   return 0;
 }
 
 int destroy_stream(DeviceStreamHandle* stream) {
-  delete native(stream);
+  std::shared_ptr<Stream> last;  // it ends when nobody holds the lock
+  const std::lock_guard lock(inventory().mutex);
+  const auto found = inventory().streams.find(native(stream));
+  last = std::move(found->second);
+  inventory().streams.erase(found);
   return 0;
+}
+
+int allocate(int device, std::size_t bytes, void** memory) {
+  const int code = plain().allocate(device, bytes, memory);
+  if (code != 0) return code;
+  const std::lock_guard lock(inventory().mutex);
+  inventory().allocations[*memory] = bytes;
+  return 0;
+}
+
+// As cudaFree does, it waits for the work that was given before; here only for what touches the
+// memory, since ranks that are threads have one device, where they would wait for each other.
+int release(void* memory) {
+  Range range{static_cast<const std::byte*>(memory), 0};
+  std::vector<std::shared_ptr<Stream>> streams;
+  {
+    const std::lock_guard lock(inventory().mutex);
+    const auto found = inventory().allocations.find(memory);
+    if (found == inventory().allocations.end()) return core::cuda::kStandInWrongMemory;
+    range.bytes = found->second;
+    inventory().allocations.erase(found);
+    for (const auto& [raw, stream] : inventory().streams)
+      streams.push_back(stream);
+  }
+  bool early = false;
+  for (const auto& stream : streams)
+    early = stream->finish_with(range) || early;
+  if (early) ++frees_too_early;
+  return plain().release(memory);
 }
 
 int synchronize(DeviceStreamHandle* stream) {
@@ -137,20 +218,24 @@ int synchronize(DeviceStreamHandle* stream) {
 
 int copy(void* to, const void* from, std::size_t bytes, CopyKind kind, DeviceStreamHandle* stream) {
   Stream* s = native(stream);
-  s->push([=] {
-    const int code = plain().copy(to, from, bytes, kind, nullptr);
-    if (code != 0) s->fail(code);
-  });
+  s->push(
+      [=] {
+        const int code = plain().copy(to, from, bytes, kind, nullptr);
+        if (code != 0) s->fail(code);
+      },
+      {to, from});
   return 0;
 }
 
 int fill(void* memory, int byte, std::size_t bytes, DeviceStreamHandle* stream) {
   if (stream == nullptr) return plain().fill(memory, byte, bytes, nullptr);
   Stream* s = native(stream);
-  s->push([=] {
-    const int code = plain().fill(memory, byte, bytes, nullptr);
-    if (code != 0) s->fail(code);
-  });
+  s->push(
+      [=] {
+        const int code = plain().fill(memory, byte, bytes, nullptr);
+        if (code != 0) s->fail(code);
+      },
+      {memory});
   return 0;
 }
 
@@ -218,6 +303,8 @@ const core::DeviceRuntime& async_runtime() {
   static const core::DeviceRuntime runtime = [] {
     core::DeviceRuntime r = plain();
     r.name = "asynchronous stand-in";
+    r.allocate = allocate;
+    r.release = release;
     r.copy = copy;
     r.fill = fill;
     r.create_stream = create_stream;
@@ -238,8 +325,8 @@ core::DeviceRef async_device(int ordinal) {
   return core::open_device(async_runtime(), ordinal);
 }
 
-void enqueue(DeviceStreamHandle* stream, std::function<void()> work) {
-  native(stream)->push(std::move(work));
+void enqueue(DeviceStreamHandle* stream, std::function<void()> work, Touched touched) {
+  native(stream)->push(std::move(work), std::move(touched));
 }
 
 int live_streams() {
@@ -248,6 +335,10 @@ int live_streams() {
 
 int live_events() {
   return events_alive;
+}
+
+int early_frees() {
+  return frees_too_early;
 }
 
 std::atomic<int>& longest_pause() {

@@ -141,6 +141,8 @@ void stats_case(const Site& site) {
   comm.reduce_scatter(full.view(), shard.view(), Output::kOverwrite, "s").wait();
   comm.all_gather(shard.view(), full.view(), "s").wait();
   comm.all_reduce(full.view(), full.view(), ReduceOp::kSum, "s").wait();
+  // Where waits are events, the memory may not go before the device is there.
+  if (site.on_device()) site.stream->synchronize();
   const std::uint64_t part = (ranks - 1) * kShard * sizeof(BFloat16);  // (N-1)/N of the whole
   const auto moved = [&](Collective c) {
     const CollectiveStats& now = comm.stats()[c];

@@ -108,10 +108,20 @@ Result check_ready(nccl::Comm* comm) {
   return nccl::kSuccess;
 }
 
+Touched touched_by(const Part& part) {
+  Touched all{part.send, part.receive};
+  for (const auto& [peer, memory] : part.sends)
+    all.push_back(memory);
+  for (const auto& [peer, memory] : part.receives)
+    all.push_back(memory);
+  return all;
+}
+
 Result enter(nccl::Comm* comm, const Part& part, const char* name, Stream stream) {
   note(*comm, fmt::format("{} {}", name, part.count));
   const std::uint64_t number = comm->next++;
-  enqueue(stream, [state = comm->state, number, part] { meet(state, number, part); });
+  enqueue(
+      stream, [state = comm->state, number, part] { meet(state, number, part); }, touched_by(part));
   comm->polls_left = 2;
   return nccl::kInProgress;
 }

@@ -34,7 +34,9 @@ std::string nccl_name(const ::testing::TestParamInfo<NcclParam>& info) {
 class NcclConformance : public ::testing::TestWithParam<NcclParam> {};
 
 TEST_P(NcclConformance, HoldsOnTheDevice) {
+  const int before = early_frees();
   run_nccl(std::get<0>(GetParam()), 60s, std::get<1>(GetParam()).check);
+  EXPECT_EQ(early_frees(), before) << "memory was freed that the device was still to touch";
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, NcclConformance,

@@ -58,7 +58,9 @@ std::string staged_name(const ::testing::TestParamInfo<StagedParam>& info) {
 class StagedConformance : public ::testing::TestWithParam<StagedParam> {};
 
 TEST_P(StagedConformance, HoldsOnTheDevice) {
+  const int before = early_frees();
   run_staged(std::get<0>(GetParam()), std::get<1>(GetParam()).check);
+  EXPECT_EQ(early_frees(), before) << "memory was freed that the device was still to touch";
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, StagedConformance,
