@@ -161,9 +161,12 @@ TEST(NcclFaults, ADeviceThatDoesNotComeIsNamed) {
     ++failed;
     while (failed < 3)
       std::this_thread::sleep_for(5ms);
-    const std::lock_guard lock(mutex);
-    open = true;
-    changed.notify_all();
+    {
+      const std::lock_guard lock(mutex);
+      open = true;
+      changed.notify_all();
+    }
+    site.stream->synchronize();  // before what it waits for goes
   });
 }
 
