@@ -35,6 +35,11 @@ inline bool only_gpu() {
   return std::getenv("LOCKSTEP_TEST_ONLY_GPU") != nullptr;
 }
 
+// LOCKSTEP_TEST_SMALL=1 leaves out what takes minutes where every access is watched.
+inline bool only_small() {
+  return std::getenv("LOCKSTEP_TEST_SMALL") != nullptr;
+}
+
 // Why no GPU takes part; empty where one does.
 inline std::string why_no_gpu() {
   const core::CudaModule module = core::load_cuda_module();
