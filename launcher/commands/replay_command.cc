@@ -132,13 +132,14 @@ void print_comparison(const runtime::ReplayResult& result, std::ostream& out) {
   }
 }
 
-const char* verdict(const runtime::ReplayResult& result) {
+std::string verdict(const runtime::ReplayResult& result) {
   if (!result.reproduced()) {
     return result.same_build ? "NOT reproduced: memory or processor of a rank may be at fault, or "
                                "its parameters differed from rank 0's"
                              : "NOT reproduced; the bundle was written by another build";
   }
-  return result.all_same() ? "reproduced bit for bit" : "reproduced within 1e-5";
+  if (result.all_same()) return "reproduced bit for bit";
+  return fmt::format("reproduced within {:g}", result.tolerance);
 }
 
 void print(const runtime::ReplayBundle& bundle, const runtime::ReplayResult& result,

@@ -281,6 +281,8 @@ void StepReplay::compare() {
     compare_rank(rank);
   const std::string build = replay_build();
   result_.same_build = build == record_.build;
+  if (config_.backend.device == DeviceChoice::kCuda)
+    result_.tolerance = config_.precision.compute == core::DType::kF32 ? 1e-3 : 2e-2;
   result_.must_be_equal = result_.same_build && config_.run.reproducible == Reproducible::kRanks;
 }
 
@@ -334,7 +336,7 @@ bool ReplayResult::reproduced() const {
     if (finding.recorded != finding.replayed) return false;
   }
   for (const ReplayComparison& number : numbers) {
-    if (must_be_equal ? !number.same() : number.relative_difference() > kTolerance) return false;
+    if (must_be_equal ? !number.same() : number.relative_difference() > tolerance) return false;
   }
   return true;
 }

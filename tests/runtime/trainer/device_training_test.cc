@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/health/replay_step.h"
 #include "runtime/memory_plan.h"
 #include "tests/support/device_harness.h"
 #include "tests/support/training_world.h"
@@ -161,6 +162,12 @@ TEST(DeviceTraining, DrillsAreNamedAsOnTheCpu) {
     };
     EXPECT_EQ(culprit(found, 1), culprit(cpu, 1)) << device.name;
     EXPECT_EQ(found.decisions[2].diverged_layer, cpu.decisions[2].diverged_layer);
+    // The bundle of the overflow holds the device's weights; the CPU comes to the same finding.
+    core::MemoryTracker memory;
+    core::Logger log(0, 1, core::LogLevel::kError);
+    const runtime::ReplayBundle bundle =
+        runtime::read_replay_bundle(found.output + "/replay/step-00000002");
+    EXPECT_TRUE(runtime::replay_step(bundle, 1, memory, log).reproduced()) << device.name;
   }
 }
 
@@ -206,7 +213,8 @@ std::string gpu_config() {
          "data: {train: given by the test}\n"
          "batch: {global: 16, micro: 8}\n"
          "train: {steps: 100}\n"
-         "optimizer: {learning_rate: 5e-5}\n"  // more, and these tokens without structure make it leap
+         "optimizer: {learning_rate: 5e-5}\n"  // more, and these tokens without structure make it
+                                               // leap
          "schedule: {warmup_steps: 10}\n";
 }
 
