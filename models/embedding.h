@@ -14,7 +14,7 @@ class Embedding {
  public:
   explicit Embedding(const ParameterTable& table);
 
-  // batch.inputs -> y: [N, C]; keeps the tokens and the norm's input.
+  // batch.inputs -> y: [N, C]; keeps the norm's input.
   void forward(const Pass& pass, core::TensorView y) const;
 
   // dstream: [N, C], gradient of y on entry, overwritten. Fills the buckets of the group. Adds the
