@@ -299,6 +299,7 @@ double Trainer::apply(const StepDecision& decision) {
   update_.apply(update_rule(), factors);
   timer_.phase(Phase::kGather);
   state_->gather();
+  if (!plan_.overlap) state_->finish_gather();
   timer_.phase(Phase::kDecide);
   guard_.published();
   return coefficient;

@@ -9,6 +9,7 @@ GradientPlan gradient_plan(const Config& config, int world_size) {
   plan.zero_stage = config.parallel.zero_stage;
   plan.grad_sync = config.parallel.grad_sync;
   plan.rounds = accumulation_rounds(config, world_size);
+  plan.overlap = config.parallel.overlap;
   return plan;
 }
 

@@ -114,7 +114,7 @@ struct ParallelConfig {
   int zero_stage = 2;                          // 0, 1 or 2
   GradSync grad_sync = GradSync::kEveryRound;  // by stage and run.reproducible unless given
   double bucket_mib = 25.0;                    // embeddings and untied heads above it are split
-  bool overlap = true;                         // reduce while backward goes on, on CUDA
+  bool overlap = true;                         // move buckets while ranks compute
   ReduceType reduce_type = ReduceType::kAuto;  // resolved by reduce_dtype()
   std::int64_t verify_every = 100;             // steps; 0: never
   double timeout_seconds = 300.0;              // of one collective

@@ -16,7 +16,8 @@ void add_parallel(SchemaBuilder& schema) {
       .number("parallel.bucket_mib", LOCKSTEP_FIELD(parallel.bucket_mib), above(0),
               "MiB; embeddings and an untied head that are larger are split")
       .boolean("parallel.overlap", LOCKSTEP_FIELD(parallel.overlap),
-               "reduce while backward goes on, where the device has its own stream for it")
+               "reduce gradients while backward goes on, gather parameters while the next forward "
+               "does; false: wait for each where it is started; same bits")
       .choice("parallel.reduce_type", LOCKSTEP_FIELD(parallel.reduce_type),
               {std::pair{"auto", ReduceType::kAuto},
                {"fp32", ReduceType::kF32},

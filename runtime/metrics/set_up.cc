@@ -27,6 +27,7 @@ std::uint64_t hash_of_set_up(Config config, int ranks, int threads) {
   config.data.validation.clear();
   config.train.steps = 0;
   config.train.validate_every = 0;
+  config.parallel.overlap = false;
   config.parallel.verify_every = 0;
   config.parallel.timeout_seconds = 0.0;
   config.backend.comm = CommChoice::kAuto;
@@ -38,7 +39,6 @@ std::uint64_t hash_of_set_up(Config config, int ranks, int threads) {
   std::erase_if(config.fault, changes_no_bits);
   if (config.run.reproducible == Reproducible::kRanks) {
     config.parallel.zero_stage = 0;
-    config.parallel.overlap = false;
     ranks = threads = 0;
   }
   const BuildInfo build = build_info();

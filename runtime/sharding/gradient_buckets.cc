@@ -22,8 +22,9 @@ bool needs_leaf_slots(const GradientPlan& plan) {
   return plan.compute != plan.wire;
 }
 
-std::int64_t slot_elements(const BucketLayout& layout) {
-  return GradientBuckets::kRingSlots * layout.largest_ring_bucket() + layout.tied_bucket_elements();
+std::int64_t slot_elements(const BucketLayout& layout, const GradientPlan& plan) {
+  return GradientBuckets::ring_slots(plan) * layout.largest_ring_bucket() +
+         layout.tied_bucket_elements();
 }
 
 std::size_t bytes_of(std::int64_t elements, core::DType dtype) {
@@ -38,7 +39,7 @@ std::size_t GradientBuckets::gradient_bytes(const BucketLayout& layout, const Gr
 }
 
 std::size_t GradientBuckets::bucket_bytes(const BucketLayout& layout, const GradientPlan& plan) {
-  const std::int64_t elements = slot_elements(layout);
+  const std::int64_t elements = slot_elements(layout, plan);
   return (travels_from_slots(plan) ? bytes_of(elements, plan.wire) : 0) +
          (needs_leaf_slots(plan) ? bytes_of(elements, plan.compute) : 0);
 }
@@ -54,7 +55,7 @@ GradientBuckets::GradientBuckets(const models::ParameterTable& table, const Buck
       context_(context),
       faults_(faults),
       nonfinite_(layout, plan.rounds, context, memory) {
-  const std::int64_t elements = slot_elements(layout);
+  const std::int64_t elements = slot_elements(layout, plan);
   if (travels_from_slots(plan)) {
     wire_ = communicator.allocate(bytes_of(elements, plan.wire), "buckets", memory);
   }
@@ -72,7 +73,7 @@ GradientBuckets::GradientBuckets(const models::ParameterTable& table, const Buck
 void GradientBuckets::make_slots() {
   const std::int64_t size = layout_.largest_ring_bucket();
   std::int64_t offset = 0;
-  for (int i = 0; size > 0 && i < kRingSlots; ++i) {
+  for (int i = 0; size > 0 && i < ring_slots(plan_); ++i) {
     add_slot(offset, size);
     offset += size;
   }
@@ -224,7 +225,11 @@ void GradientBuckets::finish(int bucket) {
   } else {
     reduce_leaf(slot);
   }
-  communicator_.progress();
+  if (plan_.overlap) {
+    communicator_.progress();
+  } else {
+    release(slot);
+  }
 }
 
 core::TensorView GradientBuckets::own_part(const Slot& slot, core::TensorView bucket) const {

@@ -22,6 +22,7 @@ struct GradientPlan {
   int zero_stage = 2;
   GradSync grad_sync = GradSync::kEveryRound;
   std::int64_t rounds = 1;  // accumulation rounds of a step
+  bool overlap = true;      // false: nothing is computed while a bucket travels
 
   bool boundary() const { return grad_sync == GradSync::kBoundary; }
   bool keeps_full_gradient() const { return zero_stage == 0 || boundary(); }
@@ -48,6 +49,9 @@ enum class BucketState : std::uint8_t {
 //
 // On a device the reduction sums in the type that travels, and a kernel of this rank adds the sum
 // to the shard; everything is put on streams, and nothing waits for the device.
+//
+// With overlap a reduction is waited for when its slot is needed again, at the latest by
+// finish_step(); without it where it is launched, in finish(). The bits are the same.
 //
 // All ranks launch the same buckets in the same order: the reverse of the layout. A bucket that
 // backward did not write counts as zero.
@@ -85,7 +89,8 @@ class GradientBuckets : public models::GradientSink {
   static std::size_t gradient_bytes(const BucketLayout& layout, const GradientPlan& plan);
   static std::size_t bucket_bytes(const BucketLayout& layout, const GradientPlan& plan);
 
-  static constexpr int kRingSlots = 2;
+  // One to fill and one to travel; without overlap they are the same.
+  static int ring_slots(const GradientPlan& plan) { return plan.overlap ? 2 : 1; }
 
  private:
   struct Slot {

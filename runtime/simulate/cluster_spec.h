@@ -33,9 +33,9 @@ struct ClusterSpec {
   int ranks_per_host = 1;
   LinkSpec within_host;
   LinkSpec between_hosts;  // unused with one host
-  // Whether collectives go on while the device computes (CUDA streams), and by how much that slows
-  // the computing down meanwhile (0.19: arXiv 2507.03114). On CPUs the ranks' own cores move the
-  // data: false.
+  // Whether collectives can go on while the device computes (CUDA streams), and by how much that
+  // slows the computing down meanwhile (0.19: arXiv 2507.03114). On CPUs the ranks' own cores move
+  // the data: false. They do where parallel.overlap of the config lets them, too.
   bool overlap = true;
   double overlap_slowdown = 0.0;
   double decide_us_per_report = 0.0;  // of the step decision, on one core, per rank's report

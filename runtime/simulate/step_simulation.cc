@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <vector>
 
@@ -76,10 +75,11 @@ class StepModel {
         table_(config.model),
         layout_(bucket_layout(config, table_, ranks)),
         plan_(gradient_plan(config, ranks)),
-        work_(micro_batch_work(config, table_)) {}
+        work_(micro_batch_work(config, table_)),
+        slots_(static_cast<std::size_t>(GradientBuckets::ring_slots(plan_))) {}
 
   StepPrediction predict() {
-    Timeline line(cluster_.overlap);
+    Timeline line(overlaps());
     run_step(line);
     // The first step finds whole parameters; the second is like all that follow.
     const double begin = line.now();
@@ -91,6 +91,8 @@ class StepModel {
   }
 
  private:
+  bool overlaps() const { return cluster_.overlap && plan_.overlap; }
+
   double bucket_bytes(int bucket, core::DType dtype) const {
     return static_cast<double>(layout_[bucket].padded) * static_cast<double>(core::size_of(dtype));
   }
@@ -110,7 +112,7 @@ class StepModel {
   void run_step(Timeline& line) {
     std::vector<double> whole = std::move(gathered_);
     whole.resize(static_cast<std::size_t>(layout_.size()), 0.0);
-    slots_ = {};
+    std::fill(slots_.begin(), slots_.end(), 0.0);
     for (std::int64_t round = 0; round < plan_.rounds; ++round) {
       forward(line, whole);
       backward(line, round);
@@ -140,8 +142,8 @@ class StepModel {
     return static_cast<std::size_t>(layout_[static_cast<int>(bucket)].spec.group);
   }
 
-  // A group's computing is over when its first bucket is whole; a bucket needs one of the two slots
-  // of the ring, which is free once an earlier bucket has been reduced.
+  // A group's computing is over when its first bucket is whole; a bucket needs a slot of the ring,
+  // which is free once an earlier bucket has been reduced.
   void backward(Timeline& line, std::int64_t round) {
     std::size_t computed = work_.size();
     for (int bucket = layout_.size() - 1; bucket >= 0; --bucket) {
@@ -221,7 +223,7 @@ class StepModel {
   std::vector<GroupWork> work_;
   StepPrediction prediction_;
   std::vector<double> gathered_;  // by bucket: when the parameters are whole
-  std::array<double, GradientBuckets::kRingSlots> slots_{};
+  std::vector<double> slots_;     // of the ring: when each is free again
 };
 
 void check_rates(const Config& config, const ClusterSpec& cluster, int ranks) {

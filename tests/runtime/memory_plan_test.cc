@@ -143,6 +143,7 @@ INSTANTIATE_TEST_SUITE_P(
              1,
              {"parallel.zero_stage=1", "parallel.grad_sync=every_round"}},
         Case{"stage_2_boundary", 2, 1, 1, {"parallel.grad_sync=boundary", kBf16}},
+        Case{"without_overlap", 2, 1, 1, {"parallel.overlap=false", kBf16}},
         Case{"sgd_without_momentum", 2, 1, 1, {"optimizer.name=sgd", kBf16}}),
     name_of);
 

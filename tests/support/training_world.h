@@ -89,10 +89,11 @@ struct TrainingRun {
   std::vector<std::string> overrides;  // "parallel.zero_stage=1"
   int ranks = 1;
   int threads = 1;
-  std::string output;             // name of a directory in the world's; empty: a fresh one
-  std::string resume;             // a checkpoint directory; empty: start
-  std::string append;             // YAML text after the base configuration
-  runtime::BackendDevice device;  // of every rank
+  std::string output;              // name of a directory in the world's; empty: a fresh one
+  std::string resume;              // a checkpoint directory; empty: start
+  std::string append;              // YAML text after the base configuration
+  runtime::BackendDevice device;   // of every rank
+  comm::LocalWorld::Wrap connect;  // what serves the device; default: through host memory
   std::function<std::vector<std::string>(int rank)> overrides_of_rank;  // on top, for drills
   std::function<void(Rank&)> body;                                      // default: step_to_end
 };
@@ -154,8 +155,8 @@ class TrainingWorld {
     std::vector<std::string> messages(ranks);
     std::vector<std::optional<core::ErrorKind>> kinds(ranks);
     std::vector<StateHashes> hashes(ranks);
-    comm::LocalWorld::Wrap wrap;
-    if (!run.device.on_cpu()) {
+    comm::LocalWorld::Wrap wrap = run.connect;
+    if (!wrap && !run.device.on_cpu()) {
       wrap = [&](std::unique_ptr<comm::Communicator> host) {
         return comm::make_staged_communicator(std::move(host), run.device.device);
       };

@@ -16,6 +16,7 @@
 #include "core/log.h"
 #include "models/ops/op_context.h"
 #include "runtime/step/gradient_norm.h"
+#include "tests/support/recording_communicator.h"
 
 namespace lockstep::runtime {
 namespace {
@@ -31,6 +32,7 @@ struct Case {
   core::DType compute = core::DType::kF32;
   core::DType wire = core::DType::kF32;
   bool tied = true;
+  bool overlap = true;
 };
 
 float rounded(core::DType dtype, float value) {
@@ -80,8 +82,8 @@ class OneRank {
         context_(1, memory_),
         faults_({}, communicator.rank(), log_),
         rank_(communicator.rank()),
-        buckets_(table, layout_, {c.compute, c.wire, c.stage, c.sync, c.rounds}, communicator,
-                 context_, faults_, memory_) {}
+        buckets_(table, layout_, {c.compute, c.wire, c.stage, c.sync, c.rounds, c.overlap},
+                 communicator, context_, faults_, memory_) {}
 
   // Fills every element of the bucket's memory that belongs to no parameter with NaN.
   void poison_padding(int b, const core::TensorView& first_piece) {
@@ -191,10 +193,12 @@ models::ParameterTable small_table(bool tied) {
 void on_every_rank(const Case& c, const std::function<void(OneRank&, comm::Communicator&)>& body) {
   const models::ParameterTable table = small_table(c.tied);
   const comm::LocalWorld world(c.ranks, std::chrono::seconds(30));
-  world.run([&](comm::Communicator& communicator) {
-    OneRank rank(c, table, communicator);
-    body(rank, communicator);
-  });
+  world.run(
+      [&](comm::Communicator& communicator) {
+        OneRank rank(c, table, communicator);
+        body(rank, communicator);
+      },
+      lockstep::testing::RecordingCommunicator::around);
 }
 
 std::string name_of(const Case& c) {
@@ -316,6 +320,31 @@ TEST(GradientBuckets, NonFiniteElementsAreFoundBeforeAndAfterTheReduction) {
       EXPECT_FALSE(rank.buckets_.own_nonfinite().found());
       rank.expect_right_shards();
     });
+  }
+}
+
+// Without overlap a bucket is reduced before backward gets on; with it the last ones are under way.
+TEST(GradientBuckets, WithoutOverlapABucketIsReducedWhereItIsFinished) {
+  for (const GradSync sync : {GradSync::kEveryRound, GradSync::kBoundary}) {
+    for (const bool overlap : {true, false}) {
+      const Case c{2, 2, 2, sync, core::DType::kBF16, core::DType::kBF16, true, overlap};
+      on_every_rank(c, [&](OneRank& rank, comm::Communicator& communicator) {
+        const auto& record = lockstep::testing::RecordingCommunicator::of(communicator);
+        int most = 0;
+        rank.buckets_.begin_step(1);
+        for (std::int64_t round = 0; round < c.rounds; ++round) {
+          rank.buckets_.begin_round(round);
+          for (int b = rank.layout_.size() - 1; b >= 0; --b) {
+            rank.write_bucket(round, b);
+            most = std::max(most, record.open());
+          }
+        }
+        EXPECT_EQ(most, overlap ? 3 : 0);  // two slots of the ring, one of the tied table
+        rank.buckets_.finish_step();
+        EXPECT_EQ(record.open(), 0);
+        rank.expect_right_shards();
+      });
+    }
   }
 }
 

@@ -78,14 +78,21 @@ TEST(StepSimulation, CountsTheProductsOfTheModel) {
   EXPECT_EQ(attention, 3.0 * 14.0 * tokens * 32.0 * 64.0 / 2.0);
 }
 
-TEST(StepSimulation, WithoutOverlapEverythingThatMovesIsExposed) {
-  ClusterSpec cluster = simple_cluster();
-  cluster.overlap = false;
-  const StepPrediction p = predict_step(config_with(), cluster, 4);
+void expect_all_exposed(const StepPrediction& p) {
   EXPECT_GT(p.reduce_seconds, 0.0);
   EXPECT_GT(p.gather_seconds, 0.0);
   EXPECT_NEAR(p.exposed_seconds, p.reduce_seconds + p.gather_seconds, 1e-9);
   EXPECT_NEAR(p.step_seconds, compute_seconds(p) + p.exposed_seconds + p.decision_seconds, 1e-9);
+}
+
+// Neither where the cluster cannot nor where the configuration will not.
+TEST(StepSimulation, WithoutOverlapEverythingThatMovesIsExposed) {
+  ClusterSpec cluster = simple_cluster();
+  cluster.overlap_slowdown = 0.5;  // of what would be hidden
+  for (const char* stage : {"parallel.zero_stage=0", "parallel.zero_stage=2"})
+    expect_all_exposed(predict_step(config_with({"parallel.overlap=false", stage}), cluster, 4));
+  cluster.overlap = false;
+  expect_all_exposed(predict_step(config_with(), cluster, 4));
 }
 
 TEST(StepSimulation, OverlapHidesWhatComputingCovers) {

@@ -8,6 +8,7 @@
 #include "runtime/health/replay_step.h"
 #include "runtime/memory_plan.h"
 #include "tests/support/device_harness.h"
+#include "tests/support/recording_communicator.h"
 #include "tests/support/training_world.h"
 
 // The whole trainer on a device, the stand-in and, where there is one, a GPU, against the CPU.
@@ -119,6 +120,40 @@ TEST(DeviceTraining, MoreRanksGiveTheCurveOfOne) {
         const double tolerance = std::string(type) == "fp32" ? 1e-5 : 1e-2;
         expect_same_curve(world.train(run), one, tolerance, device.name + " " + type + stage);
       }
+    }
+  }
+}
+
+// Waiting for each bucket where it is sent changes when it travels, and no bit.
+TEST(DeviceTraining, OverlapGivesTheSameBitsAsWaiting) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    for (const auto& [stage, sync] :
+         {std::pair{"0", "every_round"}, {"1", "boundary"}, {"2", "every_round"}}) {
+      SCOPED_TRACE(device.name + " " + stage + " " + sync);
+      TrainingRun run;
+      run.overrides = {std::string("parallel.zero_stage=") + stage,
+                       std::string("parallel.grad_sync=") + sync,
+                       "precision.compute=bf16",
+                       "batch.micro=1",
+                       "train.steps=2",
+                       "schedule.warmup_steps=1"};
+      run.ranks = 2;
+      run.device = backend_of(device);
+      const TrainingResult with = world.train(run);
+      run.overrides.emplace_back("parallel.overlap=false");
+      run.connect = [&](std::unique_ptr<comm::Communicator> host) {
+        return RecordingCommunicator::around(
+            comm::make_staged_communicator(std::move(host), device.ref));
+      };
+      run.body = [](Rank& rank) {
+        rank.step_to_end();
+        EXPECT_EQ(RecordingCommunicator::of(rank.communicator).open(), 0);
+      };
+      const TrainingResult without = world.train(run);
+      ASSERT_EQ(with.step_lines().size(), 2U) << with.message << without.message;
+      EXPECT_EQ(without.step_lines(), with.step_lines());
+      EXPECT_EQ(without.state, with.state);
     }
   }
 }
