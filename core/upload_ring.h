@@ -10,7 +10,8 @@ namespace lockstep::core {
 
 // Copies from ordinary host memory to a device by way of a ring of pinned pieces, so that neither
 // the source has to stay as it is nor the host has to wait for the stream, unless kPieces uploads
-// are under way. Pieces grow to the greatest upload.
+// are under way. Pieces grow to the greatest upload. What was uploaded must have arrived before the
+// ring is destroyed.
 class UploadRing {
  public:
   UploadRing() = default;  // of no device

@@ -10,11 +10,17 @@
 
 #include "comm/local/local_world.h"
 #include "comm/nccl/nccl_communicator.h"
-#include "tests/comm/async_device.h"
 #include "tests/comm/conformance.h"
 #include "tests/comm/nccl_stand_in.h"
+#include "tests/support/async_device.h"
 
 namespace lockstep::comm::testing {
+
+using lockstep::testing::async_device;
+using lockstep::testing::early_frees;
+using lockstep::testing::enqueue;
+using lockstep::testing::live_events;
+using lockstep::testing::live_streams;
 
 // One group of ranks over the stand-in for NCCL, each with a stream of its own; nothing of it may
 // be left afterwards.

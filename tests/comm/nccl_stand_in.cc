@@ -9,14 +9,16 @@
 #include <memory>
 #include <optional>
 
-#include "tests/comm/async_device.h"
 #include "tests/comm/nccl_meeting.h"
+#include "tests/support/async_device.h"
 
 namespace lockstep::comm {
 
 namespace testing {
 namespace {
 
+using lockstep::testing::enqueue;
+using lockstep::testing::Touched;
 using nccl::Result;
 using Stream = nccl::Api::Stream;
 

@@ -15,9 +15,9 @@
 #include "comm/make_communicator.h"
 #include "comm/self/self_communicator.h"
 #include "core/cuda/stand_in/machine.h"
-#include "tests/comm/async_device.h"
 #include "tests/comm/conformance.h"
 #include "tests/comm/expect_error.h"
+#include "tests/support/async_device.h"
 
 namespace lockstep::comm::testing {
 namespace {
@@ -25,6 +25,10 @@ namespace {
 using core::DType;
 using core::cuda::stand_in_runtime;
 using core::cuda::stand_in_settings;
+using lockstep::testing::async_device;
+using lockstep::testing::early_frees;
+using lockstep::testing::live_events;
+using lockstep::testing::live_streams;
 using ::testing::ElementsAre;
 using std::chrono_literals::operator""ms;
 using std::chrono_literals::operator""s;

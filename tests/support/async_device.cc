@@ -1,4 +1,4 @@
-#include "tests/comm/async_device.h"
+#include "tests/support/async_device.h"
 
 #include <algorithm>
 #include <chrono>
@@ -12,7 +12,7 @@
 
 #include "core/cuda/stand_in/machine.h"
 
-namespace lockstep::comm::testing {
+namespace lockstep::testing {
 
 namespace {
 
@@ -290,6 +290,14 @@ int finished(DeviceEventHandle* event, bool* done) {
   return 0;
 }
 
+int await(DeviceEventHandle* event) {
+  const auto state = native(event)->state;
+  std::unique_lock lock(state->mutex);
+  const std::uint64_t wanted = state->recorded;
+  state->changed.wait(lock, [&] { return state->reached >= wanted; });
+  return 0;
+}
+
 int milliseconds(DeviceEventHandle* begin, DeviceEventHandle* end, float* result) {
   *result = std::chrono::duration<float, std::milli>(native(end)->state->time -
                                                      native(begin)->state->time)
@@ -315,6 +323,7 @@ const core::DeviceRuntime& async_runtime() {
     r.record = record;
     r.wait = wait;
     r.finished = finished;
+    r.await = await;
     r.milliseconds = milliseconds;
     return r;
   }();
@@ -346,4 +355,4 @@ std::atomic<int>& longest_pause() {
   return longest;
 }
 
-}  // namespace lockstep::comm::testing
+}  // namespace lockstep::testing

@@ -10,7 +10,7 @@
 // does its work in order, after small random pauses, while the host goes on. So what only the order
 // of calls kept right on the plain stand-in needs its events here; and the thread sanitizer sees
 // every missing one as a race. Kernels are not run by it.
-namespace lockstep::comm::testing {
+namespace lockstep::testing {
 
 const core::DeviceRuntime& async_runtime();
 core::DeviceRef async_device(int ordinal = 0);
@@ -33,4 +33,4 @@ int early_frees();
 // How long a stream pauses before a piece of work: at most this many microseconds, mostly less.
 std::atomic<int>& longest_pause();
 
-}  // namespace lockstep::comm::testing
+}  // namespace lockstep::testing
