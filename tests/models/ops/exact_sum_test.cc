@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 namespace lockstep::models::ops {
@@ -166,6 +169,116 @@ TEST(ExactSum, ManyAdditions) {
     sum.add(0.1);
   // 10^6 times the double nearest to 0.1: the product in long double is exact to 64 bits.
   EXPECT_EQ(sum.value(), static_cast<double>(1000000.0L * static_cast<long double>(0.1)));
+}
+
+// What kernels call is computed by the compiler just as well.
+constexpr ExactSum kMerged = [] {
+  ExactSum sum, other;
+  sum.add(1.0);
+  sum.add(0x1p-53);
+  other.add(0x1p-1074);
+  sum.merge(other);
+  return sum;
+}();
+static_assert(kMerged.value() == 1.0 + 0x1p-52);
+
+// A sum's rounding, and its sign and infinity, left to the floating-point unit.
+double value_by_ldexp(const ExactSum& sum) {
+  std::array<std::uint64_t, ExactSum::kWords> words = sum.words;
+  const bool negative = words.back() >> 63 != 0;
+  if (negative) {  // two's complement: all bits from behind the lowest 1 on
+    std::size_t i = 0;
+    while (words[i] == 0)
+      ++i;
+    words[i] = ~words[i] + 1;
+    while (++i < words.size())
+      words[i] = ~words[i];
+  }
+  std::size_t top = words.size();
+  while (top > 0 && words[top - 1] == 0)
+    --top;
+  if (top == 0) return 0.0;
+  const auto bit = [&](int i) {
+    return i < 0 ? 0U : static_cast<unsigned>(words[i / 64U] >> (i % 64)) & 1U;
+  };
+  const int lowest = static_cast<int>(top) * 64 - std::countl_zero(words[top - 1]) - 64;
+  std::uint64_t kept = 0;  // the topmost 64 bits
+  for (int i = 63; i >= 0; --i)
+    kept = kept << 1 | bit(lowest + i);
+  for (int i = 0; i < lowest; ++i)
+    kept |= bit(i);  // enough for a conversion that rounds to nearest even
+  const double value = std::ldexp(static_cast<double>(kept), lowest - 1074);
+  return negative ? -value : value;
+}
+
+ExactSum negated(ExactSum sum) {
+  bool carry = true;
+  for (std::uint64_t& word : sum.words) {
+    word = ~word + (carry ? 1U : 0U);
+    carry = carry && word == 0;
+  }
+  return sum;
+}
+
+void expect_rounded(const ExactSum& sum, const std::string& what) {
+  for (const ExactSum& signed_sum : {sum, negated(sum)}) {
+    EXPECT_EQ(std::bit_cast<std::uint64_t>(signed_sum.value()),
+              std::bit_cast<std::uint64_t>(value_by_ldexp(signed_sum)))
+        << what;
+  }
+}
+
+// Around every power of two: subnormals, 2^53 units of the least one, where normal numbers round
+// for the first time, the end of fp64, beyond it; each at and beside a tie.
+TEST(ExactSum, RoundsEverywhereAsTheFloatingPointUnitDoes) {
+  for (int top = 0; top < 64 * static_cast<int>(ExactSum::kWords) - 1; ++top) {
+    const auto set = [](ExactSum& sum, int bit) {
+      if (bit >= 0) sum.words[static_cast<std::size_t>(bit / 64)] |= std::uint64_t{1} << (bit % 64);
+    };
+    for (unsigned pattern = 0; pattern < 16; ++pattern) {
+      ExactSum sum;
+      set(sum, top);
+      if ((pattern & 1) != 0) set(sum, top - 52);  // the last bit that is kept
+      if ((pattern & 2) != 0) set(sum, top - 53);  // half of it
+      if ((pattern & 4) != 0) set(sum, top - 54);
+      if ((pattern & 8) != 0) set(sum, 0);
+      expect_rounded(sum, "bit " + std::to_string(top) + ", pattern " + std::to_string(pattern));
+    }
+    ExactSum ones;  // carries into the next power of two
+    for (int bit = top; bit > top - 54; --bit)
+      set(ones, bit);
+    expect_rounded(ones, "ones up to bit " + std::to_string(top));
+  }
+}
+
+TEST(ExactSum, RoundsRandomSumsAsTheFloatingPointUnitDoes) {
+  std::mt19937_64 random(8);
+  for (int round = 0; round < 20000; ++round) {
+    ExactSum sum;
+    const auto words = static_cast<std::size_t>(random() % ExactSum::kWords);
+    for (std::size_t i = 0; i < words; ++i)
+      sum.words[i] = random() % 4 == 0 ? 0 : random() >> random() % 64;
+    expect_rounded(sum, "round " + std::to_string(round));
+  }
+}
+
+// One carry and one borrow through every word.
+TEST(ExactSum, CarriesAndBorrowsAsFarAsTheyGo) {
+  for (int exponent = -1074; exponent <= 1023; ++exponent) {
+    const double value = std::ldexp(1.0, exponent);
+    ExactSum below_zero;
+    below_zero.add(-value);
+    ExactSum merged = below_zero;
+    ExactSum other;
+    other.add(value);
+    merged.merge(other);
+    EXPECT_EQ(merged, ExactSum{}) << exponent;
+    for (std::size_t i = static_cast<std::size_t>(exponent + 1074) / 64 + 1; i < ExactSum::kWords;
+         ++i)
+      EXPECT_EQ(below_zero.words[i], ~std::uint64_t{0}) << exponent;
+    below_zero.add(value);
+    EXPECT_EQ(below_zero, ExactSum{}) << exponent;
+  }
 }
 
 }  // namespace
