@@ -71,6 +71,9 @@ struct LossOptions {
   double z_loss = 0.0;
   float gradient_weight =
       1.0F;  // loss_scale / D: every token's loss is back-propagated with this weight
+  // Not null: it counts and gradient_weight does not; in the memory of the model's device, read
+  // when the loss is computed, never on the CPU.
+  const float* weight_on_device = nullptr;
 };
 
 // Sums over the counted (not ignored) targets of the micro-batch, in fp64, added in row order.

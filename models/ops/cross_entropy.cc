@@ -1,5 +1,6 @@
 #include "models/ops/cross_entropy.h"
 
+#include "core/check.h"
 #include "core/error.h"
 #include "models/ops/op_bodies.h"
 #include "models/ops/op_checks.h"
@@ -63,6 +64,9 @@ void cross_entropy(OpContext& context, ConstTensorView logits,
   check_matrix(kOp, "logits", logits, accumulate, rows, vocab);
   check_matrix_or_empty(kOp, "dlogits", dlogits, dlogits.dtype(), rows, vocab);
   LOCKSTEP_CHECK_EQ(static_cast<std::int64_t>(targets.size()), rows, "targets and rows of logits");
+  LOCKSTEP_CHECK(
+      options.weight_on_device == nullptr || context.device().type != core::DeviceType::kCpu,
+      "{}: a weight in device memory for a loss on the CPU", kOp);
   check_targets(targets, vocab);
   if (!dlogits.empty()) check_overlap(logits, dlogits);
   bodies.cross_entropy(context, logits, targets, options, softcap, dlogits, sums);

@@ -52,7 +52,11 @@ struct OpBodies {
   decltype(&ops::matmul_activation_backward) matmul_activation_backward;
   decltype(&ops::matmul_weight_gradient) matmul_weight_gradient;
   decltype(&ops::optimizer_update) optimizer_update;
-  decltype(&ops::optimizer_update_runs) optimizer_update_runs;
+  // optimizer_update_runs, by the host's choice and by the device's
+  void (*optimizer_update_runs)(OpContext&, const UpdateRule&, const UpdatePlan&, const RunFactors&,
+                                float);
+  void (*optimizer_update_chosen)(OpContext&, std::span<const UpdateRule>, const UpdatePlan&,
+                                  const UpdateChoice*, std::span<const float>, float);
   decltype(&ops::column_sum) column_sum;
   decltype(&ops::residual_forward) residual_forward;
   decltype(&ops::residual_backward) residual_backward;

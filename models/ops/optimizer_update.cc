@@ -48,6 +48,30 @@ int states_of(const UpdateRun& run) {
   return (run.state0.empty() ? 0 : 1) + (run.state1.empty() ? 0 : 1);
 }
 
+void check_plan(const char* op, const OpContext& context, const UpdateRule& rule,
+                const UpdatePlan& plan, std::span<const float> by_run) {
+  LOCKSTEP_CHECK(plan.device() == context.device(), "{}: a plan for {} on {}", op,
+                 core::to_string(plan.device()), core::to_string(context.device()));
+  if (plan.runs().empty()) return;
+  LOCKSTEP_CHECK_EQ(plan.states(), state_tensors(rule.kind, rule.momentum),
+                    "states of the plan and of the rule");
+  LOCKSTEP_CHECK(by_run.empty() || static_cast<std::int64_t>(by_run.size()) >= plan.factors(),
+                 "{}: {} factors for runs that use {}", op, by_run.size(), plan.factors());
+}
+
+void check_rules(const char* op, const OpContext& context, std::span<const UpdateRule> rules) {
+  LOCKSTEP_CHECK(!rules.empty() && rules.size() <= kMostRules, "{}: {} rules, expected 1 to {}", op,
+                 rules.size(), kMostRules);
+  for (const UpdateRule& rule : rules) {
+    check_call(op, context, rule, 1.0F);
+    UpdateRule like_first = rule;
+    like_first.learning_rate = rules.front().learning_rate;
+    like_first.t = rules.front().t;
+    LOCKSTEP_CHECK(like_first == rules.front(),
+                   "{}: rules that differ in more than learning_rate and t", op);
+  }
+}
+
 }  // namespace
 
 void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
@@ -95,15 +119,20 @@ void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const Upd
                            const RunFactors& factors, float clamp) {
   constexpr const char* kOp = "optimizer_update_runs";
   check_call(kOp, context, rule, factors.common);
-  LOCKSTEP_CHECK(plan.device() == context.device(), "{}: a plan for {} on {}", kOp,
-                 core::to_string(plan.device()), core::to_string(context.device()));
+  check_plan(kOp, context, rule, plan, factors.by_run);
   if (plan.runs().empty()) return;
-  LOCKSTEP_CHECK_EQ(plan.states(), state_tensors(rule.kind, rule.momentum),
-                    "states of the plan and of the rule");
-  LOCKSTEP_CHECK(
-      factors.by_run.empty() || static_cast<std::int64_t>(factors.by_run.size()) >= plan.factors(),
-      "{}: {} factors for runs that use {}", kOp, factors.by_run.size(), plan.factors());
   context.bodies().optimizer_update_runs(context, rule, plan, factors, clamp);
+}
+
+void optimizer_update_runs(OpContext& context, std::span<const UpdateRule> rules,
+                           const UpdatePlan& plan, const UpdateChoice* choice,
+                           std::span<const float> by_run, float clamp) {
+  constexpr const char* kOp = "optimizer_update_runs";
+  check_rules(kOp, context, rules);
+  LOCKSTEP_CHECK(choice != nullptr, "{}: no choice", kOp);
+  check_plan(kOp, context, rules.front(), plan, by_run);
+  if (plan.runs().empty()) return;
+  context.bodies().optimizer_update_chosen(context, rules, plan, choice, by_run, clamp);
 }
 
 }  // namespace lockstep::models::ops

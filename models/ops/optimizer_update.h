@@ -25,6 +25,8 @@ struct UpdateRule {
   double momentum = 0.0;  // sgd, rmsprop
   double alpha = 0.99;    // rmsprop
   std::int64_t t = 1;
+
+  bool operator==(const UpdateRule&) const = default;
 };
 
 int state_tensors(OptimizerKind kind,
@@ -140,5 +142,21 @@ struct RunFactors {
 // element. On a device one launch.
 void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const UpdatePlan& plan,
                            const RunFactors& factors, float clamp);
+
+// Whether an update goes ahead, by which of several rules and with which factor, where that is
+// decided on the device: in its memory, read when the update runs.
+struct UpdateChoice {
+  std::int32_t apply = 0;  // 0: nothing is changed
+  std::int32_t rule = 0;   // index in the rules given
+  float factor = 1.0F;     // for all runs, unless there are factors by run
+};
+inline constexpr std::size_t kMostRules = 2;
+
+// The same where the device decides, with the same bits. rules: 1 to kMostRules, equal but for
+// learning_rate and t. choice: in the memory of the context's device; never on the CPU, where who
+// decides calls or does not. by_run: as RunFactors::by_run, may be empty.
+void optimizer_update_runs(OpContext& context, std::span<const UpdateRule> rules,
+                           const UpdatePlan& plan, const UpdateChoice* choice,
+                           std::span<const float> by_run, float clamp);
 
 }  // namespace lockstep::models::ops

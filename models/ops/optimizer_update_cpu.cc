@@ -1,5 +1,6 @@
 #include <limits>
 
+#include "core/check.h"
 #include "models/ops/cpu/bodies.h"
 #include "models/ops/cpu/tiles.h"
 #include "models/ops/update_rules.h"
@@ -79,6 +80,11 @@ void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const Upd
     cpu::optimizer_update(context, rule, run.decay, factor, clamp, run.gradient, run.master,
                           run.state0, run.state1, run.parameter);
   }
+}
+
+void optimizer_update_chosen(OpContext&, std::span<const UpdateRule>, const UpdatePlan&,
+                             const UpdateChoice*, std::span<const float>, float) {
+  LOCKSTEP_CHECK(false, "optimizer_update_runs: an update that a device decides on, on the CPU");
 }
 
 }  // namespace lockstep::models::ops::cpu

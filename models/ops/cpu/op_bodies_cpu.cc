@@ -34,6 +34,7 @@ const OpBodies& cpu_op_bodies() {
       .matmul_weight_gradient = in_steps::matmul_weight_gradient,
       .optimizer_update = cpu::optimizer_update,
       .optimizer_update_runs = cpu::optimizer_update_runs,
+      .optimizer_update_chosen = cpu::optimizer_update_chosen,
       .column_sum = cpu::column_sum,
       .residual_forward = cpu::residual_forward,
       .residual_backward = cpu::residual_backward,

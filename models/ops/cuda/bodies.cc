@@ -32,6 +32,7 @@ OpBodies own_kernel_bodies() {
       .matmul_weight_gradient = in_steps::matmul_weight_gradient,
       .optimizer_update = optimizer_update,
       .optimizer_update_runs = optimizer_update_runs,
+      .optimizer_update_chosen = optimizer_update_chosen,
       .column_sum = column_sum,
       .residual_forward = residual_forward,
       .residual_backward = residual_backward,

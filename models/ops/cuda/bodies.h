@@ -89,6 +89,9 @@ void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, Up
                       core::TensorView state0, core::TensorView state1, core::TensorView parameter);
 void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const UpdatePlan& plan,
                            const RunFactors& factors, float clamp);
+void optimizer_update_chosen(OpContext& context, std::span<const UpdateRule> rules,
+                             const UpdatePlan& plan, const UpdateChoice* choice,
+                             std::span<const float> by_run, float clamp);
 
 void column_sum(OpContext& context, core::ConstTensorView x, core::TensorView out);
 

@@ -20,8 +20,9 @@ struct RowLoss {
 struct LossRule {
   double label_smoothing;
   double z_loss;
-  double weight;  // of the gradient
-  float softcap;  // 0: none
+  float weight;            // of the gradient
+  const float* in_memory;  // not null: the weight, in place of the one above
+  float softcap;           // 0: none
 };
 
 // What the loss of a row takes.
@@ -93,14 +94,13 @@ struct GradientRule {
   float reference;
   float softcap;
 
-  __device__ GradientRule(const Softmax& s, int vocab, const LossRule& rule)
-      : smoothed(static_cast<float>(rule.weight * rule.label_smoothing) /
+  __device__ GradientRule(const Softmax& s, int vocab, const LossRule& rule, float weight)
+      : smoothed(static_cast<float>(static_cast<double>(weight) * rule.label_smoothing) /
                  static_cast<float>(vocab)),
-        at_target(static_cast<float>(rule.weight * (1.0 - rule.label_smoothing))),
+        at_target(static_cast<float>(static_cast<double>(weight) * (1.0 - rule.label_smoothing))),
         reference(s.reference()),
         softcap(rule.softcap) {
     const auto sum = static_cast<float>(s.exponentials);
-    auto weight = static_cast<float>(rule.weight);
     if (rule.z_loss > 0.0)
       weight *= 1.0F + 2.0F * static_cast<float>(rule.z_loss) * (reference + logf(sum));
     scale = weight / sum;
@@ -148,12 +148,13 @@ __device__ Softmax softmax_of_row(const LossWork<T>& work, const float* row, flo
   return s;
 }
 
-// Writes the gradient of a row, and keeps of row `next` what there comes to be room for.
+// Writes the gradient of a row, to which its loss counts with `weight`, and keeps of row `next`
+// what there comes to be room for.
 template <typename T, bool kStaged>
-__device__ void write_gradient(const LossWork<T>& work, std::int64_t row, const Softmax& s,
-                               int target, float* kept, const float* next) {
+__device__ void write_gradient(const LossWork<T>& work, float weight, std::int64_t row,
+                               const Softmax& s, int target, float* kept, const float* next) {
   const int vocab = work.vocab;
-  const GradientRule gradient(s, vocab, work.rule);
+  const GradientRule gradient(s, vocab, work.rule, weight);
   for (int begin = 0; begin < vocab; begin += kStretch) {
     Stretch z;
     read_stretch(kStaged ? kept : work.logits.row(row), begin, vocab,
@@ -193,6 +194,7 @@ __global__ void __launch_bounds__(kLossThreads, kStaged ? 1 : 2)
     cross_entropy_kernel(LossWork<T> work) {
   LOCKSTEP_SHARED(Softmax, rooms, 2 * kWarps);
   float* kept = kStaged ? dynamic_shared<float>() : nullptr;
+  const float weight = work.rule.in_memory == nullptr ? work.rule.weight : *work.rule.in_memory;
   if constexpr (kStaged)
     keep_row(counted_row(work, blockIdx.x), work.vocab, work.logits.aligned, kept);
   int room = 0;
@@ -210,7 +212,8 @@ __global__ void __launch_bounds__(kLossThreads, kStaged ? 1 : 2)
     const Softmax s = join_block(softmax_of_row(work, from, kept), rooms + room);
     room = kWarps - room;
     if (threadIdx.x == 0) work.statistics[row] = {s, capped(target_value, work.rule.softcap)};
-    if (work.dlogits.data != nullptr) write_gradient<T, kStaged>(work, row, s, target, kept, next);
+    if (work.dlogits.data != nullptr)
+      write_gradient<T, kStaged>(work, weight, row, s, target, kept, next);
   }
 }
 
@@ -318,8 +321,9 @@ void cross_entropy(OpContext& context, ConstTensorView logits,
   auto* statistics = carver.take<RowStatistics>(rows);
   auto* losses = carver.take<RowLoss>(groups);
   context.upload(device_targets, targets.data(), targets.size_bytes());
-  const LossRule rule{options.label_smoothing, options.z_loss,
-                      static_cast<double>(options.gradient_weight),
+  const float* weight = options.weight_on_device;
+  if (weight != nullptr) check_device_range(weight, sizeof(float));
+  const LossRule rule{options.label_smoothing, options.z_loss, options.gradient_weight, weight,
                       softcap > 0.0 ? static_cast<float>(softcap) : 0.0F};
   visit_compute(dlogits.empty() ? DType::kF32 : dlogits.dtype(), [&](auto type) {
     using T = decltype(type);

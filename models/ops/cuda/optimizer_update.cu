@@ -74,12 +74,19 @@ struct Work {
   UpdateSpan one;
 };
 
-// Both forms of a rule, in plain numbers: by value today, and fit to lie in device memory.
+// Both forms of a rule, in plain numbers.
 template <typename Rule>
-struct Rules {
+struct Forms {
   static_assert(std::is_trivially_copyable_v<Rule>);
   Rule decaying;
   Rule exempt;
+
+  __device__ Rule form(bool decays) const { return decays ? decaying : exempt; }
+};
+
+template <typename Rule>
+struct Rules {
+  Forms<Rule> of[kMostRules];
 };
 
 struct Factors {
@@ -110,32 +117,46 @@ __device__ void update_tile(const UpdateSpan& run, const Place& place, const Rul
   if (run.parameter != nullptr) store_quads(m, place, static_cast<T*>(run.parameter));
 }
 
+// chosen: null where the host has decided: the first rule, applied.
 template <typename Rule, typename T>
-__global__ void update_kernel(Work work, Rules<Rule> rules, Factors factors, float bound) {
+__global__ void update_kernel(Work work, Rules<Rule> rules, const UpdateChoice* chosen,
+                              Factors factors, float bound) {
   const bool planned = work.tiles != nullptr;
   const UpdateTile tile =
       planned ? work.tiles[blockIdx.x] : UpdateTile{0, static_cast<std::int32_t>(blockIdx.x)};
+  const UpdateChoice choice = chosen == nullptr ? UpdateChoice{1, 0, factors.value} : *chosen;
+  if (choice.apply == 0) return;
   const UpdateSpan run = planned ? work.runs[tile.run] : work.one;
   const float scale =
-      factors.memory == nullptr ? factors.value : factors.memory[factors.by_run ? run.factor : 0];
+      factors.memory == nullptr ? choice.factor : factors.memory[factors.by_run ? run.factor : 0];
   const std::int64_t begin = tile.tile * UpdateTile::kElements;
   const Place place{begin + static_cast<std::int64_t>(threadIdx.x) * kQuad, run.count,
                     run.aligned && run.count - begin >= UpdateTile::kElements};
-  const Rule rule = run.decay ? rules.decaying : rules.exempt;
+  // Not by index, for which the compiler would copy them to each thread's memory.
+  static_assert(kMostRules == 2);
+  const Rule rule = choice.rule == 0 ? rules.of[0].form(run.decay) : rules.of[1].form(run.decay);
   update_tile<Rule, T>(run, place, rule, scale, bound);
 }
 
-// Single and batched updates run the same kernel, so that their bits are the same whatever the
-// compiler makes of a*b+c.
-void update(OpContext& context, const UpdateRule& rule, DType parameter, const Work& work,
-            unsigned blocks, const Factors& factors, float clamp) {
+template <typename Rule>
+Forms<Rule> forms_of(const UpdateRule& rule) {
+  return {Rule(rule, rule.weight_decay), Rule(rule, 0.0)};
+}
+
+// All updates run the same kernel, so that their bits are the same whatever the compiler makes of
+// a*b+c. rules: of one kind.
+void update(OpContext& context, std::span<const UpdateRule> rules, DType parameter,
+            const Work& work, unsigned blocks, const UpdateChoice* choice, const Factors& factors,
+            float clamp) {
   const float bound = clamp > 0.0F ? clamp : std::numeric_limits<float>::infinity();
   visit_compute(parameter, [&](auto type) {
     using T = decltype(type);
-    visit_rule(rule, rule.weight_decay, [&](const auto& decaying) {
-      using Rule = std::decay_t<decltype(decaying)>;
+    visit_rule(rules.front(), 0.0, [&](const auto& any) {
+      using Rule = std::decay_t<decltype(any)>;
+      static_assert(kMostRules == 2);
+      const Rules<Rule> prepared{{forms_of<Rule>(rules.front()), forms_of<Rule>(rules.back())}};
       launch("optimizer_update", update_kernel<Rule, T>, Grid{blocks, kThreads, 0},
-             context.stream(), work, Rules<Rule>{decaying, Rule(rule, 0.0)}, factors, bound);
+             context.stream(), work, prepared, choice, factors, bound);
     });
   });
 }
@@ -146,6 +167,14 @@ void check_ranges(const UpdateRun& run) {
     check_device_range(view.raw(), extent(view));
 }
 
+void update_runs(OpContext& context, std::span<const UpdateRule> rules, const UpdatePlan& plan,
+                 const UpdateChoice* choice, const Factors& factors, float clamp) {
+  for (const UpdateRun& run : plan.runs())
+    check_ranges(run);
+  update(context, rules, plan.parameter(), {plan.spans().data(), plan.tiles().data(), {}},
+         block_count(plan.tiles().size()), choice, factors, clamp);
+}
+
 }  // namespace
 
 void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
@@ -153,22 +182,29 @@ void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, Up
                       TensorView state1, TensorView parameter) {
   const UpdateRun run{gradient, master, state0, state1, parameter, decay, 0};
   check_ranges(run);
-  update(context, rule, parameter.empty() ? DType::kF32 : parameter.dtype(),
+  update(context, {&rule, 1}, parameter.empty() ? DType::kF32 : parameter.dtype(),
          {nullptr, nullptr, span_of(run)},
-         block_count(ceil_div(gradient.elements(), UpdateTile::kElements)),
+         block_count(ceil_div(gradient.elements(), UpdateTile::kElements)), nullptr,
          {factor.on_device, false, factor.value}, clamp);
 }
 
 void optimizer_update_runs(OpContext& context, const UpdateRule& rule, const UpdatePlan& plan,
                            const RunFactors& factors, float clamp) {
-  for (const UpdateRun& run : plan.runs())
-    check_ranges(run);
   const bool by_run = !factors.by_run.empty();
   check_device_range(factors.by_run.data(), factors.by_run.size_bytes());
-  update(context, rule, plan.parameter(), {plan.spans().data(), plan.tiles().data(), {}},
-         block_count(plan.tiles().size()),
-         {by_run ? factors.by_run.data() : factors.common.on_device, by_run, factors.common.value},
-         clamp);
+  update_runs(
+      context, {&rule, 1}, plan, nullptr,
+      {by_run ? factors.by_run.data() : factors.common.on_device, by_run, factors.common.value},
+      clamp);
+}
+
+void optimizer_update_chosen(OpContext& context, std::span<const UpdateRule> rules,
+                             const UpdatePlan& plan, const UpdateChoice* choice,
+                             std::span<const float> by_run, float clamp) {
+  check_device_range(choice, sizeof(UpdateChoice));
+  check_device_range(by_run.data(), by_run.size_bytes());
+  const float* factors = by_run.empty() ? nullptr : by_run.data();
+  update_runs(context, rules, plan, choice, {factors, true, 1.0F}, clamp);
 }
 
 }  // namespace lockstep::models::ops::cuda

@@ -1,14 +1,11 @@
-#include <array>
 #include <cstring>
 #include <span>
-#include <utility>
 
 #include "models/ops/op_bodies.h"
 #include "models/ops/results.h"
 #include "tests/support/device_harness.h"
 
-// The table device x dtype x shape x tolerance, part 3: the loss, the statistics of gradients and
-// the optimizers.
+// The table device x dtype x shape x tolerance, part 3: the loss and the statistics of gradients.
 namespace lockstep::models::ops {
 namespace {
 
@@ -83,6 +80,35 @@ TEST(DeviceTable, CrossEntropy) {
           LossCase{3, 50257, 0, 0.1, 0, 0}, LossCase{2, 60001, 3, 0, 1e-4, 30.0}})
       for (const bool in_place : {false, true})
         compare_loss(device, dtype, s, in_place);
+  });
+}
+
+// A weight in the memory of the device gives the bits of the same one given directly.
+TEST(DeviceTable, TheWeightOfALossMayLieOnTheDevice) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    // 60001 does not fit into shared memory.
+    for (const std::int64_t vocab : {37, 20000, 60001}) {
+      Harness h(device);
+      Operand& logits = h.input(DType::kF32, 3, vocab, 0, 0.0, 4.0);
+      Operand& weight = h.input(DType::kF32, {3.0, 1.7});
+      Operand& direct = h.output(dtype, 3, vocab);
+      Operand& read = h.output(dtype, 3, vocab);
+      const std::vector<std::int32_t> targets = {5, kIgnored, 0};
+      h.run([&](OpContext& c, Side side) {
+        LossOptions options;
+        options.label_smoothing = 0.1;
+        options.z_loss = 1e-3;
+        options.gradient_weight = 1.7F;
+        loss_of(c, h.memory(), logits(side), targets, options, 0.0, direct(side));
+        if (side == Side::kDevice) {
+          options.gradient_weight = 0.0F;
+          options.weight_on_device = static_cast<const float*>(weight(side).raw()) + 1;
+        }
+        loss_of(c, h.memory(), logits(side), targets, options, 0.0, read(side));
+      });
+      EXPECT_TRUE(read.device() == direct.device()) << device.name << ", " << vocab;
+      h.expect_close(read, 2, "weight on the device, " + std::to_string(vocab));
+    }
   });
 }
 
@@ -248,170 +274,6 @@ TEST(DeviceTable, Casts) {
       }
     }
   });
-}
-
-struct RuleCase {
-  OptimizerKind kind;
-  double momentum;
-};
-constexpr std::array<RuleCase, 7> kRuleCases = {{{OptimizerKind::kAdamW, 0},
-                                                 {OptimizerKind::kAdam, 0},
-                                                 {OptimizerKind::kSgd, 0},
-                                                 {OptimizerKind::kSgd, 0.9},
-                                                 {OptimizerKind::kRmsProp, 0},
-                                                 {OptimizerKind::kRmsProp, 0.9},
-                                                 {OptimizerKind::kLion, 0}}};
-
-UpdateRule rule_of(const RuleCase& rule_case) {
-  UpdateRule rule;
-  rule.kind = rule_case.kind;
-  rule.momentum = rule_case.momentum;
-  rule.learning_rate = 1e-2;
-  rule.weight_decay = 0.1;
-  rule.t = 3;
-  return rule;
-}
-
-TEST(DeviceTable, OptimizerUpdates) {
-  test::for_each_device([](const TestDevice& device, DType dtype) {
-    for (const RuleCase& rule_case : kRuleCases)
-      for (const std::int64_t n : {1, 64, 1003}) {
-        const UpdateRule rule = rule_of(rule_case);
-        const int states = state_tensors(rule.kind, rule.momentum);
-        const bool cast = dtype != DType::kF32;
-        Harness h(device);
-        Operand& gradient = h.input(DType::kF32, 1, n, 0, 0.0, 3.0);
-        Operand& master = h.input(DType::kF32, 1, n);
-        Operand& state0 = h.input(DType::kF32, 1, n, 0, 1.0, 0.1);
-        Operand& state1 = h.input(DType::kF32, 1, n, 0, 1.0, 0.1);
-        Operand& factor = h.input(DType::kF32, 1, 1, 0, 0.5, 0.0);
-        Operand& parameter = h.output(dtype, 1, n);
-        h.run([&](OpContext& c, Side side) {
-          const auto optional = [&](Operand& o, bool wanted) {
-            return wanted ? o.vector(side) : core::TensorView{};
-          };
-          // On the device the factor is read from its memory.
-          const auto* number = static_cast<const float*>(factor(side).raw());
-          optimizer_update(c, rule, n != 64,
-                           side == Side::kCpu ? UpdateFactor(0.5F) : UpdateFactor(number),
-                           n == 1003 ? 1.0F : 0.0F, gradient.vector(side), master.vector(side),
-                           optional(state0, states > 0), optional(state1, states > 1),
-                           optional(parameter, cast));
-        });
-        const std::string what =
-            "optimizer " + std::to_string(static_cast<int>(rule.kind)) + " " + std::to_string(n);
-        h.expect_close(master, 2, what + " master");
-        if (states > 0) h.expect_close(state0, 2, what + " state 0");
-        if (states > 1) h.expect_close(state1, 2, what + " state 1");
-        if (cast) h.expect_close(parameter, 1, what + " parameter");
-      }
-  });
-}
-
-// The tensors of a bucket. Two harnesses give two of them the same values.
-struct Bucket {
-  static constexpr std::int64_t kElements = 9003;
-
-  Bucket(Harness& h, DType dtype)
-      : gradient(h.input(DType::kF32, 1, kElements, 0, 0.0, 3.0)),
-        master(h.input(DType::kF32, 1, kElements)),
-        state0(h.input(DType::kF32, 1, kElements, 0, 1.0, 0.1)),
-        state1(h.input(DType::kF32, 1, kElements, 0, 1.0, 0.1)),
-        parameter(h.output(dtype, 1, kElements)),
-        factors(h.input(DType::kF32, 1, 3)) {}
-
-  // Runs that begin on 16 bytes and not, of less and of more than a block of threads takes.
-  std::vector<UpdateRun> runs(Side side, int states) {
-    static constexpr std::array<std::int64_t, 6> kBegins = {0, 64, 128, 2240, 7001, 9000};
-    static constexpr std::array<std::int64_t, 6> kCounts = {64, 1, 2049, 4096, 1999, 3};
-    std::vector<UpdateRun> list;
-    for (std::size_t r = 0; r < kBegins.size(); ++r) {
-      const auto piece = [&](Operand& operand) {
-        return operand(side).slice_cols(kBegins[r], kBegins[r] + kCounts[r]);
-      };
-      UpdateRun run{piece(gradient), piece(master), {}, {}, {}};
-      if (states > 0) run.state0 = piece(state0);
-      if (states > 1) run.state1 = piece(state1);
-      if (parameter(side).dtype() != DType::kF32) run.parameter = piece(parameter);
-      run.decay = r % 2 == 0;
-      run.factor = static_cast<std::int32_t>(r % 3);
-      list.push_back(run);
-    }
-    return list;
-  }
-
-  Operand& gradient;
-  Operand& master;
-  Operand& state0;
-  Operand& state1;
-  Operand& parameter;
-  Operand& factors;
-};
-
-enum class FactorKind { kNumber, kInMemory, kByRun };
-
-void compare_batched_update(const TestDevice& device, DType dtype, const UpdateRule& rule,
-                            FactorKind kind) {
-  const int states = state_tensors(rule.kind, rule.momentum);
-  Harness first(device);
-  Harness second(device);
-  Bucket batched(first, dtype);
-  Bucket single(second, dtype);
-  const auto factor_of = [&](Bucket& bucket, Side side, std::int32_t index) {
-    const auto* numbers = static_cast<const float*>(bucket.factors(side).raw());
-    if (kind == FactorKind::kNumber) return UpdateFactor(0.5F);
-    return side == Side::kCpu ? UpdateFactor(numbers[index]) : UpdateFactor(numbers + index);
-  };
-  first.run([&](OpContext& c, Side side) {
-    const std::span numbers(static_cast<const float*>(batched.factors(side).raw()), 3);
-    const UpdatePlan plan(c, first.memory(), batched.runs(side, states));
-    optimizer_update_runs(
-        c, rule, plan,
-        kind == FactorKind::kByRun ? RunFactors(numbers) : RunFactors(factor_of(batched, side, 0)),
-        1.0F);
-    if (side == Side::kDevice) c.stream().synchronize();  // before the plan goes
-  });
-  second.run([&](OpContext& c, Side side) {
-    for (const UpdateRun& run : single.runs(side, states))
-      optimizer_update(c, rule, run.decay,
-                       factor_of(single, side, kind == FactorKind::kByRun ? run.factor : 0), 1.0F,
-                       run.gradient, run.master, run.state0, run.state1, run.parameter);
-  });
-  const std::string what = "optimizer " + std::to_string(static_cast<int>(rule.kind)) + " in " +
-                           std::string(core::name_of(dtype)) + ", factors " +
-                           std::to_string(static_cast<int>(kind));
-  const std::array<std::pair<Operand*, Operand*>, 4> tensors = {
-      {{&batched.master, &single.master},
-       {&batched.state0, &single.state0},
-       {&batched.state1, &single.state1},
-       {&batched.parameter, &single.parameter}}};
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const auto [of_batched, of_single] = tensors[i];
-    EXPECT_TRUE(of_batched->device() == of_single->device()) << device.name << ", " << what << i;
-    EXPECT_TRUE(of_batched->cpu() == of_single->cpu()) << what << i;
-  }
-  first.expect_close(batched.master, 2, what);
-}
-
-TEST(DeviceTable, UpdatesOfManyRunsHaveTheBitsOfSingleOnes) {
-  test::for_each_device([](const TestDevice& device, DType dtype) {
-    for (const RuleCase& rule_case : kRuleCases)
-      for (const FactorKind kind : {FactorKind::kNumber, FactorKind::kInMemory, FactorKind::kByRun})
-        compare_batched_update(device, dtype, rule_of(rule_case), kind);
-  });
-}
-
-TEST(DeviceTable, ABatchedUpdateIsOneLaunch) {
-  if (test::only_gpu()) GTEST_SKIP() << "the stand-in, which records its calls, is left out";
-  Harness h(test::devices_under_test().front());
-  Bucket bucket(h, DType::kBF16);
-  OpContext& context = h.context(Side::kDevice);
-  const UpdatePlan plan(context, h.memory(), bucket.runs(Side::kDevice, 2));
-  std::vector<std::string> calls;
-  core::cuda::stand_in_settings().record = &calls;
-  optimizer_update_runs(context, rule_of(kRuleCases[0]), plan, 1.0F, 0.0F);
-  core::cuda::stand_in_settings().record = nullptr;
-  EXPECT_EQ(calls, (std::vector<std::string>{"launch optimizer_update"}));
 }
 
 }  // namespace
