@@ -81,6 +81,10 @@ struct LossSums {
   double optimised = 0.0;      // with smoothing and z-loss: what is differentiated
   double cross_entropy = 0.0;  // plain
   std::int64_t counted = 0;
+  // Where the numbers first ceased to be finite: Transformer::kNonFiniteEmbeddings, the block whose
+  // output holds the first inf or NaN, or `layers` when only the head's result does. Of a training
+  // forward, and only when `optimised` is not finite.
+  std::int64_t nonfinite_layer = 0;
 };
 
 }  // namespace lockstep::models

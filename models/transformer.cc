@@ -10,7 +10,7 @@
 #include "models/embedding.h"
 #include "models/head.h"
 #include "models/ops/cross_entropy.h"
-#include "models/ops/gradient_stats.h"
+#include "models/ops/first_nonfinite.h"
 #include "models/ops/results.h"
 #include "models/ops/rope.h"
 #include "models/ops/transfer.h"
@@ -86,6 +86,7 @@ struct Transformer::Parts {
 
   void check(const MicroBatch& batch, bool needs_targets) const;
   core::TensorView forward_to_logits(const Pass& pass);
+  void find_nonfinite_layer(const Pass& pass, LossSums* sums);
   LossSums fetch_losses() {
     losses.fetch();
     ops.wait();
@@ -98,8 +99,9 @@ struct Transformer::Parts {
   std::uint64_t seed;
   ops::OpContext& ops;
   Activations activations;
-  ops::Results<LossSums> losses;     // of a pass that is waited for
-  std::vector<std::int32_t> inputs;  // of the forward whose backward has not run
+  ops::Results<LossSums> losses;               // of a pass that is waited for
+  std::vector<std::int32_t> inputs;            // of the forward whose backward has not run
+  std::vector<core::ConstTensorView> streams;  // of find_nonfinite_layer()
   Embedding embedding;
   std::vector<Block> blocks;
   Head head;
@@ -142,6 +144,16 @@ core::TensorView Transformer::Parts::forward_to_logits(const Pass& pass) {
   return logits;
 }
 
+// Of what enters each block and the head, number i left layer i - 1.
+void Transformer::Parts::find_nonfinite_layer(const Pass& pass, LossSums* sums) {
+  streams.clear();
+  for (const BlockSlots& block : activations.plan().blocks)
+    streams.emplace_back(pass.stream(block.input));
+  streams.emplace_back(pass.stream(activations.plan().head.input));
+  ops::first_nonfinite(ops, streams, &sums->optimised, &sums->nonfinite_layer,
+                       kNonFiniteEmbeddings);
+}
+
 Transformer::Transformer(const ModelConfig& config, const ParameterTable& table,
                          core::DType compute, std::int64_t max_sequences, std::uint64_t seed,
                          ops::OpContext& context, core::MemoryTracker& memory)
@@ -157,6 +169,7 @@ void Transformer::forward(const MicroBatch& batch, const LossOptions& loss,
   const Pass pass = parts_->make_pass(batch, parameters, true);
   parts_->forward_to_logits(pass);
   parts_->head.loss(pass, batch.targets, loss, true, sums);
+  parts_->find_nonfinite_layer(pass, sums);
   parts_->inputs.assign(batch.inputs.begin(), batch.inputs.end());
   parts_->pending = batch;
   parts_->pending->inputs = parts_->inputs;
@@ -187,21 +200,6 @@ void Transformer::backward(ParameterSource& parameters, GradientSink& gradients)
 
 void Transformer::observe(ActivationObserver observer) {
   parts_->observer = std::move(observer);
-}
-
-int Transformer::first_nonfinite_layer() {
-  LOCKSTEP_CHECK(parts_->pending.has_value(), "asked without a forward before it");
-  const ActivationPlan& plan = parts_->activations.plan();
-  const std::int64_t rows = parts_->pending->sequences * parts_->pending->length;
-  const auto is_finite = [&](const Slot& stream) {
-    const core::TensorView x = parts_->activations.view(stream, {rows, parts_->config.width});
-    return ops::count_nonfinite(parts_->ops, x).total() == 0;
-  };
-  const auto layers = static_cast<int>(plan.blocks.size());
-  for (int i = 0; i < layers; ++i) {
-    if (!is_finite(plan.blocks[static_cast<std::size_t>(i)].input)) return i - 1;
-  }
-  return is_finite(plan.head.input) ? layers : layers - 1;
 }
 
 LossSums Transformer::evaluate(const MicroBatch& batch, ParameterSource& parameters) {

@@ -43,11 +43,7 @@ class Transformer {
   // forward(), because it works in place; the parameters must be those of the forward.
   void backward(ParameterSource& parameters, GradientSink& gradients);
 
-  // Where the last forward() first left the finite numbers, for the message of a diverged step; to
-  // be asked before its backward: kNonFiniteEmbeddings, the block whose output holds the first inf
-  // or NaN, or `layers` when only the head's result does.
-  int first_nonfinite_layer();
-  static constexpr int kNonFiniteEmbeddings = -1;
+  static constexpr int kNonFiniteEmbeddings = -1;  // LossSums::nonfinite_layer
 
   // Every forward() from now on tells of its activations as it goes, layer after layer; null: of
   // none. For replays: it slows a forward down.

@@ -81,6 +81,7 @@ class Workspace {
       need(cpu::embedding_backward_scratch(rows, tokens_));
     });
     if (c_.token_types > 0) need(cpu::column_sum_scratch(tokens_, c_.width, compute_));
+    need(cpu::count_nonfinite_scratch(tokens_, c_.width, true));  // in what enters a block
   }
 
   void attention() {

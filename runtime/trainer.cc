@@ -216,30 +216,21 @@ void Trainer::measure_gradients(StepReport& report) {
   context_.wait();  // the one place of a step where the host waits for the device
   report.sum_of_squares = shard_norm_.total();
   if (!std::isfinite(report.sum_of_squares.value())) {
-    report.shard = find_nonfinite_shard(layout_, *gradients_, communicator_.rank(), context_);
+    report.shard = shard_norm_.first_nonfinite();
   }
   report.own = gradients_->own_nonfinite();
   add_up_losses(report);
 }
 
 void Trainer::add_up_losses(StepReport& report) {
-  std::int64_t broken = -1;  // the first round whose loss is not finite
   for (std::int64_t round = 0; round < plan_.rounds; ++round) {
     const models::LossSums& sums = losses_[static_cast<std::size_t>(round)];
     report.optimised_loss.add(sums.optimised);
     report.counted += sums.counted;
     if (std::isfinite(sums.optimised)) continue;
-    if (broken < 0) broken = round;
+    if (report.nonfinite_losses == 0) report.nonfinite_layer = sums.nonfinite_layer;
     report.nonfinite_losses += 1;
   }
-  if (broken >= 0) report.nonfinite_layer = find_nonfinite_layer(broken);
-}
-
-// Computes the forward of a round again, which gives the same bits: the parameters are still those
-// of this step.
-int Trainer::find_nonfinite_layer(std::int64_t round) {
-  model_->forward(load_micro_batch(round), loss_options(), *state_);
-  return model_->first_nonfinite_layer();
 }
 
 std::uint32_t Trainer::control_requests() {

@@ -108,7 +108,6 @@ class Trainer {
   StepReport form_report();
   void measure_gradients(StepReport& report);
   void add_up_losses(StepReport& report);
-  int find_nonfinite_layer(std::int64_t round);
   bool verifies(std::int64_t step) const;
   RunView view_of_run() const;
   void refuse_desync(const StepDecision& decision);

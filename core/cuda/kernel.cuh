@@ -26,9 +26,11 @@
 //   load_matrices(r, row), load_matrices_transposed(r, row)      ldmatrix.x4(.trans) of b16
 //   multiply_add(d, a, b, T{})      mma.sync.m16n8k16, T = BF16 or F16: d += a b in fp32
 //   add_integer(to, value)          atomic *to += value, in global or shared memory
+//   lower_integer(to, value)        atomic *to = min(*to, value), in global memory
 //   expand_exp2(x)                  2^x, at most 2 units in the last place off; 0 may stand for
 //                                   results below 2^-126
-//   approximate_reciprocal(x)       1 / x, 1 unit in the last place off; 0 may stand for results below
+//   approximate_reciprocal(x)       1 / x, 1 unit in the last place off; 0 may stand for results
+//   below
 //                                   2^-126
 //   pack_pair<T>(first, second)     both as T = BF16 or F16 in one register, the first one low
 //   multiply_add_wide(a, b, c)      a b + c, unsigned, of 32, 32 and 64 bits, as one instruction

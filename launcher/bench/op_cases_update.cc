@@ -85,7 +85,7 @@ void add_gradient_stats(const OpShapes& shapes, const Blocks& blocks, std::vecto
   cases.push_back(
       {"sums_of_squares", "gradient", blocks.text(), blocks.calls, 0.0, [=](Operands& o) {
          const TensorView values = o.read(DType::kF32, blocks.shape());
-         auto* sums = results<models::ops::ExactSum>(o, blocks.tensors.size());
+         auto* sums = results<models::ops::SumOfSquares>(o, blocks.tensors.size());
          return OpRun{[=, ranges = ranges_of(blocks), &context = o.context()] {
            models::ops::sums_of_squares(context, values, ranges, sums);
          }};

@@ -34,7 +34,7 @@ void count_nonfinite_ranges(OpContext& context, core::ConstTensorView x,
 }
 
 void sums_of_squares(OpContext& context, core::ConstTensorView x, std::span<const Range> ranges,
-                     ExactSum* sums) {
+                     SumOfSquares* sums) {
   constexpr const char* kOp = "sums_of_squares";
   const OpBodies& bodies = bodies_for(context, kOp, {x});
   check_ranges(kOp, x, ranges);

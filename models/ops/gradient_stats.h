@@ -28,12 +28,18 @@ struct Range {
 void count_nonfinite_ranges(OpContext& context, core::ConstTensorView x,
                             std::span<const Range> ranges, NonFinite* counts);
 
+struct SumOfSquares {
+  ExactSum sum;
+  NonFinite nonfinite;  // the elements of the range that are inf or NaN
+};
+
 // sums[i] = the sum of squares of ranges[i] of x in fp64: taken per block of 64 consecutive
 // elements of the range (the last may be shorter) by one fixed order, and the blocks added exactly
 // (see exact_sum.h), so that the result depends neither on where shards begin nor on threads nor on
-// the device. x: [n], fp32, 16 bits, or on the CPU fp64; sums lie where x lies.
+// the device; and with it the elements that are not finite, which only a sum that is not either
+// makes anybody count. x: [n], fp32, 16 bits, or on the CPU fp64; sums lie where x lies.
 inline constexpr std::int64_t kNormBlock = 64;
 void sums_of_squares(OpContext& context, core::ConstTensorView x, std::span<const Range> ranges,
-                     ExactSum* sums);
+                     SumOfSquares* sums);
 
 }  // namespace lockstep::models::ops

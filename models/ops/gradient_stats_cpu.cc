@@ -163,7 +163,7 @@ void count_nonfinite_ranges(OpContext& context, ConstTensorView x, std::span<con
 }
 
 void sums_of_squares(OpContext& context, ConstTensorView x, std::span<const Range> ranges,
-                     ExactSum* sums) {
+                     SumOfSquares* sums) {
   for (std::size_t i = 0; i < ranges.size(); ++i) {
     const ConstTensorView part = part_of(x, ranges[i]);
     const auto count = static_cast<std::size_t>((ranges[i].count + kNormBlock - 1) / kNormBlock);
@@ -171,7 +171,9 @@ void sums_of_squares(OpContext& context, ConstTensorView x, std::span<const Rang
     core::visit_floating(part.dtype(),
                          [&](auto type) { block_sums<decltype(type)>(context, part, blocks); });
     sums[i] = {};
-    sums[i].add_all({blocks, count});
+    sums[i].sum.add_all({blocks, count});
+    // No other block has an element that is not finite.
+    if (sums[i].sum.flags != 0) sums[i].nonfinite = cpu::count_nonfinite(context, part);
   }
 }
 

@@ -10,6 +10,7 @@
 #include "models/ops/cross_entropy.h"
 #include "models/ops/dropout.h"
 #include "models/ops/embedding.h"
+#include "models/ops/first_nonfinite.h"
 #include "models/ops/fused_matmul.h"
 #include "models/ops/gradient_stats.h"
 #include "models/ops/hash.h"
@@ -43,6 +44,7 @@ struct OpBodies {
   decltype(&ops::position_backward) position_backward;
   decltype(&ops::count_nonfinite) count_nonfinite;
   decltype(&ops::count_nonfinite_ranges) count_nonfinite_ranges;
+  decltype(&ops::first_nonfinite) first_nonfinite;
   decltype(&ops::sums_of_squares) sums_of_squares;
   decltype(&ops::hash_messages) hash_messages;
   decltype(&ops::layer_norm_forward) layer_norm_forward;

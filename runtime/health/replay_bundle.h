@@ -41,7 +41,7 @@ struct RecordedRank {
   double loss_sum = 0.0;  // optimised, over its counted tokens, unscaled
   std::int64_t counted = 0;
   std::int64_t nonfinite_losses = 0;  // micro-batches
-  std::int64_t nonfinite_layer = 0;   // of the first of them: Transformer::first_nonfinite_layer()
+  std::int64_t nonfinite_layer = 0;   // of the first of them: LossSums::nonfinite_layer
   double sum_of_squares = 0.0;        // of its shard of the aggregated, scaled gradient
   RecordedNonFinite own;              // in its own gradient, before any reduction
 

@@ -145,9 +145,9 @@ models::ops::ExactSum ReplayGradients::squares_of_shard(int rank) const {
   for (int b = 0; b < layout_.size(); ++b) {
     for (const Segment& segment : layout_.owned_segments(b, rank)) {
       const models::ops::Range whole{0, segment.count};
-      models::ops::ExactSum of_segment;
+      models::ops::SumOfSquares of_segment;
       models::ops::sums_of_squares(context_, part(total(b), segment), {&whole, 1}, &of_segment);
-      sum.merge(of_segment);
+      sum.merge(of_segment.sum);
     }
   }
   return sum;

@@ -194,7 +194,7 @@ void StepReplay::run_micro_batch(std::int64_t round, int rank) {
   sums.loss.add(losses.optimised);
   sums.counted += losses.counted;
   if (!std::isfinite(losses.optimised)) {
-    if (sums.nonfinite_losses == 0) sums.nonfinite_layer = model_.first_nonfinite_layer();
+    if (sums.nonfinite_losses == 0) sums.nonfinite_layer = losses.nonfinite_layer;
     sums.nonfinite_losses += 1;
   }
   gradients_.begin_micro_batch(record_.step, round, rank, faults_[static_cast<std::size_t>(rank)]);

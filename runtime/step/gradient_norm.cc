@@ -36,7 +36,7 @@ ShardNorm::ShardNorm(const models::ParameterTable& table, const BucketLayout& la
 }
 
 std::size_t ShardNorm::bytes(const BucketLayout& layout, int rank) {
-  return owned_segments(layout, rank) * sizeof(models::ops::ExactSum);
+  return owned_segments(layout, rank) * sizeof(models::ops::SumOfSquares);
 }
 
 void ShardNorm::measure(const GradientBuckets& gradients) {
@@ -50,7 +50,7 @@ void ShardNorm::measure(const GradientBuckets& gradients) {
 models::ops::ExactSum ShardNorm::total() const {
   models::ops::ExactSum total;
   for (std::size_t i = 0; i < sums_.size(); ++i)
-    total.merge(sums_[i]);
+    total.merge(sums_[i].sum);
   return total;
 }
 
@@ -58,22 +58,18 @@ std::vector<models::ops::ExactSum> ShardNorm::by_parameter() const {
   std::vector<models::ops::ExactSum> sums(static_cast<std::size_t>(table_.size()));
   for (const Tensors& tensors : buckets_) {
     for (std::size_t i = 0; i < tensors.ranges.size(); ++i)
-      sums[static_cast<std::size_t>(tensors.parameters[i])].merge(sums_[tensors.first + i]);
+      sums[static_cast<std::size_t>(tensors.parameters[i])].merge(sums_[tensors.first + i].sum);
   }
   return sums;
 }
 
-NonFiniteReport find_nonfinite_shard(const BucketLayout& layout, const GradientBuckets& gradients,
-                                     int rank, models::ops::OpContext& context) {
-  for (int b = layout.size() - 1; b >= 0; --b) {
-    const core::ConstTensorView shard = gradients.shard(b);
-    const std::vector<Segment> segments = layout.owned_segments(b, rank);
-    for (auto segment = segments.rbegin(); segment != segments.rend(); ++segment) {
-      const models::ops::Range range = range_in_shard(layout, b, rank, *segment);
-      const models::ops::NonFinite found =
-          models::ops::count_nonfinite(context, {shard.data<float>() + range.begin, shard.dtype(),
-                                                 core::Shape{range.count}, shard.device()});
-      if (found.total() > 0) return {found.inf, found.nan, b, segment->parameter};
+NonFiniteReport ShardNorm::first_nonfinite() const {
+  for (std::size_t b = buckets_.size(); b-- > 0;) {
+    const Tensors& tensors = buckets_[b];
+    for (std::size_t i = tensors.ranges.size(); i-- > 0;) {
+      const models::ops::NonFinite& found = sums_[tensors.first + i].nonfinite;
+      if (found.total() > 0)
+        return {found.inf, found.nan, static_cast<std::int32_t>(b), tensors.parameters[i]};
     }
   }
   return {};

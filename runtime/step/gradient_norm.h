@@ -8,12 +8,13 @@
 #include "models/ops/op_context.h"
 #include "models/ops/results.h"
 #include "runtime/sharding/gradient_buckets.h"
+#include "runtime/step/step_report.h"
 
 namespace lockstep::runtime {
 
 // The squares of this rank's shard of the aggregated, scaled gradient: summed in fp64 per block of
 // 64 elements of the canonical space, the blocks exactly, so that adding up all ranks gives the
-// same bits for every sharding. Padding never counts.
+// same bits for every sharding. Padding never counts. With them what is not finite is counted.
 class ShardNorm {
  public:
   ShardNorm(const models::ParameterTable& table, const BucketLayout& layout, int rank,
@@ -24,6 +25,9 @@ class ShardNorm {
 
   models::ops::ExactSum total() const;
   std::vector<models::ops::ExactSum> by_parameter() const;  // zero where this rank owns nothing
+  // The first tensor of the shard, in backward order, with elements that are not finite: of the
+  // last bucket, and of it the last tensor, that has any.
+  NonFiniteReport first_nonfinite() const;
 
   static std::size_t bytes(const BucketLayout& layout, int rank);
 
@@ -37,13 +41,7 @@ class ShardNorm {
   const models::ParameterTable& table_;
   models::ops::OpContext& context_;
   std::vector<Tensors> buckets_;
-  models::ops::Results<models::ops::ExactSum> sums_;  // by owned segment
+  models::ops::Results<models::ops::SumOfSquares> sums_;  // by owned segment
 };
-
-// The first non-finite elements of this rank's shard of the aggregated gradient, in backward order.
-// To be asked only when the sum of squares is not finite: no finite fp32 element makes it so.
-// Waits for a device.
-NonFiniteReport find_nonfinite_shard(const BucketLayout& layout, const GradientBuckets& gradients,
-                                     int rank, models::ops::OpContext& context);
 
 }  // namespace lockstep::runtime

@@ -91,8 +91,7 @@ struct StepDecision {
   int overflow_rank = -1;
   NonFiniteReport culprit;
   int diverged_rank = -1;  // the lowest rank with a loss that is not finite
-  int diverged_layer =
-      0;  // of that rank's first such micro-batch: Transformer::first_nonfinite_layer()
+  int diverged_layer = 0;  // of that rank's first such micro-batch: LossSums::nonfinite_layer
   SpikeVerdict spike;
   LargestGradient
       largest;            // of a spike; decide() leaves it to the trainer, whose ranks exchange it

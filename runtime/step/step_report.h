@@ -52,9 +52,9 @@ struct StepReport {
   models::ops::ExactSum optimised_loss;  // one addend a micro-batch, unscaled
   std::int64_t counted = 0;              // target tokens
   std::int64_t nonfinite_losses = 0;     // micro-batches of this rank
-  std::int64_t nonfinite_layer = 0;  // of the first of them: Transformer::first_nonfinite_layer()
-  NonFiniteReport own;               // before any reduction
-  NonFiniteReport shard;             // in the aggregated shard
+  std::int64_t nonfinite_layer = 0;      // of the first of them: LossSums::nonfinite_layer
+  NonFiniteReport own;                   // before any reduction
+  NonFiniteReport shard;                 // in the aggregated shard
   std::uint32_t requests = kRequestNone;
   SaveProgress save = SaveProgress::kNone;  // of the checkpoint in flight
   std::int32_t contradicted_bucket =

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -267,10 +268,28 @@ TEST(Transformer, APoisonedBlockShowsInTheLoss) {
         MicroBatch batch = data.batch();
         EXPECT_TRUE(std::isfinite(rig.train(batch).optimised));
         batch.poison_block = block;
-        EXPECT_FALSE(std::isfinite(rig.train(batch).optimised));
+        const LossSums poisoned = rig.train(batch);
+        EXPECT_FALSE(std::isfinite(poisoned.optimised));
+        EXPECT_EQ(poisoned.nonfinite_layer, block);
         batch.poison_block = -1;
         EXPECT_TRUE(std::isfinite(rig.train(batch).optimised)) << "a NaN stayed behind";
       }
+    }
+  }
+}
+
+// The parameters of a group poison what it computes, and nothing before it: groups are embeddings,
+// blocks, head.
+TEST(Transformer, AWeightThatIsNotFiniteIsFoundInItsLayer) {
+  for (const ModelConfig& config : various_configs()) {
+    for (GroupIndex group = 0; group < ParameterTable(config).groups(); ++group) {
+      Rig rig(config);
+      const test::TokenBatch data(config, 2, 5, 4);
+      const ParameterId id = rig.table.in_group(group).front();
+      std::ranges::fill(rig.parameters.values<float>(id), std::numeric_limits<float>::infinity());
+      const LossSums sums = rig.train(data.batch());
+      EXPECT_FALSE(std::isfinite(sums.optimised)) << rig.table[id].name;
+      EXPECT_EQ(sums.nonfinite_layer, group - 1) << rig.table[id].name;
     }
   }
 }

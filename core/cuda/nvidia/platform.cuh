@@ -72,6 +72,10 @@ __device__ inline unsigned ballot(bool predicate) {
 __device__ inline void add_integer(std::int64_t* to, std::int64_t value) {
   atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
 }
+__device__ inline void lower_integer(std::int64_t* to, std::int64_t value) {
+  static_assert(sizeof(long long) == sizeof(std::int64_t));
+  atomicMin(reinterpret_cast<long long*>(to), static_cast<long long>(value));
+}
 
 __device__ inline void copy_async(void* to, const void* from) {
   const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));

@@ -68,6 +68,9 @@ A shuffle_xor(A value, int mask) {
 inline void add_integer(std::int64_t* to, std::int64_t value) {
   *to += value;
 }
+inline void lower_integer(std::int64_t* to, std::int64_t value) {
+  if (value < *to) *to = value;
+}
 
 inline void copy_async_or_zero(void* to, const void* from, bool present) {
   if (present) {

@@ -2,6 +2,7 @@
 
 #include "models/ops/activation.h"
 #include "models/ops/embedding.h"
+#include "models/ops/first_nonfinite.h"
 #include "models/ops/gradient_stats.h"
 #include "models/ops/hash.h"
 #include "models/ops/optimizer_update.h"
@@ -54,8 +55,10 @@ void position_backward(OpContext& context, core::ConstTensorView dx, std::int64_
 NonFinite count_nonfinite(OpContext& context, core::ConstTensorView x);
 void count_nonfinite_ranges(OpContext& context, core::ConstTensorView x,
                             std::span<const Range> ranges, NonFinite* counts);
+void first_nonfinite(OpContext& context, std::span<const core::ConstTensorView> views,
+                     const double* loss, std::int64_t* first, std::int64_t number_of_first);
 void sums_of_squares(OpContext& context, core::ConstTensorView x, std::span<const Range> ranges,
-                     ExactSum* sums);
+                     SumOfSquares* sums);
 
 void cast(OpContext& context, core::ConstTensorView from, core::TensorView to);
 void hash_messages(OpContext& context, const HashPlan& plan, core::ConstTensorView base,

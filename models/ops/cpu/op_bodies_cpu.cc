@@ -24,6 +24,7 @@ const OpBodies& cpu_op_bodies() {
       .position_backward = cpu::position_backward,
       .count_nonfinite = cpu::count_nonfinite,
       .count_nonfinite_ranges = cpu::count_nonfinite_ranges,
+      .first_nonfinite = cpu::first_nonfinite,
       .sums_of_squares = cpu::sums_of_squares,
       .hash_messages = cpu::hash_messages,
       .layer_norm_forward = cpu::layer_norm_forward,

@@ -22,6 +22,7 @@ OpBodies own_kernel_bodies() {
       .position_backward = position_backward,
       .count_nonfinite = count_nonfinite,
       .count_nonfinite_ranges = count_nonfinite_ranges,
+      .first_nonfinite = first_nonfinite,
       .sums_of_squares = sums_of_squares,
       .hash_messages = hash_messages,
       .layer_norm_forward = layer_norm_forward,

@@ -64,8 +64,10 @@ void position_backward(OpContext& context, core::ConstTensorView dx, std::int64_
 NonFinite count_nonfinite(OpContext& context, core::ConstTensorView x);
 void count_nonfinite_ranges(OpContext& context, core::ConstTensorView x,
                             std::span<const Range> ranges, NonFinite* counts);
+void first_nonfinite(OpContext& context, std::span<const core::ConstTensorView> views,
+                     const double* loss, std::int64_t* first, std::int64_t number_of_first);
 void sums_of_squares(OpContext& context, core::ConstTensorView x, std::span<const Range> ranges,
-                     ExactSum* sums);
+                     SumOfSquares* sums);
 
 void hash_messages(OpContext& context, const HashPlan& plan, core::ConstTensorView base,
                    std::uint64_t* hashes);

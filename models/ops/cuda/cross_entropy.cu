@@ -259,7 +259,7 @@ __global__ void __launch_bounds__(kSumThreads)
   }
   sum.optimised = combine_block(sum.optimised, AddOf{}, room);
   sum.cross_entropy = combine_block(sum.cross_entropy, AddOf{}, room);
-  if (threadIdx.x == 0) *out = {sum.optimised, sum.cross_entropy, counted};
+  if (threadIdx.x == 0) *out = {sum.optimised, sum.cross_entropy, counted, 0};
 }
 
 __global__ void softcap_kernel(Walk walk, float softcap, Rows<float> logits) {

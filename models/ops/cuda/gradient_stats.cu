@@ -156,8 +156,10 @@ __global__ void count_rows_kernel(Walk walk, Rows<const T> x, NonFinite* count) 
 constexpr int kLimbs = 2 * static_cast<int>(ExactSum::kWords);
 struct LimbSum {
   std::int64_t limbs[kLimbs];
-  std::int64_t nans;
+  std::int64_t nans;  // summands that are NaN, and inf
   std::int64_t infinities;
+  std::int64_t nan_elements;  // of which they are the squares
+  std::int64_t inf_elements;
 };
 
 // Non-negative values of one thread, kept together while their exponents lie near each other.
@@ -256,9 +258,26 @@ __device__ double block_sum(const WidePack<T> (&packs)[kPacks]) {
   return lanes[0];
 }
 
-// The sums of the block's part of a range, whose blocks of 64 begin in it.
+__device__ bool is_finite(double value) {
+  return (std::bit_cast<std::uint64_t>(value) >> 52 & 0x7ff) != 0x7ff;
+}
+
+// Reads the packs again, so that nobody keeps them for what hardly ever happens.
 template <typename T>
-__device__ void add_part(const T* range, const RangePart& part, LimbAdder& adder) {
+__device__ void add_nonfinite(const T* x, std::int64_t count, bool aligned, LimbSum& to) {
+  WidePack<T> packs[kPacks];
+  load_packs(x, count, kSumLanes, aligned, packs);
+  int inf = 0;
+  int nan = 0;
+  count_packs<T>(packs, inf, nan);
+  if (inf > 0) add_integer(&to.inf_elements, inf);
+  if (nan > 0) add_integer(&to.nan_elements, nan);
+}
+
+// The sums of the block's part of a range, whose blocks of 64 begin in it. The squares of fp32 and
+// of 16 bits are finite in fp64, and so are 64 of them: a sum that is not tells of an element.
+template <typename T>
+__device__ void add_part(const T* range, const RangePart& part, LimbAdder& adder, LimbSum& room) {
   constexpr int kGroup = kSumLanes / kPackWidth<T>;  // threads of a block of 64
   const bool aligned = begins_on_16_bytes(range);
   const int member = static_cast<int>(threadIdx.x) % kGroup;
@@ -270,6 +289,7 @@ __device__ void add_part(const T* range, const RangePart& part, LimbAdder& adder
     load_packs(range + i, part.end - i, kSumLanes, aligned, packs);
     const double sum = block_sum<T>(packs);
     if (member == 0 && from + mine < part.end) adder.add(sum);
+    if (!is_finite(sum)) add_nonfinite(range + i, part.end - i, aligned, room);
   }
 }
 
@@ -284,7 +304,7 @@ __global__ void __launch_bounds__(kThreads)
   sync_threads();
   const RangePart part(table, kBlockElements<T>);
   LimbAdder adder(room[0]);
-  add_part(x + table.ranges[part.index].begin, part, adder);
+  add_part(x + table.ranges[part.index].begin, part, adder, room[0]);
   adder.flush_warp();
   sync_threads();
   auto* all = reinterpret_cast<std::int64_t*>(sums + part.index);
@@ -293,11 +313,11 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Carries from limb to limb. One thread a sum.
-__global__ void carry_kernel(const LimbSum* limbs, int n, ExactSum* sums) {
+__global__ void carry_kernel(const LimbSum* limbs, int n, SumOfSquares* sums) {
   const int index = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   if (index >= n) return;
   const LimbSum& from = limbs[index];
-  ExactSum& to = sums[index];
+  ExactSum& to = sums[index].sum;
   std::uint64_t carry = 0;
   for (int word = 0; word < kLimbs / 2; ++word) {
     const std::uint64_t low = static_cast<std::uint64_t>(from.limbs[2 * word]) + carry;
@@ -307,6 +327,7 @@ __global__ void carry_kernel(const LimbSum* limbs, int n, ExactSum* sums) {
   }
   to.flags = (from.nans != 0 ? ExactSum::kNaN : 0) |
              (from.infinities != 0 ? ExactSum::kPositiveInfinity : 0);
+  sums[index].nonfinite = {from.inf_elements, from.nan_elements};
 }
 
 }  // namespace
@@ -340,8 +361,8 @@ void count_nonfinite_ranges(OpContext& context, ConstTensorView x, std::span<con
 }
 
 void sums_of_squares(OpContext& context, ConstTensorView x, std::span<const Range> ranges,
-                     ExactSum* sums) {
-  check_device_range(sums, ranges.size() * sizeof(ExactSum));
+                     SumOfSquares* sums) {
+  check_device_range(sums, ranges.size() * sizeof(SumOfSquares));
   auto* limbs = reinterpret_cast<LimbSum*>(context.scratch(ranges.size() * sizeof(LimbSum)));
   zero(context, limbs, ranges.size() * sizeof(LimbSum));
   visit_compute(x.dtype(), [&](auto type) {

@@ -1,6 +1,7 @@
 #include <cstring>
 #include <span>
 
+#include "models/ops/first_nonfinite.h"
 #include "models/ops/op_bodies.h"
 #include "models/ops/results.h"
 #include "tests/support/device_harness.h"
@@ -149,25 +150,40 @@ TEST(DeviceTable, MaskedAndPoisonedLogits) {
   }
 }
 
+std::vector<SumOfSquares> squares_of(OpContext& context, core::MemoryTracker& memory,
+                                     core::ConstTensorView x, std::span<const Range> ranges) {
+  Results<SumOfSquares> sums(context, ranges.size(), memory);
+  sums_of_squares(context, x, ranges, sums.at());
+  sums.fetch();
+  context.wait();
+  return {&sums[0], &sums[0] + ranges.size()};
+}
+
+void expect_equal(const std::vector<SumOfSquares> (&sums)[2], const std::string& what) {
+  for (std::size_t i = 0; i < sums[0].size(); ++i) {
+    EXPECT_TRUE(sums[0][i].sum == sums[1][i].sum) << what << ", range " << i;
+    EXPECT_EQ(sums[0][i].nonfinite.inf, sums[1][i].nonfinite.inf) << what << ", range " << i;
+    EXPECT_EQ(sums[0][i].nonfinite.nan, sums[1][i].nonfinite.nan) << what << ", range " << i;
+  }
+}
+
 TEST(DeviceTable, GradientStatistics) {
   test::for_each_device([](const TestDevice& device, DType dtype) {
     for (const std::int64_t n : {1, 63, 64, 65, 5003, 40001}) {
       Harness h(device);
       Operand& x = h.input(dtype, 1, n, 0, 0.0, 100.0);
       const std::vector<Range> ranges = {{0, n}, {n / 3, n - n / 3}, {n / 2, 0}, {n - 1, 1}};
-      std::vector<ExactSum> sums[2];
+      std::vector<SumOfSquares> sums[2];
       NonFinite found[2];
       h.run([&](OpContext& c, Side side) {
         const std::size_t i = side == Side::kCpu ? 0 : 1;
         found[i] = count_nonfinite(c, x(side));
-        Results<ExactSum> results(c, ranges.size(), h.memory());
-        sums_of_squares(c, x.vector(side), ranges, results.at());
-        results.fetch();
-        c.wait();
-        sums[i].assign(&results[0], &results[0] + ranges.size());
+        sums[i] = squares_of(c, h.memory(), x.vector(side), ranges);
       });
       EXPECT_EQ(found[1].total(), 0) << device.name;
-      EXPECT_TRUE(sums[0] == sums[1]) << device.name << ", sums_of_squares, " << n;
+      expect_equal(sums, device.name + ", sums_of_squares, " + std::to_string(n));
+      for (const SumOfSquares& sum : sums[1])
+        EXPECT_EQ(sum.nonfinite.total(), 0) << device.name;
     }
   });
 }
@@ -212,21 +228,123 @@ TEST(DeviceTable, SumsOfSquaresAreExactAtEveryMagnitude) {
       x.cpu().set(values);
       x.device().set(values);
       const std::vector<Range> ranges = {{0, 4000}, {0, 1000}};
-      std::vector<ExactSum> sums[2];
+      std::vector<SumOfSquares> sums[2];
       h.run([&](OpContext& c, Side side) {
         if (side == Side::kDevice)
           c.stream().to_device(x(side).raw(), x.cpu().view().raw(), 4000 * sizeof(float));
-        Results<ExactSum> results(c, ranges.size(), h.memory());
-        sums_of_squares(c, x.vector(side), ranges, results.at());
-        results.fetch();
-        c.wait();
-        sums[side == Side::kCpu ? 0 : 1].assign(&results[0], &results[0] + ranges.size());
+        sums[side == Side::kCpu ? 0 : 1] = squares_of(c, h.memory(), x.vector(side), ranges);
       });
-      EXPECT_TRUE(sums[0] == sums[1]) << device.name << " " << special;
-      EXPECT_EQ(std::isfinite(sums[1][0].value()), special == 0.0);
-      EXPECT_TRUE(std::isfinite(sums[1][1].value()));
+      expect_equal(sums, device.name + ", " + std::to_string(special));
+      EXPECT_EQ(std::isfinite(sums[1][0].sum.value()), special == 0.0);
+      EXPECT_EQ(sums[1][0].nonfinite.total(), special == 0.0 ? 0 : 1);
+      EXPECT_TRUE(std::isfinite(sums[1][1].sum.value()));
     }
   }
+}
+
+// inf and NaN alone, together in a block of 64, in every lane of it, in a block that is cut short,
+// and beside a range, where they do not count.
+TEST(DeviceTable, SumsOfSquaresCountWhatIsNotFinite) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    constexpr std::int64_t kCount = 40003;
+    const double inf = std::numeric_limits<double>::infinity();
+    Harness h(device);
+    Operand& x = h.input(dtype, 1, kCount);
+    std::vector<double> values = x.cpu().values();
+    values[100] = -inf;
+    values[20001] = std::nan("");
+    values[30000] = std::nan("");
+    values[30003] = inf;
+    std::fill_n(values.begin() + 35008, 64, inf);
+    values[40002] = inf;
+    x.cpu().set(values);
+    const std::vector<Range> ranges = {
+        {0, kCount}, {0, 100},     {101, 19900}, {20001, 1}, {30000, 3}, {30000, 64}, {35008, 64},
+        {35000, 40}, {35009, 640}, {40000, 3},   {39999, 3}, {3, 39999}, {100, 0},    {64, 20000}};
+    std::vector<SumOfSquares> sums[2];
+    h.run([&](OpContext& c, Side side) {
+      if (side == Side::kDevice)
+        c.stream().to_device(x(side).raw(), x.cpu().view().raw(), kCount * core::size_of(dtype));
+      sums[side == Side::kCpu ? 0 : 1] = squares_of(c, h.memory(), x.vector(side), ranges);
+    });
+    expect_equal(sums, device.name + " " + std::string(core::name_of(dtype)));
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      std::int64_t expected = 0;
+      for (std::int64_t k = 0; k < ranges[i].count; ++k)
+        expected += std::isfinite(values[static_cast<std::size_t>(ranges[i].begin + k)]) ? 0 : 1;
+      EXPECT_EQ(sums[1][i].nonfinite.total(), expected) << device.name << ", range " << i;
+      EXPECT_EQ(std::isfinite(sums[1][i].sum.value()), expected == 0) << "range " << i;
+    }
+  });
+}
+
+// A loss that is not finite asks which of some views is the first with inf or NaN.
+std::int64_t first_of(OpContext& context, core::MemoryTracker& memory,
+                      std::span<const core::ConstTensorView> views, double loss,
+                      std::int64_t number_of_first) {
+  Results<double> losses(context, 1, memory);
+  Results<std::int64_t> first(context, 1, memory);
+  if (context.device_ref().on_cpu()) {
+    *losses.at() = loss;
+  } else {
+    context.stream().to_device(losses.at(), &loss, sizeof loss);
+  }
+  first_nonfinite(context, views, losses.at(), first.at(), number_of_first);
+  first.fetch();
+  context.wait();
+  return first[0];
+}
+
+struct FirstCase {
+  std::int64_t rows, cols;
+  std::vector<std::pair<std::size_t, std::int64_t>> poisoned;  // view, element
+  std::int64_t expected;
+};
+
+void compare_first(const TestDevice& device, DType dtype, std::size_t count, const FirstCase& s) {
+  Harness h(device);
+  std::vector<Operand*> operands;
+  for (std::size_t i = 0; i < count; ++i)
+    operands.push_back(&h.input(dtype, s.rows, s.cols));
+  double bad = std::nan("");
+  for (const auto& [view, element] : s.poisoned) {
+    std::vector<double> values = operands[view]->cpu().values();
+    values[static_cast<std::size_t>(element)] = bad;
+    operands[view]->cpu().set(values);
+    bad = -std::numeric_limits<double>::infinity();
+  }
+  h.run([&](OpContext& c, Side side) {
+    std::vector<core::ConstTensorView> views;
+    for (Operand* operand : operands) {
+      const core::TensorView view = (*operand)(side);
+      if (side == Side::kDevice)
+        c.stream().to_device(view.raw(), operand->cpu().view().raw(), view.bytes());
+      views.emplace_back(view);
+    }
+    const std::string what = device.name + (side == Side::kCpu ? ", cpu" : "") + ", " +
+                             std::string(core::name_of(dtype)) + " [" + std::to_string(s.rows) +
+                             ", " + std::to_string(s.cols) + "]";
+    for (const double loss : {std::nan(""), std::numeric_limits<double>::infinity(),
+                              -std::numeric_limits<double>::infinity()}) {
+      EXPECT_EQ(first_of(c, h.memory(), views, loss, 0), s.expected) << what;
+      EXPECT_EQ(first_of(c, h.memory(), views, loss, -1), s.expected - 1) << what;
+    }
+    EXPECT_EQ(first_of(c, h.memory(), views, 1e308, 3), -1) << what << ", finite loss";
+  });
+}
+
+TEST(DeviceTable, TheFirstViewThatIsNotFinite) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    compare_first(device, dtype, 1, {1, 1, {}, 1});
+    compare_first(device, dtype, 1, {1, 1, {{0, 0}}, 0});
+    compare_first(device, dtype, 4, {3, 37, {{3, 110}, {1, 0}}, 1});
+    compare_first(device, dtype, 3, {70, 1001, {{2, 70069}}, 2});  // of several blocks of threads
+    compare_first(device, dtype, 3, {70, 1001, {}, 3});
+    compare_first(device, dtype, 3, {70, 1001, {{0, 40000}, {2, 5}}, 0});
+    // More than one launch takes.
+    compare_first(device, dtype, 300, {1, 9, {{299, 8}, {140, 1}}, 140});
+    compare_first(device, dtype, 300, {1, 9, {{299, 8}}, 299});
+  });
 }
 
 TEST(DeviceTable, NonFiniteElementsAreCountedByRange) {

@@ -20,11 +20,11 @@ std::vector<double> block_sums(HostTensor& x, int threads) {
   std::vector<Range> ranges;
   for (std::int64_t begin = 0; begin < n; begin += kNormBlock)
     ranges.push_back({begin, std::min(kNormBlock, n - begin)});
-  std::vector<ExactSum> sums(ranges.size());
+  std::vector<SumOfSquares> sums(ranges.size());
   sums_of_squares(context, x.vector_view(), ranges, sums.data());
   std::vector<double> blocks;
-  for (const ExactSum& sum : sums)
-    blocks.push_back(sum.value());
+  for (const SumOfSquares& of_block : sums)
+    blocks.push_back(of_block.sum.value());
   return blocks;
 }
 
@@ -123,6 +123,43 @@ TEST(GradientStats, NormDoesNotDependOnSharding) {
     }
     EXPECT_EQ(merged.value(), whole.value());
   }
+}
+
+TEST(GradientStats, SumsCountWhatIsNotFinite) {
+  for (const DType dtype : test::floating_dtypes()) {
+    HostTensor x(dtype, 1, 40001);
+    x.randomize(5);
+    std::vector<double> values = x.values();
+    for (const std::size_t i : {70U, 71U, 30000U, 40000U})
+      values[i] = std::numeric_limits<double>::infinity();
+    values[200] = -std::nan("");
+    x.set(values);
+    core::MemoryTracker memory;
+    OpContext context(2, memory);
+    const std::vector<Range> ranges = {{0, 70}, {0, 40001}, {64, 64}, {128, 128}, {39990, 11}};
+    std::vector<SumOfSquares> sums(ranges.size());
+    sums[0].nonfinite = {7, 7};  // of an earlier step
+    sums_of_squares(context, x.vector_view(), ranges, sums.data());
+    const std::vector<std::pair<int, int>> expected = {{0, 0}, {4, 1}, {2, 0}, {0, 1}, {1, 0}};
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      EXPECT_EQ(sums[i].nonfinite.inf, expected[i].first) << core::name_of(dtype) << " " << i;
+      EXPECT_EQ(sums[i].nonfinite.nan, expected[i].second) << core::name_of(dtype) << " " << i;
+      EXPECT_EQ(std::isfinite(sums[i].sum.value()), i == 0) << core::name_of(dtype) << " " << i;
+    }
+  }
+}
+
+// Squares of fp64 may overflow.
+TEST(GradientStats, ASumBeyondFp64CountsNothing) {
+  HostTensor x(DType::kF64, 1, 3);
+  x.set({1e200, 1.0, -1e200});
+  core::MemoryTracker memory;
+  OpContext context(1, memory);
+  SumOfSquares sum;
+  const Range all{0, 3};
+  sums_of_squares(context, x.vector_view(), {&all, 1}, &sum);
+  EXPECT_FALSE(std::isfinite(sum.sum.value()));
+  EXPECT_EQ(sum.nonfinite.total(), 0);
 }
 
 }  // namespace

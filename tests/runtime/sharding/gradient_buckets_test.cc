@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -112,7 +113,8 @@ class OneRank {
       for (std::size_t i = 0; i < values.size(); ++i) {
         const std::int64_t element = pieces[p].row_begin * cols + static_cast<std::int64_t>(i);
         values[i] = leaf_value(case_, j, pieces[p].parameter, element);
-        if (rank_ == inf_rank_ && pieces[p].parameter == inf_parameter_ && element == 5)
+        if (rank_ == inf_rank_ && element == 5 &&
+            std::ranges::count(inf_parameters_, pieces[p].parameter) > 0)
           values[i] = kInfinity;
       }
       core::convert(core::DType::kF32, values.data(), case_.compute, out.raw(), values.size());
@@ -175,7 +177,7 @@ class OneRank {
   int skipped_bucket_ = -1;
   models::ParameterId left_out_ = models::kNoParameter;
   int inf_rank_ = -1;
-  models::ParameterId inf_parameter_ = models::kNoParameter;
+  std::vector<models::ParameterId> inf_parameters_;
 };
 
 models::ParameterTable small_table(bool tied) {
@@ -297,19 +299,18 @@ TEST(GradientBuckets, NonFiniteElementsAreFoundBeforeAndAfterTheReduction) {
     const Case c{3, 2, 2, sync, core::DType::kBF16, core::DType::kBF16, true};
     on_every_rank(c, [](OneRank& rank, comm::Communicator& communicator) {
       rank.inf_rank_ = 1;
-      rank.inf_parameter_ = rank.table_.find("block.1.mlp.up.weight");
+      rank.inf_parameters_ = {rank.table_.find("block.1.mlp.up.weight")};
       rank.run_step(1);
       const NonFiniteReport own = rank.buckets_.own_nonfinite();
       EXPECT_EQ(own.found(), rank.rank_ == 1);
-      const NonFiniteReport shard =
-          find_nonfinite_shard(rank.layout_, rank.buckets_, rank.rank_, rank.context_);
+      const NonFiniteReport shard = rank.norm().first_nonfinite();
       int owners = 0;
       for (const int found : communicator.all_gather_small(shard.found() ? 1 : 0, "found"))
         owners += found;
       EXPECT_EQ(owners, 1);
       for (const NonFiniteReport& report : {own, shard}) {
         if (!report.found()) continue;
-        EXPECT_EQ(report.parameter, rank.inf_parameter_);
+        EXPECT_EQ(report.parameter, rank.inf_parameters_.front());
         EXPECT_EQ(rank.layout_[report.bucket].spec.name, "block.1");
         EXPECT_EQ(report.inf, 1);
         EXPECT_EQ(report.nan, 0);
@@ -318,6 +319,7 @@ TEST(GradientBuckets, NonFiniteElementsAreFoundBeforeAndAfterTheReduction) {
       rank.inf_rank_ = -1;
       rank.run_step(2);
       EXPECT_FALSE(rank.buckets_.own_nonfinite().found());
+      EXPECT_FALSE(rank.norm().first_nonfinite().found());
       rank.expect_right_shards();
     });
   }
@@ -346,6 +348,24 @@ TEST(GradientBuckets, WithoutOverlapABucketIsReducedWhereItIsFinished) {
       });
     }
   }
+}
+
+// Named is the first in the order in which backward comes by.
+TEST(GradientBuckets, OfSeveralNonFiniteTensorsTheLastOfTheLastBucketIsNamed) {
+  const Case c{1, 1, 2, GradSync::kEveryRound, core::DType::kF32, core::DType::kF32, true};
+  on_every_rank(c, [](OneRank& rank, comm::Communicator&) {
+    rank.inf_rank_ = 0;
+    for (const char* name : {"block.0.mlp.down.weight", "block.1.mlp.up.weight",
+                             "block.1.mlp_norm.weight", "embeddings.token.weight"})
+      rank.inf_parameters_.push_back(rank.table_.find(name));
+    ASSERT_EQ(std::ranges::count(rank.inf_parameters_, models::kNoParameter), 0);
+    rank.run_step(1);
+    for (const NonFiniteReport& report :
+         {rank.buckets_.own_nonfinite(), rank.norm().first_nonfinite()}) {
+      EXPECT_EQ(report.parameter, rank.inf_parameters_[1]);
+      EXPECT_EQ(report.inf, 1);
+    }
+  });
 }
 
 TEST(GradientBuckets, TheOrderOfBucketsIsEnforced) {

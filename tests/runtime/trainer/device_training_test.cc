@@ -279,36 +279,46 @@ TEST(DeviceTraining, AHundredStepsOnAGpuFollowTheCpu) {
 }
 
 // In the steady state the host waits for the device once a step, when it forms its report, and
-// nothing is allocated; seen from the calls that the stand-in is given.
+// nothing is allocated, also in a step that goes wrong; seen from the calls that the stand-in is
+// given.
 TEST(DeviceTraining, WaitsOnceAStep) {
   if (test::only_gpu()) GTEST_SKIP() << "calls are recorded by the stand-in only";
   TrainingWorld world(small_config());
-  TrainingRun run;
-  run.overrides = {"precision.compute=bf16", "model.dropout=0.1"};
-  run.device = backend_of(test::devices_under_test().front());
-  run.body = [](Rank& rank) {
-    rank.trainer.step();
-    std::vector<std::string> calls;
-    core::cuda::stand_in_settings().record = &calls;
-    rank.trainer.step();
-    core::cuda::stand_in_settings().record = nullptr;
-    EXPECT_EQ(std::count(calls.begin(), calls.end(), "synchronize"), 1);
-    const auto last_of = [&](const std::string& name) {
-      const auto found = std::find_if(calls.rbegin(), calls.rend(), [&](const std::string& call) {
-        return call.starts_with(name);
-      });
-      EXPECT_NE(found, calls.rend()) << name;
-      return calls.rend() - found;
+  for (const std::string fault : {"[]", "[{kind: overflow, step: 2, rank: 0, layer: 1}]",
+                                  "[{kind: nan, step: 2, rank: 0, layer: 1}]"}) {
+    const bool applies = fault == "[]";
+    TrainingRun run;
+    run.overrides = {"precision.compute=bf16", "model.dropout=0.1", "fault=" + fault,
+                     "health.on_divergence=skip", "health.replay_bundles=0"};
+    run.device = backend_of(test::devices_under_test().front());
+    run.body = [&](Rank& rank) {
+      rank.trainer.step();
+      std::vector<std::string> calls;
+      core::cuda::stand_in_settings().record = &calls;
+      EXPECT_EQ(rank.trainer.step().applied(), applies) << fault;
+      core::cuda::stand_in_settings().record = nullptr;
+      // A drill waits for what it spoils.
+      EXPECT_EQ(std::count(calls.begin(), calls.end(), "synchronize"), applies ? 1 : 2) << fault;
+      const auto last_of = [&](const std::string& name) {
+        const auto found = std::find_if(calls.rbegin(), calls.rend(), [&](const std::string& call) {
+          return call.starts_with(name);
+        });
+        EXPECT_NE(found, calls.rend()) << name;
+        return calls.rend() - found;
+      };
+      const auto waits = last_of("synchronize");
+      EXPECT_LT(last_of("launch sums_of_squares"), waits);
+      EXPECT_LT(last_of("launch count_nonfinite_ranges"), waits);
+      EXPECT_LT(last_of("launch first_nonfinite"), waits);
+      if (applies) {
+        EXPECT_GT(last_of("launch optimizer_update"), waits);
+      }
+      for (const std::string& call : calls)
+        EXPECT_FALSE(call.starts_with("allocate")) << call;
     };
-    const auto waits = std::find(calls.begin(), calls.end(), "synchronize") - calls.begin() + 1;
-    EXPECT_LT(last_of("launch sums_of_squares"), waits);
-    EXPECT_LT(last_of("launch count_nonfinite_ranges"), waits);
-    EXPECT_GT(last_of("launch optimizer_update"), waits);
-    for (const std::string& call : calls)
-      EXPECT_FALSE(call.starts_with("allocate")) << call;
-  };
-  const TrainingResult result = world.train(run);
-  EXPECT_FALSE(result.error.has_value()) << result.message;
+    const TrainingResult result = world.train(run);
+    EXPECT_FALSE(result.error.has_value()) << result.message;
+  }
 }
 
 TEST(DeviceTraining, HoldsWhatThePlanSays) {
