@@ -30,21 +30,27 @@ Json decision_json(const DecisionState& d) {
       {"applied_steps", d.applied_steps},
       {"skips_in_a_row", d.skips_in_a_row},
       {"overflows_at_minimum_in_a_row", d.overflows_at_minimum_in_a_row},
-      {"spike_guard", {{"losses", d.spike_guard.losses}, {"norms", d.spike_guard.norms}}},
+      {"spike_guard",
+       {{"losses", d.spike_guard.losses.values()}, {"norms", d.spike_guard.norms.values()}}},
       {"vanishing", d.vanishing},
       {"rollbacks", Json::parse(rollbacks_text(d.rollbacks))}};
 }
 
 SpikeGuardState parse_spike_guard(const Json& json) {
-  SpikeGuardState guard{json.at("losses").get<std::vector<double>>(),
-                        json.at("norms").get<std::vector<double>>()};
-  if (guard.losses.size() != guard.norms.size() || guard.losses.size() > kSpikeWindow) {
+  const auto losses = json.at("losses").get<std::vector<double>>();
+  const auto norms = json.at("norms").get<std::vector<double>>();
+  if (losses.size() != norms.size() || losses.size() > kSpikeWindow) {
     throw core::Error(
         core::ErrorKind::kData,
         fmt::format("spike_guard: expected as many losses as norms, at most {}, found "
                     "{} and {}; use another checkpoint",
-                    kSpikeWindow, guard.losses.size(), guard.norms.size()));
+                    kSpikeWindow, losses.size(), norms.size()));
   }
+  SpikeGuardState guard;
+  for (const double loss : losses)
+    guard.losses.push(loss);
+  for (const double norm : norms)
+    guard.norms.push(norm);
   return guard;
 }
 

@@ -11,34 +11,30 @@ namespace lockstep::runtime {
 
 namespace {
 
-constexpr double kDeviationsPerMad = 1.4826;
-constexpr double kLossFloorOfMedian = 0.02;
-constexpr double kLossFloor = 0.05;
-constexpr double kNormFloorOfMedian = 1.0;
-constexpr double kNormFloor = 0.1;
+struct Spread {
+  double median;
+  double mad;
+};
 
-SpikeVerdict judge(SpikeQuantity quantity, double factor, const std::vector<double>& window,
-                   double value) {
-  const bool loss = quantity == SpikeQuantity::kLoss;
+Spread spread_of(const SpikeWindow& window) {
+  Spread spread{median_of(window.values()), 0.0};
+  std::vector<double> distances;
+  for (const double x : window.values())
+    distances.push_back(std::abs(x - spread.median));
+  spread.mad = median_of(std::move(distances));
+  return spread;
+}
+
+SpikeVerdict judge(SpikeQuantity quantity, double factor, const SpikeWindow& window, double value) {
+  const Spread spread = spread_of(window);
   SpikeVerdict verdict;
   verdict.value = value;
   verdict.healthy_steps = static_cast<std::int64_t>(window.size());
-  verdict.median = median_of(window);
-  std::vector<double> distances;
-  for (const double x : window)
-    distances.push_back(std::abs(x - verdict.median));
-  verdict.mad = median_of(std::move(distances));
-  const double floor =
-      std::max((loss ? kLossFloorOfMedian : kNormFloorOfMedian) * std::abs(verdict.median),
-               loss ? kLossFloor : kNormFloor);
-  verdict.limit = verdict.median + factor * std::max(kDeviationsPerMad * verdict.mad, floor);
+  verdict.median = spread.median;
+  verdict.mad = spread.mad;
+  verdict.limit = spike_limit(quantity, factor, spread.median, spread.mad);
   if (value > verdict.limit) verdict.quantity = quantity;
   return verdict;
-}
-
-void push(std::vector<double>& window, double value) {
-  if (window.size() >= kSpikeWindow) window.erase(window.begin());
-  window.push_back(value);
 }
 
 }  // namespace
@@ -70,20 +66,21 @@ double median_of(std::vector<double> values) {
   const double upper = *middle;
   if (values.size() % 2 == 1) return upper;
   const double lower = *std::max_element(values.begin(), middle);
-  return lower + (upper - lower) / 2.0;
+  return mean_of_middle(lower, upper);
+}
+
+SpikeLimits spike_limits(double factor, const SpikeGuardState& state) {
+  if (!spike_guard_judges(factor, state)) return {};
+  const Spread loss = spread_of(state.losses);
+  const Spread norm = spread_of(state.norms);
+  return {true, spike_limit(SpikeQuantity::kLoss, factor, loss.median, loss.mad),
+          spike_limit(SpikeQuantity::kNorm, factor, norm.median, norm.mad)};
 }
 
 SpikeVerdict judge_step(double factor, const SpikeGuardState& state, double loss, double norm) {
-  if (factor <= 0.0 || state.losses.size() < kSpikeLeastSteps) return {};
+  if (!spike_guard_judges(factor, state)) return {};
   const SpikeVerdict of_loss = judge(SpikeQuantity::kLoss, factor, state.losses, loss);
   return of_loss.found() ? of_loss : judge(SpikeQuantity::kNorm, factor, state.norms, norm);
-}
-
-SpikeGuardState after_healthy_step(double factor, SpikeGuardState state, double loss, double norm) {
-  if (factor <= 0.0) return {};
-  push(state.losses, loss);
-  push(state.norms, norm);
-  return state;
 }
 
 }  // namespace lockstep::runtime

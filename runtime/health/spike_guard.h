@@ -1,7 +1,10 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -29,9 +32,40 @@ namespace lockstep::runtime {
 inline constexpr std::size_t kSpikeWindow = 64;
 inline constexpr std::size_t kSpikeLeastSteps = 16;
 
+// The newest values, oldest first, at most kSpikeWindow of them. Plain bytes, and constexpr, so
+// that a device can keep one too.
+class SpikeWindow {
+ public:
+  constexpr SpikeWindow() = default;
+  constexpr SpikeWindow(std::initializer_list<double> values) {
+    for (const double value : values)
+      push(value);
+  }
+
+  constexpr void push(double value) {
+    if (count_ == kSpikeWindow) {
+      for (std::size_t i = 1; i < kSpikeWindow; ++i)
+        values_[i - 1] = values_[i];
+      --count_;
+    }
+    values_[count_++] = value;
+  }
+
+  constexpr std::size_t size() const { return count_; }
+  constexpr double operator[](std::size_t i) const { return values_[i]; }
+  constexpr double back() const { return values_[count_ - 1]; }
+  std::vector<double> values() const { return {values_.begin(), values_.begin() + count_}; }
+
+  bool operator==(const SpikeWindow&) const = default;
+
+ private:
+  std::array<double, kSpikeWindow> values_{};
+  std::size_t count_ = 0;
+};
+
 struct SpikeGuardState {
-  std::vector<double> losses;  // of healthy steps, oldest first; at most kSpikeWindow, all finite
-  std::vector<double> norms;   // of the same steps
+  SpikeWindow losses;  // of healthy steps, all finite
+  SpikeWindow norms;   // of the same steps
 
   bool operator==(const SpikeGuardState&) const = default;
 };
@@ -52,14 +86,56 @@ struct SpikeVerdict {
   std::string describe() const;
 };
 
-// Judges a step that is finite and not applied yet. `factor`: health.spike_factor; 0: never a
-// spike.
+// What loss and norm may not exceed. `judges` is false where nothing is a spike: the guard is off,
+// or the window too short.
+struct SpikeLimits {
+  bool judges = false;
+  double loss = 0.0;
+  double norm = 0.0;
+};
+
+// Whether there is a limit at all. `factor`: health.spike_factor; 0: never a spike.
+constexpr bool spike_guard_judges(double factor, const SpikeGuardState& state) {
+  return factor > 0.0 && state.losses.size() >= kSpikeLeastSteps;
+}
+
+// The limit of a quantity from the median and the MAD of its window.
+constexpr double spike_limit(SpikeQuantity quantity, double factor, double median, double mad) {
+  const bool loss = quantity == SpikeQuantity::kLoss;
+  const double of_median = (loss ? 0.02 : 1.0) * (median < 0.0 ? -median : median);
+  const double floor = std::max(of_median, loss ? 0.05 : 0.1);
+  const double spread = std::max(1.4826 * mad, floor);
+  return median + factor * spread;
+}
+
+// The limits that a window sets.
+SpikeLimits spike_limits(double factor, const SpikeGuardState& state);
+
+// What of a finite step leaps; the loss if both do.
+constexpr SpikeQuantity spiking(const SpikeLimits& limits, double loss, double norm) {
+  if (!limits.judges) return SpikeQuantity::kNone;
+  if (loss > limits.loss) return SpikeQuantity::kLoss;
+  return norm > limits.norm ? SpikeQuantity::kNorm : SpikeQuantity::kNone;
+}
+
+// Judges a step that is finite and not applied yet, and says from what.
 SpikeVerdict judge_step(double factor, const SpikeGuardState& state, double loss, double norm);
 
 // The state after a healthy step. With factor 0 the window is emptied.
-SpikeGuardState after_healthy_step(double factor, SpikeGuardState state, double loss, double norm);
+constexpr SpikeGuardState after_healthy_step(double factor, const SpikeGuardState& state,
+                                             double loss, double norm) {
+  if (factor <= 0.0) return {};
+  SpikeGuardState next = state;
+  next.losses.push(loss);
+  next.norms.push(norm);
+  return next;
+}
 
 // The middle value, or the mean of the two middle ones. Of at least one value.
 double median_of(std::vector<double> values);
+// That mean; lower <= upper.
+constexpr double mean_of_middle(double lower, double upper) {
+  return lower + (upper - lower) / 2.0;
+}
 
 }  // namespace lockstep::runtime

@@ -70,33 +70,11 @@ Desync desync_in_field(const ViewField& field, std::span<const StepReport> repor
   return desync;
 }
 
-struct Totals {
-  models::ops::ExactSum sum_of_squares;
-  models::ops::ExactSum loss;
-  std::int64_t counted = 0;
-  std::int64_t nonfinite_losses = 0;
+std::uint32_t all_requests(std::span<const StepReport> reports) {
   std::uint32_t requests = 0;
-  bool nonfinite_gradient = false;
-};
-
-Totals add_up(std::span<const StepReport> reports) {
-  Totals totals;
-  for (const StepReport& report : reports) {
-    totals.sum_of_squares.merge(report.sum_of_squares);
-    totals.loss.merge(report.optimised_loss);
-    totals.counted += report.counted;
-    totals.nonfinite_losses += report.nonfinite_losses;
-    totals.requests |= report.requests;
-    totals.nonfinite_gradient |= report.own.found() || report.shard.found();
-  }
-  return totals;
-}
-
-StepOutcome outcome_of(const Totals& totals) {
-  if (totals.nonfinite_losses > 0) return StepOutcome::kDiverged;
-  if (totals.counted == 0) return StepOutcome::kNoTokens;
-  if (totals.nonfinite_gradient) return StepOutcome::kOverflow;
-  return StepOutcome::kApplied;
+  for (const StepReport& report : reports)
+    requests |= report.requests;
+  return requests;
 }
 
 int first_diverged_rank(std::span<const StepReport> reports) {
@@ -129,43 +107,23 @@ void name_culprit(std::span<const StepReport> reports, StepDecision& decision) {
   }
 }
 
-// Loss, norm and what turns the aggregated gradient into the mean one.
-void measure(const DecisionRules& rules, double loss_scale, const Totals& totals,
-             StepDecision& decision) {
-  if (decision.outcome == StepOutcome::kLeftOut) {
-    decision.loss = decision.grad_norm = std::numeric_limits<double>::quiet_NaN();
-    return;
-  }
-  if (totals.counted > 0) {
-    const auto n = static_cast<double>(totals.counted);
-    decision.loss = totals.loss.value() / n;
-    decision.unscale = rules.tokens_per_step / (n * loss_scale);
-    decision.grad_norm = std::sqrt(totals.sum_of_squares.value()) * decision.unscale;
-  }
-  if (totals.nonfinite_losses > 0) decision.loss = std::numeric_limits<double>::quiet_NaN();
+// Nothing was computed: no number says anything, and nothing follows but one skip more.
+NumericDecision leave_out(const DecisionRules& rules, const NumericState& state) {
+  NumericDecision decision;
+  decision.outcome = StepOutcome::kLeftOut;
+  decision.loss = decision.grad_norm = std::numeric_limits<double>::quiet_NaN();
+  decision.next = next_state(rules, state, decision);
+  return decision;
 }
 
-DecisionState next_state(const DecisionRules& rules, DecisionState state,
-                         const StepDecision& decision) {
-  const StepOutcome outcome = decision.outcome;
-  if (outcome == StepOutcome::kApplied) {
-    state.spike_guard = after_healthy_step(rules.spike_factor, std::move(state.spike_guard),
-                                           decision.loss, decision.grad_norm);
-    state.vanishing = decision.grad_norm < rules.vanishing_norm;
-    state.loss_scale = after_applied(rules.loss_scale, state.loss_scale);
-    state.applied_steps += 1;
-    state.skips_in_a_row = 0;
-    state.overflows_at_minimum_in_a_row = 0;
-    return state;
-  }
-  state.skips_in_a_row += 1;
-  const bool overflow = outcome == StepOutcome::kOverflow;
-  const bool at_minimum = rules.loss_scale.mode == LossScaleMode::kDynamic &&
-                          state.loss_scale.scale <= rules.loss_scale.minimum;
-  state.overflows_at_minimum_in_a_row =
-      overflow && at_minimum ? state.overflows_at_minimum_in_a_row + 1 : 0;
-  if (overflow) state.loss_scale = after_overflow(rules.loss_scale, state.loss_scale);
-  return state;
+void take_numbers(const NumericDecision& numbers, StepDecision& decision) {
+  decision.outcome = numbers.outcome;
+  decision.loss = numbers.loss;
+  decision.counted = numbers.counted;
+  decision.grad_norm = numbers.grad_norm;
+  decision.unscale = numbers.unscale;
+  decision.coefficient = numbers.coefficient;
+  static_cast<NumericState&>(decision.next) = numbers.next;
 }
 
 StopReason stop_reason(const DecisionRules& rules, const StepDecision& decision,
@@ -188,8 +146,14 @@ StopReason stop_reason(const DecisionRules& rules, const StepDecision& decision,
 
 }  // namespace
 
-double clip_coefficient(double norm, double threshold) {
-  return std::min(1.0, threshold / (norm + 1e-6));
+StepNumbers add_up(std::span<const StepReport> reports) {
+  StepNumbers totals;
+  for (const StepReport& report : reports) {
+    const bool broken = report.own.found() || report.shard.found();
+    totals.merge({report.sum_of_squares, report.optimised_loss, report.counted,
+                  report.nonfinite_losses, broken ? 1 : 0});
+  }
+  return totals;
 }
 
 Desync find_desync(std::span<const StepReport> reports) {
@@ -222,19 +186,14 @@ StepDecision decide(const DecisionRules& rules, const DecisionState& state,
     decision.stop = StopReason::kDesync;
     return decision;
   }
-  const Totals totals = add_up(reports);
-  const std::int64_t step = reports.front().view.step;
-  decision.outcome =
-      is_left_out(state.rollbacks, step) ? StepOutcome::kLeftOut : outcome_of(totals);
-  decision.counted = totals.counted;
-  measure(rules, state.loss_scale.scale, totals, decision);
-  if (decision.applied()) {
+  const SpikeLimits limits = spike_limits(rules.spike_factor, state.spike_guard);
+  take_numbers(is_left_out(state.rollbacks, reports.front().view.step)
+                   ? leave_out(rules, state)
+                   : decide_numbers(rules, state, limits, add_up(reports)),
+               decision);
+  if (decision.outcome == StepOutcome::kSpike) {
     decision.spike =
         judge_step(rules.spike_factor, state.spike_guard, decision.loss, decision.grad_norm);
-    if (decision.spike.found()) decision.outcome = StepOutcome::kSpike;
-  }
-  if (decision.applied() && rules.clip.mode == ClipMode::kGlobalNorm) {
-    decision.coefficient = clip_coefficient(decision.grad_norm, rules.clip.threshold);
   }
   decision.diverged_rank = first_diverged_rank(reports);
   if (decision.diverged_rank >= 0) {
@@ -242,10 +201,10 @@ StepDecision decide(const DecisionRules& rules, const DecisionState& state,
     decision.diverged_layer = static_cast<int>(reports[rank].nonfinite_layer);
   }
   if (decision.outcome == StepOutcome::kOverflow) name_culprit(reports, decision);
-  decision.next = next_state(rules, state, decision);
   decision.vanished = decision.next.vanishing && !state.vanishing;
-  decision.stop = stop_reason(rules, decision, totals.requests);
-  decision.checkpoint = (totals.requests & kRequestCheckpoint) != 0;
+  const std::uint32_t requests = all_requests(reports);
+  decision.stop = stop_reason(rules, decision, requests);
+  decision.checkpoint = (requests & kRequestCheckpoint) != 0;
   return decision;
 }
 

@@ -5,41 +5,21 @@
 #include <string>
 #include <vector>
 
-#include "runtime/config/config.h"
 #include "runtime/health/rollback.h"
 #include "runtime/health/spike_guard.h"
-#include "runtime/step/loss_scaler.h"
+#include "runtime/step/numeric_decision.h"
 #include "runtime/step/step_report.h"
 
 namespace lockstep::runtime {
 
-// What decide() knows besides the reports: the rules of the run, and what earlier decisions left
-// behind.
-struct DecisionRules {
-  ClipConfig clip;
-  LossScaleConfig loss_scale;
-  OnDivergence on_divergence = OnDivergence::kStop;
-  double spike_factor = 0.0;     // health.spike_factor; 0: off
-  double vanishing_norm = 0.0;   // health.vanishing_norm; 0: off
-  double tokens_per_step = 0.0;  // D = batch.global * context: the divisor used in backward
-};
-
-struct DecisionState {
-  LossScaleState loss_scale;
-  std::int64_t applied_steps = 0;
-  std::int64_t skips_in_a_row = 0;                 // from whatever cause
-  std::int64_t overflows_at_minimum_in_a_row = 0;  // dynamic scaling, steps that ran at the minimum
-  SpikeGuardState spike_guard;
-  bool vanishing = false;  // the norm of the last applied step was below health.vanishing_norm
-  Rollbacks rollbacks;     // so far; decide() hands them on
+struct DecisionState : NumericState {
+  Rollbacks rollbacks;  // so far; decide() hands them on
 
   bool operator==(const DecisionState&) const = default;
 };
 
 DecisionState initial_decision_state(const DecisionRules& rules);
 
-// kSpike: finite, but the spike guard says no. kLeftOut: by a rollback; nothing was computed.
-enum class StepOutcome { kApplied, kOverflow, kDiverged, kSpike, kNoTokens, kLeftOut, kDesync };
 // kRollback does not end the run: it goes back to its newest healthy checkpoint. kDiverged and
 // kSpike follow health.on_divergence: stop.
 enum class StopReason {
@@ -102,12 +82,12 @@ struct StepDecision {
 };
 
 // The step decision: a pure function, the same on every rank (docs/architecture.md, "One step").
-// reports[r] is rank r's.
+// reports[r] is rank r's. Its numbers are those of decide_numbers().
 StepDecision decide(const DecisionRules& rules, const DecisionState& state,
                     std::span<const StepReport> reports);
 
-// min(1, threshold / (norm + 1e-6)), as PyTorch's clip_grad_norm_.
-double clip_coefficient(double norm, double threshold);
+// What the reports of all ranks add up to.
+StepNumbers add_up(std::span<const StepReport> reports);
 
 // Compares the views; empty ranks when all agree.
 Desync find_desync(std::span<const StepReport> reports);
