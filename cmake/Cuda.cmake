@@ -105,3 +105,25 @@ function(lockstep_configure_cuda_target target)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}"
     "${PROJECT_BINARY_DIR}/generated")
 endfunction()
+
+# lockstep_stand_in_sources(VARIABLE kernel.cu...): what compiles kernels of the present folder as C++,
+# for the stand-in. Without CUDA in the build the language of .cu files is unknown, with it it would be
+# nvcc's; the stand-in wants C++ either way, through sources that include them.
+function(lockstep_stand_in_sources variable)
+  file(RELATIVE_PATH folder "${PROJECT_SOURCE_DIR}" "${CMAKE_CURRENT_SOURCE_DIR}")
+  set(sources)
+  foreach(kernel IN LISTS ARGN)
+    string(REGEX REPLACE "\\.cu$" "" name "${kernel}")
+    set(source "${CMAKE_CURRENT_BINARY_DIR}/stand_in_${name}.cc")
+    file(CONFIGURE OUTPUT "${source}" CONTENT "#include \"${folder}/${kernel}\"\n")
+    list(APPEND sources "${source}")
+  endforeach()
+  set(${variable} ${sources} PARENT_SCOPE)
+endfunction()
+
+# For a target of such sources.
+function(lockstep_configure_stand_in target)
+  target_compile_definitions(${target} PRIVATE
+    LOCKSTEP_KERNEL_PLATFORM="core/cuda/stand_in/platform.cuh")
+  target_compile_options(${target} PRIVATE -Wno-unknown-pragmas)
+endfunction()

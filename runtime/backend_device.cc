@@ -36,6 +36,7 @@ DeviceSearch find_cuda_device(const core::CudaModule& module, LocalRank local, b
     BackendDevice found;
     found.device = core::open_device(runtime, ordinal);
     found.bodies = &models::ops::cuda_op_bodies(module);
+    found.decision = &cuda_decision_bodies(module);
     found.name = describe(runtime, ordinal);
     return {found, ""};
   } catch (const core::Error& error) {

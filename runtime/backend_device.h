@@ -9,6 +9,7 @@
 #include "models/ops/op_bodies.h"
 #include "models/ops/op_context.h"
 #include "runtime/config/config.h"
+#include "runtime/step/decision_bodies.h"
 
 namespace lockstep::runtime {
 
@@ -16,6 +17,7 @@ namespace lockstep::runtime {
 struct BackendDevice {
   core::DeviceRef device;
   const models::ops::OpBodies* bodies = nullptr;  // null: the CPU's
+  const DecisionBodies* decision = nullptr;       // devices only
   std::string name = "cpu";                       // "cuda:0, NVIDIA H200"
 
   bool on_cpu() const { return device.on_cpu(); }

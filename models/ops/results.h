@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <type_traits>
+#include <vector>
 
 #include "core/check.h"
 #include "core/memory.h"
@@ -13,18 +14,20 @@ namespace lockstep::models::ops {
 inline constexpr const char* kResultsRegion = "results";
 
 // Numbers that ops leave in the memory of their device, and where the host reads them: n values of
-// T, zeroes at first. On the CPU both are the same memory.
+// T, zeroes at first. On the CPU both are the same memory. On a device the host may read what was
+// fetched into one mirror while the same values of later work are under way into another.
 template <typename T>
 class Results {
  public:
   static_assert(std::is_trivially_copyable_v<T>, "only plain bytes travel");
 
-  Results(OpContext& context, std::size_t n, core::MemoryTracker& memory)
+  Results(OpContext& context, std::size_t n, core::MemoryTracker& memory, int mirrors = 1)
       : context_(context),
         n_(n),
         device_(memory, kResultsRegion, n * sizeof(T), context.device_ref()) {
-    if (!context.device_ref().on_cpu())
-      host_ = core::PinnedBuffer(context.device_ref(), n * sizeof(T));
+    if (context.device_ref().on_cpu()) return;
+    for (int m = 0; m < mirrors; ++m)
+      mirrors_.emplace_back(context.device_ref(), n * sizeof(T));
   }
 
   std::size_t size() const { return n_; }
@@ -35,28 +38,31 @@ class Results {
     return static_cast<T*>(device_.data()) + i;
   }
 
-  // Starts bringing the first n values to the host; they are there when the work of the context
-  // that was issued so far is done.
-  void fetch(std::size_t n) {
-    LOCKSTEP_CHECK_LE(n, n_, "results asked for");
-    if (host_.bytes() > 0) {
-      context_.stream().to_host_later(host_.data(), device_.data(), n * sizeof(T));
-    }
+  // Starts bringing the values to the host; they are there when the work of the context that was
+  // issued so far is done.
+  void fetch(int mirror = 0) {
+    if (mirrors_.empty() || n_ == 0) return;
+    context_.stream().to_host_later(mirror_at(mirror).data(), device_.data(), n_ * sizeof(T));
   }
-  void fetch() { fetch(n_); }
 
   // Value i as it was fetched.
-  const T& operator[](std::size_t i) const {
+  const T& value(std::size_t i, int mirror = 0) const {
     LOCKSTEP_CHECK_LT(i, n_, "index of a result");
-    const void* values = host_.bytes() > 0 ? host_.data() : device_.data();
+    const void* values = mirrors_.empty() ? device_.data() : mirror_at(mirror).data();
     return static_cast<const T*>(values)[i];
   }
+  const T& operator[](std::size_t i) const { return value(i); }
 
  private:
+  const core::PinnedBuffer& mirror_at(int mirror) const {
+    LOCKSTEP_CHECK_LT(static_cast<std::size_t>(mirror), mirrors_.size(), "mirror of a result");
+    return mirrors_[static_cast<std::size_t>(mirror)];
+  }
+
   OpContext& context_;
   std::size_t n_;
   core::Buffer device_;
-  core::PinnedBuffer host_;
+  std::vector<core::PinnedBuffer> mirrors_;  // none on the CPU
 };
 
 }  // namespace lockstep::models::ops
