@@ -54,14 +54,18 @@ std::size_t workspace_bytes(const Config& config, const models::ParameterTable& 
 }
 
 // What a step's ops leave for the host to read beside the model's own: losses by round, counts of
-// what is not finite, sums of squares.
+// what is not finite, sums of squares; and what a device decides from them.
 std::size_t result_bytes(const Config& config, const models::ParameterTable& table,
                          const BucketLayout& layout, int rank) {
   const GradientPlan plan = gradient_plan(config, layout.world_size());
   const bool watches = config.parallel.verify_every > 0;
   const std::size_t hashes =
       watches ? guard_memory(table, layout, config.precision.compute).results : 0;
-  return hashes + static_cast<std::size_t>(plan.rounds) * sizeof(models::LossSums) +
+  const std::size_t decision =
+      config.backend.device == DeviceChoice::kCuda
+          ? DeviceDecision::result_bytes(decision_rules(config), layout.world_size(), table.size())
+          : 0;
+  return hashes + decision + static_cast<std::size_t>(plan.rounds) * sizeof(models::LossSums) +
          NonFiniteSearch::bytes(layout, plan.rounds) + ShardNorm::bytes(layout, rank);
 }
 
@@ -74,9 +78,11 @@ std::size_t table_bytes(const Config& config, const models::ParameterTable& tabl
   const auto tiles =
       static_cast<std::size_t>(layout.flat_elements() / models::ops::UpdateTile::kElements) + runs;
   const std::size_t update = runs * (kSpan + sizeof(float)) + tiles * kTile;
-  return update + (config.parallel.verify_every == 0
-                       ? 0
-                       : guard_memory(table, layout, config.precision.compute).tables);
+  const std::size_t decision = DeviceDecision::table_bytes(decision_rules(config), runs);
+  return update + decision +
+         (config.parallel.verify_every == 0
+              ? 0
+              : guard_memory(table, layout, config.precision.compute).tables);
 }
 
 }  // namespace
@@ -124,6 +130,9 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
     plan.regions.push_back({models::ops::kTablesRegion, table_bytes(config, table, layout)});
   for (PlannedRegion& region : plan.regions)
     region.on_device = on_cuda;
+  if (on_cuda && rank == 0 && config.health.replay_bundles > 0) {
+    plan.regions.push_back({KeptParameters::kRegion, ModelState::parameter_bytes(layout, compute)});
+  }
   plan.regions.push_back(
       {"checkpoint", Snapshot::bytes(layout, states, config.parallel.zero_stage, rank)});
   const std::int64_t reductions = gradients.boundary() ? 1 : gradients.rounds;

@@ -10,7 +10,6 @@
 #include "runtime/agree.h"
 #include "runtime/config/dump_config.h"
 #include "runtime/data/open_dataset.h"
-#include "runtime/memory_plan.h"
 #include "runtime/metrics/set_up.h"
 #include "runtime/optimizer/lr_schedule.h"
 #include "runtime/validation.h"
@@ -59,22 +58,20 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       stragglers_(communicator.world_size()),
       replay_writer_(config, table_, context_, log),
       saver_(config, table_, layout_, state_->state_tensors(), communicator, memory, log),
-      losses_(context_, static_cast<std::size_t>(plan_.rounds), memory),
+      losses_(context_, static_cast<std::size_t>(plan_.rounds), memory, kStepsUnderWay),
       shard_norm_(table_, layout_, communicator.rank(), context_, memory) {
-  if (!device.on_cpu()) {
-    // At once what the plan says, so that nothing is allocated in the steady state.
-    const MemoryPlan plan = plan_memory(config, communicator.world_size(), threads);
-    context_.scratch(plan.bytes_of("workspace"));
-    communicator.work_on(context_.stream());
-    timer_.time_phases_on(context_.device_ref(), context_.stream());
-  }
+  if (!device.on_cpu()) set_up_device(device, threads);
   open_data();
   progress_.decision = initial_decision_state(rules_);
   inputs_.resize(static_cast<std::size_t>(config.batch.micro * config.model.context));
   targets_.resize(inputs_.size());
 }
 
-Trainer::~Trainer() = default;
+// What is under way still uses the memory that is about to be given back. What fails here has been
+// told already.
+Trainer::~Trainer() {
+  if (decides_on_device()) context_.stream().runtime().synchronize(context_.stream().handle());
+}
 
 void Trainer::open_data() {
   agree(communicator_, "data", [&] {
@@ -84,37 +81,69 @@ void Trainer::open_data() {
 }
 
 StepDecision Trainer::step() {
-  timer_.begin_step();
-  StepRecord record;
-  record.view = view_of_run();
+  LOCKSTEP_CHECK(under_way_.empty(), "a whole step while {} are under way", under_way_.size());
+  launch_step();
+  return settle_step();
+}
 
-  if (!left_out()) compute_gradients();
-  const StepReport report = form_report();
+std::optional<StepDecision> Trainer::advance() {
+  if (may_launch()) launch_step();
+  if (may_launch()) return std::nullopt;
+  return settle_step();
+}
+
+// The part of a step that no decision of the host is needed for: on the CPU up to what was
+// measured; on a device all of it, which is then under way.
+void Trainer::launch_step() {
+  timer_.begin_step();
+  const StepUnderWay step = next_step();
+  if (!step.left_out) compute_gradients(step.number);
+  timer_.phase(Phase::kDecide);
+  watch_parameters(step);
+  if (!step.left_out) measure_gradients(step);
+  if (decides_on_device() && !step.left_out) apply_on_device(step);
+  if (!context_.device_ref().on_cpu()) reached_[mirror_of(step)].record(context_.stream());
+  under_way_.push_back(step);
+  held_ = false;
+  timer_.end_step();
+}
+
+// The rest of the oldest step under way: what all ranks decide from everybody's report.
+StepDecision Trainer::settle_step() {
+  timer_.begin_step();
+  timer_.phase(Phase::kDecide);
+  const StepUnderWay step = wait_for_oldest();
+  StepRecord record;
+  const StepReport report = form_report(step);
   record.view = report.view;
   const std::vector<StepReport> reports = communicator_.all_gather_small(report, "step_report");
   record.decision = decide(rules_, progress_.decision, reports);
   refuse_desync(record.decision);
-  if (verifies(record.view.step)) {
-    record.parameter_hashes = guard_.bucket_hashes();
+  if (verifies(step.number)) {
+    record.parameter_hashes = guard_.bucket_hashes(step.mirror);
     guard_.clear();
   }
   if (record.decision.spike.found()) {
-    record.decision.largest = largest_gradient(record.decision.unscale);
+    record.decision.largest = largest_gradient(record.decision.unscale, step.mirror);
   }
-  if (record.decision.applied()) record.coefficient = apply(record.decision);
+  if (decides_on_device()) {
+    record.coefficient = confirm(step, record.decision);
+  } else if (record.decision.applied()) {
+    record.coefficient = apply(record.decision);
+  }
 
   timer_.phase(Phase::kOther);
   record.seconds = seconds_since(step_begin_);
   step_begin_ = Clock::now();
   recorder_.step(record);
   keep_for_replay(record.decision, reports);
-  report_timings(record.view.step, reports);
-  timer_.end_step();
+  report_timings(step.number, reports);
   progress_.step += 1;
   progress_.decision = record.decision.next;
   monitor_.step_done(progress_.step, record.decision.loss,
                      static_cast<double>(record.decision.counted) / std::max(record.seconds, 1e-9),
                      record.seconds);
+  timer_.end_step();
   return record.decision;
 }
 
@@ -131,25 +160,20 @@ RunView Trainer::view_of_run() const {
   return view;
 }
 
-bool Trainer::left_out() const {
-  return is_left_out(progress_.decision.rollbacks, progress_.step + 1);
-}
-
-void Trainer::compute_gradients() {
-  const std::int64_t step = progress_.step + 1;
+void Trainer::compute_gradients(std::int64_t step) {
   faults_.slow_down(step);
   faults_.exhaust_memory(step);
   faults_.throw_if_asked(step);
   faults_.kill_or_hang(step);
-  flip_bit_if_asked();
-  accumulate_gradients();
+  flip_bit_if_asked(step);
+  accumulate_gradients(step);
 }
 
-void Trainer::accumulate_gradients() {
-  gradients_->begin_step(progress_.step + 1);
+void Trainer::accumulate_gradients(std::int64_t step) {
+  gradients_->begin_step(step);
   const models::LossOptions loss = loss_options();
   for (std::int64_t round = 0; round < plan_.rounds; ++round) {
-    const models::MicroBatch batch = load_micro_batch(round);
+    const models::MicroBatch batch = load_micro_batch(step, round);
     timer_.phase(Phase::kForward);
     model_->forward(batch, loss, *state_, losses_.at(static_cast<std::size_t>(round)));
     timer_.phase(Phase::kBackward);
@@ -165,17 +189,21 @@ models::LossOptions Trainer::loss_options() const {
   models::LossOptions loss;
   loss.label_smoothing = config_.loss.label_smoothing;
   loss.z_loss = config_.loss.z_loss;
-  loss.gradient_weight =
-      static_cast<float>(progress_.decision.loss_scale.scale / rules_.tokens_per_step);
+  if (decides_on_device()) {
+    loss.weight_on_device = device_decision_->gradient_weight();
+  } else {
+    loss.gradient_weight =
+        static_cast<float>(progress_.decision.loss_scale.scale / rules_.tokens_per_step);
+  }
   return loss;
 }
 
-models::MicroBatch Trainer::load_micro_batch(std::int64_t round) {
+models::MicroBatch Trainer::load_micro_batch(std::int64_t step, std::int64_t round) {
   const std::int64_t index = round * communicator_.world_size() + communicator_.rank();
   models::MicroBatch batch;
   batch.sequences = config_.batch.micro;
   batch.length = config_.model.context;
-  batch.step = progress_.step;
+  batch.step = step - 1;
   batch.first_sequence = index * config_.batch.micro;
   timer_.begin_data();
   train_data_->fill_micro_batch(batch.step, batch.first_sequence, batch.sequences, inputs_,
@@ -183,23 +211,28 @@ models::MicroBatch Trainer::load_micro_batch(std::int64_t round) {
   timer_.end_data();
   batch.inputs = inputs_;
   batch.targets = targets_;
-  if (round + 1 == plan_.rounds) batch.poison_block = faults_.poisoned_block(progress_.step + 1);
+  if (round + 1 == plan_.rounds) batch.poison_block = faults_.poisoned_block(step);
   return batch;
 }
 
-StepReport Trainer::form_report() {
-  timer_.phase(Phase::kDecide);
+void Trainer::watch_parameters(const StepUnderWay& step) {
+  if (step.left_out) state_->finish_gather();  // no forward has waited for it
+  guard_.used(step.mirror);
+  if (verifies(step.number)) guard_.used_buckets(step.mirror);
+}
+
+void Trainer::measure_gradients(const StepUnderWay& step) {
+  shard_norm_.measure(*gradients_, step.mirror);
+  gradients_->fetch_nonfinite(step.mirror);
+  losses_.fetch(step.mirror);
+}
+
+StepReport Trainer::form_report(const StepUnderWay& step) {
   StepReport report;
   report.view = view_of_run();
-  if (left_out()) state_->finish_gather();  // no forward has waited for it
-  guard_.used(report.view.step);
-  if (!left_out()) {
-    measure_gradients(report);
-  } else {
-    context_.wait();
-  }
-  guard_.collect();
-  if (verifies(report.view.step)) {
+  if (!step.left_out) add_up_step(step.mirror, report);
+  guard_.collect(step.number, step.mirror);
+  if (verifies(step.number)) {
     report.view.parameter_digest = guard_.digest();
     report.contradicted_bucket = guard_.contradicted_bucket();
   }
@@ -209,22 +242,13 @@ StepReport Trainer::form_report() {
   return report;
 }
 
-void Trainer::measure_gradients(StepReport& report) {
-  shard_norm_.measure(*gradients_);
-  gradients_->fetch_nonfinite();
-  losses_.fetch();
-  context_.wait();  // the one place of a step where the host waits for the device
-  report.sum_of_squares = shard_norm_.total();
-  if (!std::isfinite(report.sum_of_squares.value())) {
-    report.shard = shard_norm_.first_nonfinite();
-  }
-  report.own = gradients_->own_nonfinite();
-  add_up_losses(report);
-}
-
-void Trainer::add_up_losses(StepReport& report) {
-  for (std::int64_t round = 0; round < plan_.rounds; ++round) {
-    const models::LossSums& sums = losses_[static_cast<std::size_t>(round)];
+void Trainer::add_up_step(int mirror, StepReport& report) const {
+  report.sum_of_squares = shard_norm_.total(mirror);
+  if (!std::isfinite(report.sum_of_squares.value()))
+    report.shard = shard_norm_.first_nonfinite(mirror);
+  report.own = gradients_->own_nonfinite(mirror);
+  for (std::size_t round = 0; round < losses_.size(); ++round) {
+    const models::LossSums& sums = losses_.value(round, mirror);
     report.optimised_loss.add(sums.optimised);
     report.counted += sums.counted;
     if (std::isfinite(sums.optimised)) continue;
@@ -269,10 +293,10 @@ void Trainer::refuse_desync(const StepDecision& decision) {
   throw AgreedError(core::ErrorKind::kCommunication, message);
 }
 
-models::ops::UpdateRule Trainer::update_rule() const {
+models::ops::UpdateRule Trainer::update_rule(std::int64_t applied_step) const {
   models::ops::UpdateRule rule;
   rule.kind = config_.optimizer.name;
-  rule.t = progress_.decision.applied_steps + 1;
+  rule.t = applied_step;
   rule.learning_rate = learning_rate_at(config_.schedule, config_.optimizer.learning_rate, rule.t);
   rule.beta1 = config_.optimizer.betas[0];
   rule.beta2 = config_.optimizer.betas[1];
@@ -285,23 +309,25 @@ models::ops::UpdateRule Trainer::update_rule() const {
 
 double Trainer::apply(const StepDecision& decision) {
   double coefficient = decision.coefficient;
-  const UpdateFactors factors = update_factors(decision, coefficient);
+  const UpdateFactors factors = update_factors(decision, 0, coefficient);
   timer_.phase(Phase::kUpdate);
-  update_.apply(update_rule(), factors);
+  update_.apply(update_rule(progress_.decision.applied_steps + 1), factors);
   timer_.phase(Phase::kGather);
   state_->gather();
   if (!plan_.overlap) state_->finish_gather();
   timer_.phase(Phase::kDecide);
-  guard_.published();
+  guard_.published(0);
+  guard_.take_published(0);
   return coefficient;
 }
 
-UpdateFactors Trainer::update_factors(const StepDecision& decision, double& coefficient) {
+UpdateFactors Trainer::update_factors(const StepDecision& decision, int mirror,
+                                      double& coefficient) {
   UpdateFactors factors;
   factors.factor = decision.unscale * decision.coefficient;
   if (config_.clip.mode == ClipMode::kValue) factors.clamp = config_.clip.threshold;
   if (config_.clip.mode == ClipMode::kTensorNorm) {
-    for (const double norm : tensor_norms(decision.unscale))
+    for (const double norm : tensor_norms(decision.unscale, mirror))
       factors.by_parameter.push_back(clip_coefficient(norm, config_.clip.threshold));
     coefficient = *std::min_element(factors.by_parameter.begin(), factors.by_parameter.end());
     for (double& factor : factors.by_parameter)
@@ -311,8 +337,8 @@ UpdateFactors Trainer::update_factors(const StepDecision& decision, double& coef
 }
 
 // By parameter, of the mean gradient. Collective.
-std::vector<double> Trainer::tensor_norms(double unscale) {
-  const std::vector<models::ops::ExactSum> sums = shard_norm_.by_parameter();
+std::vector<double> Trainer::tensor_norms(double unscale, int mirror) {
+  const std::vector<models::ops::ExactSum> sums = shard_norm_.by_parameter(mirror);
   const std::size_t bytes = sums.size() * sizeof(models::ops::ExactSum);
   const std::string packed(reinterpret_cast<const char*>(sums.data()), bytes);
   std::vector<models::ops::ExactSum> totals(sums.size());
@@ -329,19 +355,19 @@ std::vector<double> Trainer::tensor_norms(double unscale) {
   return norms;
 }
 
-LargestGradient Trainer::largest_gradient(double unscale) {
-  const std::vector<double> norms = tensor_norms(unscale);
+LargestGradient Trainer::largest_gradient(double unscale, int mirror) {
+  const std::vector<double> norms = tensor_norms(unscale, mirror);
   const auto largest = std::max_element(norms.begin(), norms.end());
   return {static_cast<models::ParameterId>(largest - norms.begin()), *largest};
 }
 
-void Trainer::flip_bit_if_asked() {
-  const int block = faults_.flipped_block(progress_.step + 1);
+void Trainer::flip_bit_if_asked(std::int64_t step) {
+  const int block = faults_.flipped_block(step);
   if (block < 0) return;
   state_->finish_gather();
   flip_bit(state_->bucket_parameters(layout_.bucket_of_block(block)), context_);
   log_.warning("fault", "drill: a bit of the parameters of block {} flipped at step {}", block,
-               progress_.step + 1);
+               step);
 }
 
 double Trainer::validate() {

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,6 +22,7 @@
 #include "runtime/config/config.h"
 #include "runtime/data/token_dataset.h"
 #include "runtime/health/fault_injector.h"
+#include "runtime/health/kept_parameters.h"
 #include "runtime/health/parameter_guard.h"
 #include "runtime/health/replay_writer.h"
 #include "runtime/health/straggler_watch.h"
@@ -31,6 +34,7 @@
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/sharding/gradient_buckets.h"
 #include "runtime/sharding/model_state.h"
+#include "runtime/step/device_decision.h"
 #include "runtime/step/gradient_norm.h"
 #include "runtime/step/step_decision.h"
 
@@ -77,8 +81,19 @@ class Trainer {
   // that all ranks agreed on.
   void run();
 
-  // One attempt. Advances progress(). Throws on desync, before anything is changed.
+  // One attempt, whole; none may be under way. Advances progress(). Throws on desync; on the CPU
+  // before anything is changed, on a device after the step that shows it.
   StepDecision step();
+  // Launches the next attempt if it may be launched now, and settles the oldest one under way
+  // unless another may be launched behind it: on a device the host lets one step run ahead of it.
+  // The decision of the step that was settled, if any: it advances progress().
+  std::optional<StepDecision> advance();
+  // Settles the oldest attempt under way; there must be one.
+  StepDecision settle() { return settle_step(); }
+  // Attempts that have been launched: those of progress(), and those under way.
+  std::int64_t launched() const {
+    return progress_.step + static_cast<std::int64_t>(under_way_.size());
+  }
 
   // Mean plain cross-entropy over the validation batches (train.validate_batches), the same on
   // every rank.
@@ -99,25 +114,48 @@ class Trainer {
   models::ops::OpContext& context() { return context_; }
 
  private:
+  // An attempt that has been launched and whose decision the host has not taken, or replayed, yet.
+  struct StepUnderWay {
+    std::int64_t number = 0;
+    int mirror = 0;                  // where its results are fetched to (models::ops::Results)
+    bool left_out = false;           // by a rollback: nothing is computed
+    std::int64_t first_applied = 0;  // applied steps that the host knew of when it was launched
+  };
+
   void open_data();
   void set_initial_weights();
-  bool left_out() const;
-  void compute_gradients();
-  void accumulate_gradients();
-  models::MicroBatch load_micro_batch(std::int64_t round);
-  StepReport form_report();
-  void measure_gradients(StepReport& report);
-  void add_up_losses(StepReport& report);
+  void set_up_device(const BackendDevice& device, int threads);
+  bool decides_on_device() const { return device_decision_ != nullptr; }
+  static std::size_t mirror_of(const StepUnderWay& step) {
+    return static_cast<std::size_t>(step.mirror);
+  }
+  bool may_launch() const;
+  bool ends_in_order(std::int64_t step) const;
+  StepUnderWay next_step() const;
+  void launch_step();
+  StepUnderWay wait_for_oldest();
+  StepDecision settle_step();
+  void apply_on_device(const StepUnderWay& step);
+  double confirm(const StepUnderWay& step, const StepDecision& decision);
+  void drop_steps_under_way();
+  void tell_device_state();
+  void compute_gradients(std::int64_t step);
+  void accumulate_gradients(std::int64_t step);
+  models::MicroBatch load_micro_batch(std::int64_t step, std::int64_t round);
+  void watch_parameters(const StepUnderWay& step);
+  void measure_gradients(const StepUnderWay& step);
+  StepReport form_report(const StepUnderWay& step);
+  void add_up_step(int mirror, StepReport& report) const;
   bool verifies(std::int64_t step) const;
   RunView view_of_run() const;
   void refuse_desync(const StepDecision& decision);
   double apply(const StepDecision& decision);
-  UpdateFactors update_factors(const StepDecision& decision, double& coefficient);
+  UpdateFactors update_factors(const StepDecision& decision, int mirror, double& coefficient);
   models::LossOptions loss_options() const;
-  std::vector<double> tensor_norms(double unscale);
-  LargestGradient largest_gradient(double unscale);
-  models::ops::UpdateRule update_rule() const;
-  void flip_bit_if_asked();
+  std::vector<double> tensor_norms(double unscale, int mirror);
+  LargestGradient largest_gradient(double unscale, int mirror);
+  models::ops::UpdateRule update_rule(std::int64_t applied_step) const;
+  void flip_bit_if_asked(std::int64_t step);
   void keep_for_replay(const StepDecision& decision, const std::vector<StepReport>& reports);
   void stop_if_decided(const StepDecision& decision) const;
   std::string culprit_text(const StepDecision& decision) const;
@@ -168,7 +206,15 @@ class Trainer {
 
   CheckpointSaver saver_;
   std::int64_t saving_step_ = 0;  // of the checkpoint in flight
-  bool checkpoint_owed_ = false;  // asked for in a step that the run went back from
+  bool checkpoint_owed_ = false;  // asked for, and not saved yet
+
+  std::deque<StepUnderWay> under_way_;  // oldest first
+  bool held_ = false;  // until none is under way: somebody asked for a checkpoint or a stop
+  // Of a device; else null:
+  const DecisionBodies* decision_bodies_ = nullptr;
+  std::unique_ptr<DeviceDecision> device_decision_;
+  std::unique_ptr<KeptParameters> kept_;  // rank 0, while bundles of broken steps are written
+  std::array<core::DeviceEvent, kStepsUnderWay> reached_;  // by mirror: the end of a step's work
 
   RunProgress progress_;
   RunMonitor monitor_;

@@ -74,13 +74,16 @@ void Trainer::go_back_to(const CheckpointManifest& manifest, const Rollbacks& ro
   });
   saver_.forget_after(progress_.step);
   guard_.clear();
-  guard_.published();
+  guard_.publish();
+  tell_device_state();
   monitor_.resumed(progress_.step);
 }
 
-// All ranks are here after the same step, which was not applied.
+// All ranks are here after the same step, which was not applied. A step that a device has begun
+// meanwhile has never been.
 void Trainer::roll_back(const StepDecision& decision) {
   const std::int64_t broken = progress_.step;
+  drop_steps_under_way();  // of a past that is given up
   finish_save();
   saver_.promote(broken, progress_.decision.applied_steps);
   state_->finish_gather();  // peers still read this rank's parameters until theirs is done, too

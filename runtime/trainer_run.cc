@@ -42,7 +42,8 @@ void Trainer::start(const std::string& run_line) {
     recorder_.open({});
     recorder_.event("run", run_line_with_set_up(run_line));
   });
-  guard_.published();
+  guard_.publish();
+  tell_device_state();
 }
 
 void Trainer::resume(const std::string& checkpoint, const std::string& run_line) {
@@ -71,7 +72,8 @@ void Trainer::resume(const std::string& checkpoint, const std::string& run_line)
                                               set_up_member()));
   });
   if (same_output) saver_.watch_up_to(progress_.step);
-  guard_.published();
+  guard_.publish();
+  tell_device_state();
   log_.info("resume", "continuing after step {} from {}", progress_.step, checkpoint);
   if (!rollbacks.empty()) log_.info("resume", "left out: steps {}", describe_left_out(rollbacks));
   for (const ConfigDifference& change : changes) {
@@ -107,15 +109,16 @@ void Trainer::run() {
 void Trainer::run_steps() {
   step_begin_ = std::chrono::steady_clock::now();
   while (progress_.step < config_.train.steps) {
-    const StepDecision decision = step();
+    const std::optional<StepDecision> decision = advance();
+    if (!decision) continue;
     const auto aside = std::chrono::steady_clock::now();
-    if (decision.save_settled) finish_save();
+    if (decision->save_settled) finish_save();
     saver_.promote(progress_.step, progress_.decision.applied_steps);
-    stop_if_decided(decision);
-    if (decision.stop == StopReason::kRollback) {
-      roll_back(decision);
+    stop_if_decided(*decision);
+    if (decision->stop == StopReason::kRollback) {
+      roll_back(*decision);
     } else {
-      validate_and_save(decision);
+      validate_and_save(*decision);
     }
     // The seconds of a step leave out validation and saving.
     step_begin_ += std::chrono::steady_clock::now() - aside;
@@ -128,10 +131,17 @@ void Trainer::validate_and_save(const StepDecision& decision) {
   if (validation_data_ && every > 0 && (progress_.step % every == 0 || last)) {
     recorder_.validation(progress_.step, validate());
   }
-  const bool finished = last || decision.stop != StopReason::kRequested;
-  if (!finished) stop_as_requested();
-  const bool owed = std::exchange(checkpoint_owed_, false);
-  if (checkpoint_due(progress_.step) || decision.checkpoint || owed) {
+  const bool stops = !last && decision.stop == StopReason::kRequested;
+  const bool saves = checkpoint_due(progress_.step) || decision.checkpoint || checkpoint_owed_;
+  if (!under_way_.empty()) {
+    // Steps launched meanwhile are part of the run: it stops, or is saved, behind them.
+    held_ = held_ || stops || saves;
+    checkpoint_owed_ = saves;
+    return;
+  }
+  if (stops) stop_as_requested();
+  checkpoint_owed_ = false;
+  if (saves) {
     begin_save();
     if (!config_.checkpoint.async) finish_save();
   }

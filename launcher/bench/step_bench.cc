@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
 #include "core/memory.h"
 #include "launcher/bench/bench_device.h"
@@ -59,16 +60,20 @@ class MeasuredSteps {
       : trainer_(trainer), communicator_(communicator), result_(result) {}
 
   void run(const StepBenchOptions& options) {
-    for (std::int64_t i = 0; i < options.warmup; ++i)
-      step();
+    while (trainer_.launched() < options.warmup)
+      advance();
+    while (trainer_.progress().step < options.warmup)
+      refuse_stop(trainer_.settle(), trainer_.progress().step);
     trainer_.context().wait();
     communicator_.barrier("warm-up of the benchmark");
     trainer_.take_phases();
     const auto waited = communicator_.waited();
     const Clock::time_point begin = Clock::now();
     Clock::time_point last = begin;
-    for (std::int64_t i = 0; i < options.steps; ++i) {
-      note(step());
+    while (trainer_.progress().step < options.warmup + options.steps) {
+      const std::optional<runtime::StepDecision> decision = advance();
+      if (!decision) continue;  // the host runs ahead of the device
+      note(*decision);
       const Clock::time_point now = Clock::now();
       result_.step_seconds.push_back(seconds_between(last, now));
       last = now;
@@ -79,9 +84,9 @@ class MeasuredSteps {
   }
 
  private:
-  runtime::StepDecision step() {
-    runtime::StepDecision decision = trainer_.step();
-    refuse_stop(decision, trainer_.progress().step);
+  std::optional<runtime::StepDecision> advance() {
+    std::optional<runtime::StepDecision> decision = trainer_.advance();
+    if (decision) refuse_stop(*decision, trainer_.progress().step);
     return decision;
   }
 

@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/hash.h"
+#include "runtime/step/steps_under_way.h"
 
 namespace lockstep::runtime {
 
@@ -75,7 +76,14 @@ std::vector<Message> group_messages(const BucketLayout& layout, std::size_t size
 
 ParameterGuard::Hashes::Hashes(const std::vector<std::vector<models::ops::ByteRange>>& messages,
                                models::ops::OpContext& context, core::MemoryTracker& memory)
-    : plan(context, memory, messages), values(context, messages.size(), memory) {}
+    : plan(context, memory, messages), values(context, messages.size(), memory, kStepsUnderWay) {}
+
+std::vector<std::uint64_t> ParameterGuard::Hashes::taken(int mirror) const {
+  std::vector<std::uint64_t> hashes;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    hashes.push_back(values.value(i, mirror));
+  return hashes;
+}
 
 ParameterGuard::ParameterGuard(const models::ParameterTable& table, const BucketLayout& layout,
                                ModelState& state, int rank, bool watches,
@@ -91,32 +99,38 @@ ParameterGuard::ParameterGuard(const models::ParameterTable& table, const Bucket
   groups_ = make(group_messages(layout, size, table.groups()));
 }
 
-void ParameterGuard::launch(Hashes& hashes) const {
+void ParameterGuard::launch(Hashes& hashes, int mirror) const {
   models::ops::hash_messages(state_.context(), hashes.plan, state_.all_parameters(),
                              hashes.values.at());
-  hashes.values.fetch();
+  hashes.values.fetch(mirror);
 }
 
-void ParameterGuard::published() {
-  if (own_ != nullptr) launch(*own_);
+void ParameterGuard::published(int mirror) {
+  if (own_ != nullptr) launch(*own_, mirror);
 }
 
-void ParameterGuard::used(std::int64_t step) {
+void ParameterGuard::take_published(int mirror) {
+  if (own_ != nullptr) published_ = own_->taken(mirror);
+}
+
+void ParameterGuard::publish() {
+  published(0);
+  state_.context().wait();
+  take_published(0);
+}
+
+void ParameterGuard::used(int mirror) {
+  if (slices_ != nullptr) launch(*slices_, mirror);
+}
+
+void ParameterGuard::collect(std::int64_t step, int mirror) {
   if (slices_ == nullptr) return;
-  launch(*slices_);
-  used_step_ = step;
-}
-
-void ParameterGuard::collect() {
-  if (used_step_ == 0) return;
-  StepHashes hashes{std::exchange(used_step_, 0), {}};
-  for (std::size_t i = 0; i < slices_->values.size(); ++i)
-    hashes.slices.push_back(slices_->values[i]);
+  StepHashes hashes{step, slices_->taken(mirror)};
   const auto world_size = static_cast<std::size_t>(layout_.world_size());
   for (int b = 0; b < layout_.size() && contradicted_step_ == 0; ++b) {
     const auto bucket = static_cast<std::size_t>(b);
     const std::uint64_t own = hashes.slices[bucket * world_size + static_cast<std::size_t>(rank_)];
-    if (own == own_->values[bucket]) continue;
+    if (own == published_[bucket]) continue;
     contradicted_step_ = hashes.step;
     contradicted_bucket_ = b;
   }
@@ -156,13 +170,12 @@ void ParameterGuard::clear() {
   contradicted_bucket_ = -1;
 }
 
-std::vector<std::uint64_t> ParameterGuard::bucket_hashes() {
-  launch(*groups_);
-  state_.context().wait();
-  std::vector<std::uint64_t> hashes;
-  for (std::size_t i = 0; i < groups_->values.size(); ++i)
-    hashes.push_back(groups_->values[i]);
-  return hashes;
+void ParameterGuard::used_buckets(int mirror) {
+  launch(*groups_, mirror);
+}
+
+std::vector<std::uint64_t> ParameterGuard::bucket_hashes(int mirror) const {
+  return groups_->taken(mirror);
 }
 
 ParameterGuard::Verdict ParameterGuard::localise(comm::Communicator& communicator) const {

@@ -29,16 +29,20 @@ class ParameterGuard {
   ParameterGuard(const models::ParameterTable& table, const BucketLayout& layout, ModelState& state,
                  int rank, bool watches, core::MemoryTracker& memory);
 
-  // To be called when parameters have been set or updated: hashes this rank's own slices as
-  // published.
-  void published();
+  // mirror, here and below: where hashes are fetched to (models::ops::Results). They are there once
+  // the context's work is done; a device is not waited for in between.
+
+  // To be called when parameters have been updated: hashes this rank's own slices as published ...
+  void published(int mirror);
+  // ... and takes these hashes in, after collect() of the same step.
+  void take_published(int mirror);
+  // Both at once, when parameters have been set outside a step. Waits for a device.
+  void publish();
 
   // To be called once a step, while the parameters of that step are still in place.
-  void used(std::int64_t step);
-
-  // To be called after used(), once the context's work is done: takes the hashes in. A device is
-  // not waited for in between.
-  void collect();
+  void used(int mirror);
+  // Takes the hashes of used() in.
+  void collect(std::int64_t step, int mirror);
 
   // Digest of everything since the last clear(); equal on all ranks that used the same parameters.
   // Never 0.
@@ -49,10 +53,11 @@ class ParameterGuard {
   int contradicted_bucket() const { return contradicted_bucket_; }
   void clear();
 
-  // XXH3-64 over the compute-type parameters in canonical order, without padding: one per bucket,
-  // for the ledger. Waits for a device. A split group gives one hash, as if it were a single
-  // bucket, so that the ledger does not depend on the number of ranks.
-  std::vector<std::uint64_t> bucket_hashes();
+  // For the ledger, as used(): XXH3-64 over the compute-type parameters in canonical order, without
+  // padding, one per bucket. A split group gives one hash, as if it were a single bucket, so that
+  // the ledger does not depend on the number of ranks.
+  void used_buckets(int mirror);
+  std::vector<std::uint64_t> bucket_hashes(int mirror) const;
 
   // Who is wrong, and where it began. Collective; to be called by all ranks when digests differ or
   // a rank contradicts itself.
@@ -74,19 +79,21 @@ class ParameterGuard {
     Hashes(const std::vector<std::vector<models::ops::ByteRange>>& messages,
            models::ops::OpContext& context, core::MemoryTracker& memory);
 
+    std::vector<std::uint64_t> taken(int mirror) const;
+
     models::ops::HashPlan plan;
     models::ops::Results<std::uint64_t> values;
   };
 
-  void launch(Hashes& hashes) const;
+  void launch(Hashes& hashes, int mirror) const;
 
   const BucketLayout& layout_;
   ModelState& state_;
   int rank_;
-  std::unique_ptr<Hashes> own_;     // by bucket, this rank's slice; null: nothing is watched
-  std::unique_ptr<Hashes> slices_;  // [bucket * world_size + owner]
-  std::unique_ptr<Hashes> groups_;  // by group
-  std::int64_t used_step_ = 0;      // of the hashes under way; 0: none
+  std::unique_ptr<Hashes> own_;           // by bucket, this rank's slice; null: nothing is watched
+  std::unique_ptr<Hashes> slices_;        // [bucket * world_size + owner]
+  std::unique_ptr<Hashes> groups_;        // by group
+  std::vector<std::uint64_t> published_;  // by bucket, this rank's slice
   std::vector<StepHashes> history_;
   std::int64_t contradicted_step_ = 0;
   int contradicted_bucket_ = -1;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <fstream>
@@ -158,7 +159,11 @@ ManifestFile ReplayWriter::write_weights(const std::string& directory,
   for (models::ParameterId id = 0; id < table_.size(); ++id) {
     const core::ConstTensorView values = parameters.parameter(id);
     bytes.resize(values.bytes());
-    models::ops::to_host(context_, values, bytes.data());
+    if (values.device().type == core::DeviceType::kCpu) {
+      std::memcpy(bytes.data(), values.raw(), values.bytes());
+    } else {
+      models::ops::to_host(context_, values, bytes.data());
+    }
     writer.write(table_[id].name, bytes);
   }
   const WrittenFile file = writer.finish(Durability::kCached);

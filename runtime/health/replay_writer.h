@@ -25,11 +25,11 @@ bool replay_due(const StepDecision& decision, const DecisionState& before);
 ReplayRecord make_replay_record(const StepDecision& decision, std::span<const StepReport> reports,
                                 const models::ParameterTable& table, const BucketLayout& layout);
 
-// Writes the bundles of a run: rank 0 alone, without any communication. The parameters must still
-// be those of the step, as they are when it was not applied.
+// Writes the bundles of a run: rank 0 alone, without any communication. The parameters must be
+// those of the step, as they still are when it was not applied and no other followed.
 class ReplayWriter {
  public:
-  // context: where the parameters lie.
+  // context: where the parameters lie, or their copies on the host.
   ReplayWriter(const Config& config, const models::ParameterTable& table,
                models::ops::OpContext& context, core::Logger& log);
 

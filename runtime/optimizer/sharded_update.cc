@@ -60,4 +60,12 @@ void ShardedUpdate::apply(const models::ops::UpdateRule& rule, const UpdateFacto
                                      static_cast<float>(factors.clamp));
 }
 
+void ShardedUpdate::apply_decided(std::span<const models::ops::UpdateRule> rules,
+                                  const models::ops::UpdateChoice* choice,
+                                  std::span<const float> by_parameter, double clamp) {
+  state_.finish_gather();
+  models::ops::optimizer_update_runs(context_, rules, plan_, choice, by_parameter,
+                                     static_cast<float>(clamp));
+}
+
 }  // namespace lockstep::runtime

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "core/memory.h"
@@ -27,6 +28,12 @@ class ShardedUpdate {
 
   // Updates; ModelState::gather() then makes it everybody's. Padding is never touched.
   void apply(const models::ops::UpdateRule& rule, const UpdateFactors& factors);
+  // The same where a device decides whether, with which of the rules and with which factors
+  // (by_parameter: fp32 [parameters]; empty: the choice's): in its memory, read when it comes
+  // there.
+  void apply_decided(std::span<const models::ops::UpdateRule> rules,
+                     const models::ops::UpdateChoice* choice, std::span<const float> by_parameter,
+                     double clamp);
 
  private:
   models::ops::RunFactors run_factors(const UpdateFactors& factors);

@@ -81,8 +81,10 @@ class GradientBuckets : public models::GradientSink {
 
   // The first non-finite elements of this rank's own gradient in this step, before any reduction:
   // fetch_nonfinite() after finish_step(), own_nonfinite() once the context's work is done.
-  void fetch_nonfinite() { nonfinite_.fetch(); }
-  NonFiniteReport own_nonfinite() const { return nonfinite_.first(); }
+  // mirror: see models::ops::Results.
+  void fetch_nonfinite(int mirror = 0) { nonfinite_.fetch(mirror); }
+  NonFiniteReport own_nonfinite(int mirror = 0) const { return nonfinite_.first(mirror); }
+  const NonFiniteSearch& own() const { return nonfinite_; }
 
   // What the constructor allocates, in bytes: the full gradient or shard, and the memory of buckets
   // on their way.

@@ -1,5 +1,7 @@
 #include "runtime/sharding/nonfinite_search.h"
 
+#include "runtime/step/steps_under_way.h"
+
 namespace lockstep::runtime {
 
 namespace {
@@ -17,7 +19,8 @@ NonFiniteSearch::NonFiniteSearch(const BucketLayout& layout, std::int64_t rounds
                                  models::ops::OpContext& context, core::MemoryTracker& memory)
     : context_(context),
       rounds_(rounds),
-      counts_(context, static_cast<std::size_t>(rounds) * tensors_of(layout), memory) {
+      counts_(context, static_cast<std::size_t>(rounds) * tensors_of(layout), memory,
+              kStepsUnderWay) {
   for (int b = 0; b < layout.size(); ++b) {
     Tensors tensors;
     tensors.first = tensors_;
@@ -45,12 +48,12 @@ void NonFiniteSearch::count(std::int64_t round, int bucket, core::ConstTensorVie
                                       counts_.at(index_of(round, bucket)));
 }
 
-NonFiniteReport NonFiniteSearch::first() const {
+NonFiniteReport NonFiniteSearch::first(int mirror) const {
   for (std::int64_t round = 0; round < rounds_; ++round) {
     for (int b = static_cast<int>(buckets_.size()) - 1; b >= 0; --b) {
       const Tensors& tensors = buckets_[static_cast<std::size_t>(b)];
       for (std::size_t i = tensors.ranges.size(); i-- > 0;) {
-        const models::ops::NonFinite& found = counts_[index_of(round, b) + i];
+        const models::ops::NonFinite& found = counts_.value(index_of(round, b) + i, mirror);
         if (found.total() > 0) return {found.inf, found.nan, b, tensors.parameters[i]};
       }
     }

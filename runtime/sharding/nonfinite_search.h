@@ -25,8 +25,13 @@ class NonFiniteSearch {
   // Starts bringing the counts to the host; first() is true to them once the context's work is
   // done: in the earliest round, the first such bucket in backward order, and in it the first such
   // tensor in backward order.
-  void fetch() { counts_.fetch(); }
-  NonFiniteReport first() const;
+  // mirror: see models::ops::Results.
+  void fetch(int mirror) { counts_.fetch(mirror); }
+  NonFiniteReport first(int mirror) const;
+
+  // All counts of a step, where they lie.
+  const models::ops::NonFinite* counts() const { return counts_.at(); }
+  std::int64_t count_of_counts() const { return static_cast<std::int64_t>(counts_.size()); }
 
   static std::size_t bytes(const BucketLayout& layout, std::int64_t rounds);
 

@@ -1,5 +1,7 @@
 #include "runtime/step/gradient_norm.h"
 
+#include "runtime/step/steps_under_way.h"
+
 namespace lockstep::runtime {
 
 namespace {
@@ -21,7 +23,9 @@ std::size_t owned_segments(const BucketLayout& layout, int rank) {
 
 ShardNorm::ShardNorm(const models::ParameterTable& table, const BucketLayout& layout, int rank,
                      models::ops::OpContext& context, core::MemoryTracker& memory)
-    : table_(table), context_(context), sums_(context, owned_segments(layout, rank), memory) {
+    : table_(table),
+      context_(context),
+      sums_(context, owned_segments(layout, rank), memory, kStepsUnderWay) {
   std::size_t next = 0;
   for (int b = 0; b < layout.size(); ++b) {
     Tensors tensors;
@@ -39,35 +43,43 @@ std::size_t ShardNorm::bytes(const BucketLayout& layout, int rank) {
   return owned_segments(layout, rank) * sizeof(models::ops::SumOfSquares);
 }
 
-void ShardNorm::measure(const GradientBuckets& gradients) {
+void ShardNorm::measure(const GradientBuckets& gradients, int mirror) {
   for (std::size_t b = 0; b < buckets_.size(); ++b) {
     models::ops::sums_of_squares(context_, gradients.shard(static_cast<int>(b)), buckets_[b].ranges,
                                  sums_.at(buckets_[b].first));
   }
-  sums_.fetch();
+  sums_.fetch(mirror);
 }
 
-models::ops::ExactSum ShardNorm::total() const {
+models::ops::ExactSum ShardNorm::total(int mirror) const {
   models::ops::ExactSum total;
   for (std::size_t i = 0; i < sums_.size(); ++i)
-    total.merge(sums_[i].sum);
+    total.merge(sums_.value(i, mirror).sum);
   return total;
 }
 
-std::vector<models::ops::ExactSum> ShardNorm::by_parameter() const {
+std::vector<models::ops::ExactSum> ShardNorm::by_parameter(int mirror) const {
   std::vector<models::ops::ExactSum> sums(static_cast<std::size_t>(table_.size()));
   for (const Tensors& tensors : buckets_) {
     for (std::size_t i = 0; i < tensors.ranges.size(); ++i)
-      sums[static_cast<std::size_t>(tensors.parameters[i])].merge(sums_[tensors.first + i].sum);
+      sums[static_cast<std::size_t>(tensors.parameters[i])].merge(
+          sums_.value(tensors.first + i, mirror).sum);
   }
   return sums;
 }
 
-NonFiniteReport ShardNorm::first_nonfinite() const {
+std::vector<models::ParameterId> ShardNorm::parameters() const {
+  std::vector<models::ParameterId> parameters;
+  for (const Tensors& tensors : buckets_)
+    parameters.insert(parameters.end(), tensors.parameters.begin(), tensors.parameters.end());
+  return parameters;
+}
+
+NonFiniteReport ShardNorm::first_nonfinite(int mirror) const {
   for (std::size_t b = buckets_.size(); b-- > 0;) {
     const Tensors& tensors = buckets_[b];
     for (std::size_t i = tensors.ranges.size(); i-- > 0;) {
-      const models::ops::NonFinite& found = sums_[tensors.first + i].nonfinite;
+      const models::ops::NonFinite& found = sums_.value(tensors.first + i, mirror).nonfinite;
       if (found.total() > 0)
         return {found.inf, found.nan, static_cast<std::int32_t>(b), tensors.parameters[i]};
     }

@@ -20,14 +20,21 @@ class ShardNorm {
   ShardNorm(const models::ParameterTable& table, const BucketLayout& layout, int rank,
             models::ops::OpContext& context, core::MemoryTracker& memory);
 
-  // Starts summing; the sums below are those of this call once the context's work is done.
-  void measure(const GradientBuckets& gradients);
+  // Starts summing; the sums below are those of this call once the context's work is done. mirror:
+  // see models::ops::Results.
+  void measure(const GradientBuckets& gradients, int mirror = 0);
 
-  models::ops::ExactSum total() const;
-  std::vector<models::ops::ExactSum> by_parameter() const;  // zero where this rank owns nothing
+  models::ops::ExactSum total(int mirror = 0) const;
+  std::vector<models::ops::ExactSum> by_parameter(int mirror = 0) const;  // zero where this rank
+                                                                          // owns nothing
   // The first tensor of the shard, in backward order, with elements that are not finite: of the
   // last bucket, and of it the last tensor, that has any.
-  NonFiniteReport first_nonfinite() const;
+  NonFiniteReport first_nonfinite(int mirror = 0) const;
+
+  // All sums of a step, where they lie, and of which parameter each of them is.
+  const models::ops::SumOfSquares* sums() const { return sums_.at(); }
+  std::int64_t sum_count() const { return static_cast<std::int64_t>(sums_.size()); }
+  std::vector<models::ParameterId> parameters() const;
 
   static std::size_t bytes(const BucketLayout& layout, int rank);
 

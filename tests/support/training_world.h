@@ -63,8 +63,8 @@ struct Rank {
   // Attempts until train.steps, without checkpoints and stops.
   void step_to_end(std::vector<runtime::StepDecision>* decisions = nullptr) {
     while (trainer.progress().step < config.train.steps) {
-      const runtime::StepDecision decision = trainer.step();
-      if (decisions != nullptr) decisions->push_back(decision);
+      const std::optional<runtime::StepDecision> decision = trainer.advance();
+      if (decision && decisions != nullptr) decisions->push_back(*decision);
     }
   }
   // Collective.
