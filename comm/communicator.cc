@@ -1,7 +1,9 @@
 #include "comm/communicator.h"
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
+#include <utility>
 
 #include "core/check.h"
 
@@ -29,11 +31,50 @@ std::string_view name_of(Collective collective) {
   return "?";
 }
 
+std::optional<CommKind> kind_of(Collective collective) {
+  switch (collective) {
+    case Collective::kAllReduce:
+    case Collective::kReduceScatter:
+      return CommKind::kReduce;
+    case Collective::kAllGather:
+      return CommKind::kGather;
+    case Collective::kBarrier:
+    case Collective::kBroadcast:
+    case Collective::kAllToAll:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
 core::TensorView SharedBuffer::view(DType dtype, core::Shape shape, std::size_t byte_offset) const {
   const std::size_t need = static_cast<std::size_t>(shape.elements()) * core::size_of(dtype);
   LOCKSTEP_CHECK_LE(byte_offset + need, bytes(), "view into a shared buffer");
   return {static_cast<std::byte*>(data()) + byte_offset, dtype, shape, device()};
 }
+
+namespace {
+
+// Adds its life to `seconds`; null: costs nothing.
+class ScopeSeconds {
+ public:
+  explicit ScopeSeconds(double* seconds) : seconds_(seconds) {
+    if (seconds_ != nullptr) begin_ = Clock::now();
+  }
+  ~ScopeSeconds() {
+    if (seconds_ == nullptr) return;
+    *seconds_ += std::chrono::duration<double>(Clock::now() - begin_).count();
+  }
+  ScopeSeconds(const ScopeSeconds&) = delete;
+  ScopeSeconds& operator=(const ScopeSeconds&) = delete;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  double* seconds_;
+  Clock::time_point begin_{};
+};
+
+}  // namespace
 
 void Work::wait() {
   if (communicator_ != nullptr) wait(communicator_->default_deadline());
@@ -46,13 +87,17 @@ void Work::wait_output() {
   if (communicator_ != nullptr) wait_output(communicator_->default_deadline());
 }
 void Work::wait_output(Deadline deadline) {
-  if (communicator_ != nullptr) communicator_->do_wait_output(id_, deadline);
+  if (communicator_ == nullptr) return;
+  const ScopeSeconds timed(communicator_->exposed_in(kind_));
+  communicator_->do_wait_output(id_, deadline);
 }
 void Work::wait_input() {
   if (communicator_ != nullptr) wait_input(communicator_->default_deadline());
 }
 void Work::wait_input(Deadline deadline) {
-  if (communicator_ != nullptr) communicator_->do_wait_input(id_, deadline);
+  if (communicator_ == nullptr) return;
+  const ScopeSeconds timed(communicator_->exposed_in(kind_));
+  communicator_->do_wait_input(id_, deadline);
 }
 bool Work::done() {
   return communicator_ == nullptr || communicator_->do_done(id_);
@@ -153,7 +198,7 @@ void Communicator::check_views(Collective collective, const ConstTensorView& inp
 
 Work Communicator::launched(Collective collective, std::uint64_t id) {
   ++count(collective).calls;
-  return Work(*this, id);
+  return Work(*this, id, kind_of(collective));
 }
 
 Work Communicator::all_reduce(ConstTensorView input, TensorView output, ReduceOp op,
@@ -164,6 +209,7 @@ Work Communicator::all_reduce(ConstTensorView input, TensorView output, ReduceOp
   check_same_dtype(kThis, label, input, output);
   check_count(kThis, label, "output", output, input.elements());
   check_in_place(kThis, label, input, output, 0, true);
+  const ScopeSeconds timed(hidden_in(CommKind::kReduce));
   return launched(kThis, do_all_reduce(input, output, op, label));
 }
 
@@ -185,10 +231,17 @@ Work Communicator::reduce_scatter(ConstTensorView input, TensorView output, Outp
   const bool allowed = mode == Output::kOverwrite && input.dtype() == output.dtype();
   check_in_place(kThis, label, output, input, output.bytes() * static_cast<std::size_t>(rank_),
                  allowed);
+  const ScopeSeconds timed(hidden_in(CommKind::kReduce));
   return launched(kThis, do_reduce_scatter(input, output, mode, label));
 }
 
 Work Communicator::all_gather(ConstTensorView input, TensorView output, std::string_view label) {
+  const ScopeSeconds timed(hidden_in(CommKind::kGather));
+  return launch_all_gather(input, output, label);
+}
+
+Work Communicator::launch_all_gather(ConstTensorView input, TensorView output,
+                                     std::string_view label) {
   constexpr auto kThis = Collective::kAllGather;
   check_views(kThis, input, output, label);
   check_same_dtype(kThis, label, input, output);
@@ -228,9 +281,10 @@ void Communicator::barrier(std::string_view label) {
 void Communicator::gather_bytes(std::span<const std::byte> mine, std::span<std::byte> all,
                                 std::string_view label) {
   const auto n = static_cast<std::int64_t>(mine.size());
-  all_gather(ConstTensorView(mine.data(), DType::kU8, {n}),
-             TensorView(all.data(), DType::kU8, {n * world_size_}), label)
-      .wait();
+  Work work = launch_all_gather(ConstTensorView(mine.data(), DType::kU8, {n}),
+                                TensorView(all.data(), DType::kU8, {n * world_size_}), label);
+  work.kind_.reset();
+  work.wait();
 }
 
 std::vector<std::string> Communicator::all_gather_bytes(std::string_view bytes,
@@ -275,7 +329,38 @@ void Communicator::do_work_on(const core::DeviceStream& stream) {
 }
 
 void Communicator::progress() {
+  const ScopeSeconds timed(hidden_in(last_launched_));
   do_progress();
+}
+
+double* Communicator::hidden_in(CommKind kind) {
+  if (times_ == nullptr) return nullptr;
+  last_launched_ = kind;
+  return &(*times_)[kind].hidden;
+}
+
+double* Communicator::exposed_in(std::optional<CommKind> kind) {
+  return times_ == nullptr || !kind ? nullptr : &(*times_)[*kind].exposed;
+}
+
+void Communicator::measure_times() {
+  if (world_size_ > 1) do_measure_times();
+}
+
+CommTimes Communicator::take_times() {
+  if (world_size_ > 1) return do_take_times();
+  CommTimes none;
+  none.why_unknown = "one rank has nobody to communicate with";
+  return none;
+}
+
+void Communicator::do_measure_times() {
+  times_ = std::make_unique<CommTimes>();
+}
+
+CommTimes Communicator::do_take_times() {
+  LOCKSTEP_CHECK(times_ != nullptr, "take_times() without measure_times()");
+  return std::exchange(*times_, {});
 }
 
 void Communicator::abort(core::ErrorKind kind, std::string_view reason) noexcept {

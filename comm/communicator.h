@@ -4,12 +4,15 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
 
+#include "comm/comm_times.h"
 #include "comm/shared_buffer.h"
 #include "comm/work.h"
 #include "core/device_runtime.h"
@@ -31,7 +34,8 @@ enum class Collective : std::uint8_t {
   kAllToAll
 };
 constexpr std::size_t kCollectives = 6;
-std::string_view name_of(Collective collective);  // "reduce_scatter"
+std::string_view name_of(Collective collective);         // "reduce_scatter"
+std::optional<CommKind> kind_of(Collective collective);  // none: no part of a training step
 
 enum class ReduceOp : std::uint8_t { kSum, kMax, kMin };
 
@@ -184,6 +188,21 @@ class Communicator {
   // calls in which there was nothing to copy or to sum.
   virtual std::chrono::nanoseconds waited() const { return waited_; }
 
+  // Measures from now on how long this rank communicates and how much of that is exposed; before,
+  // that costs nothing. Small exchanges (all_gather_small, all_gather_bytes) and barriers are left
+  // out.
+  // On a device, by events: a collective takes from when its input is ready and those before it are
+  // over until its output is there, waiting for late peers included. Exposed is the part of that in
+  // which the present stream had nothing to do but wait in Work::wait_*, or, where data goes
+  // through host memory, for a host that was in the communicator. The rest is hidden.
+  // On the host, by a clock: exposed is the time inside Work::wait_*. Hidden is what is done
+  // without waiting, in launches and in progress(); that has no thread of its own, so it takes the
+  // rank's time, but never stands still. progress() counts as what was launched last.
+  void measure_times();
+  // What has ended since the last call, or since measure_times(). Never waits: what is under way is
+  // left for the next call. With one rank there is nothing to tell.
+  CommTimes take_times();
+
   // Notes every collective from now on in `recorder` (not owned; null: in none).
   virtual void record_to(FlightRecorder* recorder) { recorder_ = recorder; }
 
@@ -230,8 +249,17 @@ class Communicator {
   virtual void do_progress() = 0;
   virtual void do_abort(core::ErrorKind kind, std::string_view reason) noexcept = 0;
   virtual bool serves(core::Device device) const = 0;
+  // Here: by the host's clock.
+  virtual void do_measure_times();
+  virtual CommTimes do_take_times();
 
   Work launched(Collective collective, std::uint64_t id);
+  Work launch_all_gather(core::ConstTensorView input, core::TensorView output,
+                         std::string_view label);
+  // Where the host's time goes that is spent on launching a collective, or on waiting for it; null:
+  // nowhere.
+  double* hidden_in(CommKind kind);
+  double* exposed_in(std::optional<CommKind> kind);
   void check_view(Collective collective, const core::ConstTensorView& view, const char* name,
                   std::string_view label) const;
   void check_views(Collective collective, const core::ConstTensorView& input,
@@ -247,6 +275,8 @@ class Communicator {
   CommunicatorStats stats_{};
   std::chrono::nanoseconds waited_{0};
   FlightRecorder* recorder_ = nullptr;
+  std::unique_ptr<CommTimes> times_;  // by the host's clock; null: not measured
+  CommKind last_launched_ = CommKind::kReduce;
 };
 
 }  // namespace lockstep::comm

@@ -2,6 +2,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
+
+#include "comm/comm_times.h"
 
 namespace lockstep::comm {
 
@@ -44,10 +47,12 @@ class Work {
 
  private:
   friend class Communicator;
-  Work(Communicator& communicator, std::uint64_t id) : communicator_(&communicator), id_(id) {}
+  Work(Communicator& communicator, std::uint64_t id, std::optional<CommKind> kind = {})
+      : communicator_(&communicator), id_(id), kind_(kind) {}
 
   Communicator* communicator_ = nullptr;
   std::uint64_t id_ = 0;
+  std::optional<CommKind> kind_;  // under which waits are measured
 };
 
 }  // namespace lockstep::comm

@@ -89,6 +89,15 @@ void DeviceCommunicator::do_abort(core::ErrorKind kind, std::string_view reason)
   host_->abort(kind, reason);
 }
 
+void DeviceCommunicator::do_measure_times() {
+  timer_.emplace(device_ref_);
+}
+
+CommTimes DeviceCommunicator::do_take_times() {
+  LOCKSTEP_CHECK(timer_.has_value(), "take_times() without measure_times()");
+  return timer_->take();
+}
+
 bool DeviceCommunicator::serves(core::Device device) const {
   return device.type == core::DeviceType::kCpu || device == this->device();
 }

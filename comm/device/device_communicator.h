@@ -3,10 +3,12 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "comm/communicator.h"
+#include "comm/device/device_comm_timer.h"
 #include "comm/roll_call.h"
 #include "core/device_runtime.h"
 
@@ -33,6 +35,9 @@ class DeviceCommunicator : public Communicator {
   // Throws Error(kInternal) before the first work_on.
   const core::DeviceStream& present_stream() const;
   const core::DeviceStream* stream_if_any() const { return stream_; }
+  DeviceCommTimer* timer() { return timer_ ? &*timer_ : nullptr; }  // null: nothing is measured
+  // From then on there is a timer, which whoever moves data must use.
+  void do_measure_times() override;
 
  private:
   SharedBuffer do_allocate(std::size_t bytes, const std::string& region,
@@ -42,10 +47,12 @@ class DeviceCommunicator : public Communicator {
   void do_work_on(const core::DeviceStream& stream) override;
   void do_abort(core::ErrorKind kind, std::string_view reason) noexcept override;
   bool serves(core::Device device) const override;
+  CommTimes do_take_times() override;
 
   std::unique_ptr<Communicator> host_;
   core::DeviceRef device_ref_;
   const core::DeviceStream* stream_ = nullptr;
+  std::optional<DeviceCommTimer> timer_;
   mutable CommunicatorStats stats_;  // what stats() put together last
 };
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "comm/device/device_comm_timer.h"
 #include "comm/flight_recorder.h"
 #include "core/check.h"
 
@@ -60,7 +61,12 @@ DeviceWorks::Entry* DeviceWorks::find(std::uint64_t id) {
 // Work on the stream of the point is behind it anyway.
 void DeviceWorks::hold_back(const Entry& entry, const core::DeviceStream* present) const {
   LOCKSTEP_CHECK(present != nullptr, "a wait without a stream");
-  if (present->handle() != entry.stream) entry.reached.hold_back(*present);
+  if (present->handle() == entry.stream) return;
+  if (timer_ == nullptr) {
+    entry.reached.hold_back(*present);
+  } else {
+    timer_->stand_still(*present, [&] { entry.reached.hold_back(*present); });
+  }
 }
 
 void DeviceWorks::wait_output(std::uint64_t id, const core::DeviceStream* present,

@@ -9,6 +9,7 @@
 
 namespace lockstep::comm {
 
+class DeviceCommTimer;
 class FlightRecorder;
 
 // What the ids of Work stand for where collectives on the device never make the host wait: a
@@ -25,6 +26,9 @@ class DeviceWorks {
                     FlightRecorder* recorder);
   // Forgets what is over, as add() does now and then.
   void settle();
+
+  // Measures with `timer` (null: not at all) how long streams wait for points.
+  void time_with(DeviceCommTimer* timer) { timer_ = timer; }
 
   // present: the stream that shall wait for a point; null while there is none, which only
   // collectives of the host bear.
@@ -50,6 +54,7 @@ class DeviceWorks {
 
   EventPool events_;
   std::deque<Entry> entries_;
+  DeviceCommTimer* timer_ = nullptr;
   std::uint64_t first_ = 0;  // the id of entries_.front()
 };
 

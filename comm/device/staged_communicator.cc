@@ -82,6 +82,7 @@ StagedCommunicator::Operation StagedCommunicator::make_operation(Collective coll
                                                                  const TensorView& output) {
   Operation op;
   op.name = fmt::format("{} ({})", name_of(collective), label);
+  op.collective = collective;
   op.on_device = !on_host(input);
   op.in_place = overlap(input, output);
   op.slot_bytes = std::max(input.bytes(), output.bytes());
@@ -164,11 +165,28 @@ std::uint64_t StagedCommunicator::do_barrier(std::string_view label) {
 
 // ---- The queue ------------------------------------------------------------------------------
 
+template <typename Body>
+void StagedCommunicator::hold_up(Body&& body) {
+  if (timer() == nullptr || stream_if_any() == nullptr) {
+    body();
+  } else {
+    timer()->stand_still(*stream_if_any(), body);
+  }
+}
+
 std::uint64_t StagedCommunicator::enqueue(Operation operation) {
   if (operation.on_device) operation.ready = events_.take_recorded(present_stream());
+  if (operation.on_device && timer() != nullptr) {
+    timer()->begin(operation.collective, present_stream());
+    operation.timed = true;
+  }
   queue_.push_back(std::move(operation));
   const std::uint64_t id = queue_end() - 1;
-  advance();
+  if (at(id).on_device) {
+    hold_up([this] { advance(); });
+  } else {
+    advance();
+  }
   return id;
 }
 
@@ -230,6 +248,7 @@ bool StagedCommunicator::return_ready() {
     if (!op.on_device) continue;
     for (const Piece& piece : op.outputs)
       copy(piece, slots_[op.slot]->memory.data(), core::CopyKind::kHostToDevice, to_device_);
+    if (op.timed) timer()->end(to_device_);
     op.returned = events_.take_recorded(to_device_);
   }
   return moved;
@@ -299,9 +318,15 @@ void StagedCommunicator::wait_for_device(const core::DeviceEvent& event, const O
 }
 
 void StagedCommunicator::do_wait_output(std::uint64_t id, Deadline deadline) {
-  drive(returned_, id, deadline);
-  if (id < queue_begin_ || !at(id).on_device) return;
-  at(id).returned.hold_back(present_stream());
+  if (id < queue_begin_) return;
+  if (!at(id).on_device) {
+    drive(returned_, id, deadline);
+    return;
+  }
+  hold_up([&] {
+    drive(returned_, id, deadline);
+    if (id >= queue_begin_) at(id).returned.hold_back(present_stream());
+  });
 }
 
 void StagedCommunicator::do_wait_input(std::uint64_t id, Deadline deadline) {
@@ -310,14 +335,15 @@ void StagedCommunicator::do_wait_input(std::uint64_t id, Deadline deadline) {
     do_wait_output(id, deadline);
     return;
   }
-  const bool on_device = at(id).on_device;
-  drive(on_device ? copied_ : launched_, id, deadline);
-  if (id < queue_begin_) return;
-  if (on_device) {
-    at(id).copied.hold_back(present_stream());
-  } else {
-    at(id).host.wait_input(deadline);
+  if (!at(id).on_device) {
+    drive(launched_, id, deadline);
+    if (id >= queue_begin_) at(id).host.wait_input(deadline);
+    return;
   }
+  hold_up([&] {
+    drive(copied_, id, deadline);
+    if (id >= queue_begin_) at(id).copied.hold_back(present_stream());
+  });
 }
 
 bool StagedCommunicator::do_done(std::uint64_t id) {
@@ -335,8 +361,10 @@ bool StagedCommunicator::do_input_done(std::uint64_t id) {
 }
 
 void StagedCommunicator::do_progress() {
-  while (advance()) {
-  }
+  hold_up([this] {
+    while (advance()) {
+    }
+  });
 }
 
 }  // namespace lockstep::comm

@@ -54,7 +54,9 @@ class StagedCommunicator final : public DeviceCommunicator {
     Work host;  // once launched
 
     // Of a collective on the device:
+    Collective collective = Collective::kBarrier;
     bool on_device = false;
+    bool timed = false;
     bool in_place = false;  // parts of the input are output
     std::size_t slot_bytes = 0;
     std::vector<Piece> inputs;
@@ -103,6 +105,9 @@ class StagedCommunicator final : public DeviceCommunicator {
   void copy(const Piece& piece, std::byte* slot, core::CopyKind kind,
             const core::DeviceStream& stream) const;
 
+  // body(), which may take the host's time, as time in which the present stream stands still.
+  template <typename Body>
+  void hold_up(Body&& body);
   // Until all operations up to and including `id` have passed `state`, one of the counters below.
   void drive(const std::uint64_t& state, std::uint64_t id, Deadline deadline);
   void wait_for_first(Deadline deadline);

@@ -183,7 +183,9 @@ std::uint64_t NcclCommunicator::launch(const Entry& entry, const Call& call) {
     ready_.record(present);
     ready_.hold_back(stream_);
     Flight& flight = take_off(entry);
+    if (timer() != nullptr) timer()->begin(entry.collective, stream_);
     if (entry.count > 0) issue(flight, call);
+    if (timer() != nullptr) timer()->end(stream_);
     count_bytes(entry);
     const std::lock_guard lock(flights_mutex_);
     flight.ended.record(stream_);
@@ -289,6 +291,11 @@ void NcclCommunicator::do_progress() {
     works_.settle();
     complete_flights();
   });
+}
+
+void NcclCommunicator::do_measure_times() {
+  DeviceCommunicator::do_measure_times();
+  works_.time_with(timer());
 }
 
 // From any thread. The host's abort may send messages, which must not meet those of the watch; but

@@ -94,6 +94,7 @@ class NcclCommunicator final : public DeviceCommunicator {
   bool do_input_done(std::uint64_t id) override;
   void do_progress() override;
   void do_abort(core::ErrorKind kind, std::string_view reason) noexcept override;
+  void do_measure_times() override;
 
   // body() with the host communicator locked; when it throws and the group has failed, the device
   // is freed too.

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "tests/comm/nccl_meeting.h"
 #include "tests/support/async_device.h"
@@ -80,6 +81,8 @@ void meet(const std::shared_ptr<nccl::Comm::State>& state, std::uint64_t number,
   }
   group.changed.wait(lock, [&] { return meeting.over || state->aborted; });
   if (!meeting.over) meeting.broken = true;
+  lock.unlock();
+  std::this_thread::sleep_for(faults_of(state->rank).slower);
 }
 
 void note(const nccl::Comm& comm, const std::string& what) {

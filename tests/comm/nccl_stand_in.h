@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -22,6 +23,7 @@ struct NcclFaults {
   bool init_never_ends = false;                  // it does not connect, so nobody does
   std::uint64_t async_error_after = UINT64_MAX;  // of its collectives; kRemoteError in the next
   int failing_send = -1;                         // the send of a group that is refused
+  std::chrono::milliseconds slower{0};           // each collective takes so much longer
 };
 
 struct NcclStandInState {

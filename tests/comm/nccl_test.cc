@@ -4,9 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdlib>
-#include <mutex>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -15,6 +13,7 @@
 #include "comm/flight_recorder.h"
 #include "comm/nccl/nccl_library.h"
 #include "tests/comm/expect_error.h"
+#include "tests/comm/gate.h"
 #include "tests/comm/nccl_ranks.h"
 #include "tests/support/temporary_directory.h"
 
@@ -71,25 +70,6 @@ INSTANTIATE_TEST_SUITE_P(Cases, NcclMisuse,
 core::TensorView floats(const core::Buffer& buffer, std::int64_t count, std::int64_t begin = 0) {
   return buffer.view(DType::kF32, {count}, static_cast<std::size_t>(begin) * sizeof(float));
 }
-
-// Lets a stream go on.
-class Gate {
- public:
-  void open() {
-    const std::lock_guard lock(mutex_);
-    open_ = true;
-    changed_.notify_all();
-  }
-  void pass() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return open_; });
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool open_ = false;
-};
 
 // The host launches, waits and goes on while its device has not come to the collective.
 TEST(Nccl, TheHostNeverWaitsForTheDevice) {
