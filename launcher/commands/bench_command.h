@@ -4,8 +4,7 @@
 
 namespace lockstep::launcher {
 
-// lockstep bench comm: bandwidth of every collective beside that of plain copies, one JSON line
-// each.
+// lockstep bench comm|ops|step: what this machine does.
 void add_bench_command(CLI::App& app, CommandContext& context);
 
 }  // namespace lockstep::launcher

@@ -1,4 +1,4 @@
-// `lockstep bench ops` and `lockstep bench step`: what they print and when they refuse. How fast
+// `lockstep bench comm`, `ops` and `step`: what they print and when they refuse. How fast
 // things are is for nobody to test.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -231,6 +231,54 @@ TEST(DatasheetPeak, IsKnownForCardsOfThatName) {
   EXPECT_EQ(datasheet_peak("NVIDIA H100 PCIe", core::DType::kBF16), 0.0);
   EXPECT_EQ(datasheet_peak("NVIDIA H200", core::DType::kF32), 0.0);
   EXPECT_EQ(datasheet_peak("some processor", core::DType::kBF16), 0.0);
+}
+
+void expect_sound_comm(const std::vector<json>& lines, int ranks) {
+  ASSERT_EQ(lines.size(), 6U);
+  for (const json& line : lines) {
+    SCOPED_TRACE(line.dump());
+    EXPECT_EQ(line["bench"], "comm");
+    EXPECT_EQ(line["backend"], ranks == 1 ? "self" : "mpi");
+    EXPECT_TRUE(line["nccl"].is_null());
+    EXPECT_EQ(line["device"], "cpu");
+    EXPECT_EQ(line["ranks"], ranks);
+    EXPECT_EQ(line["bytes"], 1 << 20);
+    EXPECT_EQ(line["repetitions"], 1);
+    const double algorithm = line["algorithm_gb_per_s"];
+    EXPECT_NEAR(algorithm, (1 << 20) / line["seconds"].get<double>() / 1e9, 1e-9);
+    const double part = (ranks - 1.0) / ranks;
+    const std::string collective = line["collective"];
+    double factor = collective == "all_reduce" ? 2 * part : part;
+    if (collective == "broadcast" && ranks > 1) factor = 1.0;
+    EXPECT_NEAR(line["bus_gb_per_s"], factor * algorithm, 1e-9);
+    EXPECT_GT(line["copy_gb_per_s"], 0.0);
+  }
+}
+
+constexpr const char* kQuickComm = "comm --mebibytes 1 --repetitions 1 ";
+
+TEST_F(BenchTest, CommMeasuresEveryCollectiveBesideCopies) {
+  expect_sound_comm(lines_of(std::string(kQuickComm) + "--ranks 1"), 1);
+  expect_sound_comm(lines_of(std::string(kQuickComm) + "--comm self"), 1);
+  expect_sound_comm(lines_of(kQuickComm), 2);
+  const CommandResult table = run(std::string(kQuickComm) + "--backend local -o table");
+  EXPECT_EQ(table.exit_code, 0) << table.err;
+  EXPECT_THAT(table.out, HasSubstr("2 rank(s) (local) on cpu"));
+  EXPECT_THAT(table.out, HasSubstr("reduce_scatter  bf16->fp32"));
+}
+
+TEST_F(BenchTest, CommRefusesWhatItCannotMeasure) {
+  expect_refused(std::string(kQuickComm) + "--ranks 1 --comm nccl", 2, "nccl");
+  expect_refused(std::string(kQuickComm) + "--backend local --device cuda", 2, "--device");
+  expect_refused(std::string(kQuickComm) + "--ranks 2 --comm self", 2, "self");
+}
+
+TEST_F(BenchTest, CommSaysWhyThereIsNoGpu) {
+  const core::CudaModule module = core::load_cuda_module();
+  if (module.description != nullptr && core::why_no_device(module.runtime()).empty())
+    GTEST_SKIP() << "there is a GPU";
+  for (const char* more : {"--ranks 1", "--ranks 2", "--ranks 2 --comm mpi"})
+    expect_refused(std::string(kQuickComm) + "--device cuda " + more, 2, "CUDA");
 }
 
 void expect_sound_step(const json& line, int ranks) {

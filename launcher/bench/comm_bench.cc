@@ -1,4 +1,4 @@
-#include "launcher/comm_bench.h"
+#include "launcher/bench/comm_bench.h"
 
 #include <algorithm>
 #include <chrono>
@@ -98,7 +98,7 @@ std::vector<Candidate> make_candidates(Communicator& comm, const Buffers& b, std
        {}});
   all.push_back({"broadcast",
                  "fp32",
-                 s,
+                 n > 1 ? s : 0,
                  2 * (n - 1) * s,
                  [&, full] { comm.broadcast(full(DType::kF32), 0, "bench").wait(); },
                  {}});
@@ -126,18 +126,20 @@ double time_calls(Communicator& comm, const Candidate& candidate, std::size_t ca
   return *std::max_element(all.begin(), all.end()) / static_cast<double>(calls);
 }
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
+CallTime call_time(std::vector<double> seconds) {
+  std::sort(seconds.begin(), seconds.end());
+  return {seconds[seconds.size() / 2], seconds.front(), seconds.back(),
+          static_cast<int>(seconds.size())};
 }
 
 void measure_size(Communicator& comm, std::size_t bytes, int repetitions,
-                  std::vector<CommMeasurement>& results) {
+                  const CommReport& report) {
   core::MemoryTracker tracker;
   Buffers buffers;
   buffers.input = comm.allocate(bytes, "benchmark", tracker);
-  buffers.output = comm.allocate(bytes, "benchmark", tracker);
+  // fp32 sums of 16-bit shards need twice the shard's bytes: with one rank, more than the vector.
+  const std::size_t sums = 2 * bytes / static_cast<std::size_t>(comm.world_size());
+  buffers.output = comm.allocate(std::max(bytes, sums), "benchmark", tracker);
   std::vector<Candidate> candidates = make_candidates(comm, buffers, bytes);
   const std::size_t calls = std::clamp<std::size_t>(kBytesPerRepetition / bytes, 1, kMaxCalls);
   // In turns, because the speed of memory may change while this runs; the first round warms up.
@@ -147,30 +149,40 @@ void measure_size(Communicator& comm, std::size_t bytes, int repetitions,
       if (repetition > 0) candidate.seconds.push_back(seconds);
     }
   }
-  const double copy = candidates.front().traffic / median(candidates.front().seconds) / 1e9;
+  const double copy_rate =
+      candidates.front().traffic / call_time(candidates.front().seconds).seconds;
   for (const Candidate& candidate : candidates) {
     if (candidate.collective == "copy") continue;
     CommMeasurement result;
     result.collective = candidate.collective;
     result.dtype = candidate.dtype;
     result.bytes = bytes;
-    result.seconds = median(candidate.seconds);
-    result.bus_gb_per_s = candidate.crossing / result.seconds / 1e9;
-    result.copy_gb_per_s = copy;
-    result.fraction_of_copy = candidate.traffic / result.seconds / 1e9 / copy;
-    results.push_back(result);
+    result.time = call_time(candidate.seconds);
+    set_rates(result, candidate.crossing / static_cast<double>(bytes), candidate.traffic,
+              copy_rate);
+    report(result);
   }
 }
 
 }  // namespace
 
-std::vector<CommMeasurement> measure_comm(Communicator& communicator,
-                                          const std::vector<std::size_t>& sizes, int repetitions) {
-  const std::size_t unit = 64 * sizeof(float) * static_cast<std::size_t>(communicator.world_size());
-  std::vector<CommMeasurement> results;
+void set_rates(CommMeasurement& m, double bus_factor, double traffic, double copy_rate) {
+  m.algorithm_gb_per_s = static_cast<double>(m.bytes) / m.time.seconds / 1e9;
+  m.bus_gb_per_s = bus_factor * m.algorithm_gb_per_s;
+  m.copy_gb_per_s = copy_rate / 1e9;
+  m.fraction_of_copy = traffic / m.time.seconds / copy_rate;
+}
+
+std::size_t divisible_size(std::size_t bytes, int ranks) {
+  const std::size_t unit = 64 * sizeof(float) * static_cast<std::size_t>(ranks);
+  return (bytes + unit - 1) / unit * unit;
+}
+
+void measure_comm(Communicator& communicator, const std::vector<std::size_t>& sizes,
+                  int repetitions, const CommReport& report) {
   for (const std::size_t size : sizes)
-    measure_size(communicator, (size + unit - 1) / unit * unit, repetitions, results);
-  return results;
+    measure_size(communicator, divisible_size(size, communicator.world_size()), repetitions,
+                 report);
 }
 
 }  // namespace lockstep::launcher
