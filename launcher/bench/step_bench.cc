@@ -67,6 +67,7 @@ class MeasuredSteps {
     trainer_.context().wait();
     communicator_.barrier("warm-up of the benchmark");
     trainer_.take_phases();
+    communicator_.measure_times();
     const auto waited = communicator_.waited();
     const Clock::time_point begin = Clock::now();
     Clock::time_point last = begin;
@@ -81,6 +82,7 @@ class MeasuredSteps {
     trainer_.context().wait();
     result_.all_seconds = seconds_between(begin, Clock::now());
     take_mean_phases(communicator_.waited() - waited);
+    take_mean_communication();
   }
 
  private:
@@ -112,6 +114,19 @@ class MeasuredSteps {
       }
       result_.wait_seconds += times.wait / ranks;
       result_.all_seconds = std::max(result_.all_seconds, times.all);
+    }
+  }
+
+  void take_mean_communication() {
+    const comm::CommTimes own = communicator_.take_times();
+    result_.communication.why_unknown = own.why_unknown;
+    const auto ranks = static_cast<double>(communicator_.world_size());
+    for (const auto& kinds :
+         communicator_.all_gather_small(own.by_kind, "communication of the benchmark")) {
+      for (std::size_t i = 0; i < kinds.size(); ++i) {
+        result_.communication.by_kind[i].hidden += kinds[i].hidden / ranks;
+        result_.communication.by_kind[i].exposed += kinds[i].exposed / ranks;
+      }
     }
   }
 

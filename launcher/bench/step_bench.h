@@ -43,8 +43,9 @@ struct StepMeasurement {
   double first_loss = 0.0;
   double last_loss = 0.0;
   std::int64_t applied_steps = 0;
-  runtime::PhaseSeconds phases;  // of all steps
-  double wait_seconds = 0.0;     // of all steps, within the phases: for peers
+  runtime::PhaseSeconds phases;   // of all steps
+  double wait_seconds = 0.0;      // of all steps, within the phases: for peers
+  comm::CommTimes communication;  // of all steps
   std::vector<MfuConvention> conventions;
   double measured_peak =
       0.0;  // FLOP/s that all ranks at once reach in a large square product; 0: no room

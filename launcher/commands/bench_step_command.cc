@@ -62,6 +62,26 @@ nlohmann::ordered_json mfu_json(const StepMeasurement& m) {
   return json;
 }
 
+nlohmann::ordered_json split_json(const comm::CommSeconds& seconds, double steps) {
+  return {{"hidden", seconds.hidden / steps * 1e3},
+          {"exposed", seconds.exposed / steps * 1e3},
+          {"total", seconds.total() / steps * 1e3}};
+}
+
+// Of a step. What is not known is null, with the reason.
+nlohmann::ordered_json communication_json(const comm::CommTimes& times, double steps) {
+  if (!times.why_unknown.empty()) {
+    return {{"hidden", nullptr},
+            {"exposed", nullptr},
+            {"total", nullptr},
+            {"why_unknown", times.why_unknown}};
+  }
+  nlohmann::ordered_json json = split_json(times.all(), steps);
+  for (const comm::CommKind kind : {comm::CommKind::kReduce, comm::CommKind::kGather})
+    json[comm::name_of(kind)] = split_json(times[kind], steps);
+  return json;
+}
+
 nlohmann::ordered_json memory_json(const StepMeasurement& m) {
   nlohmann::ordered_json json = {{"planned_bytes", m.planned_bytes},
                                  {"planned_device_bytes", m.planned_device_bytes},
@@ -112,6 +132,7 @@ nlohmann::ordered_json to_json(const StepMeasurement& m, const runtime::Config& 
     json["phases_ms"][runtime::name_of(phase)] = m.phases[phase] / steps * 1e3;
   }
   json["wait_ms"] = m.wait_seconds / steps * 1e3;
+  json["communication_ms"] = communication_json(m.communication, steps);
   json["measured_peak_tflop_per_s"] = number_or_null(m.measured_peak / 1e12);
   json["measured_peak_size"] = m.peak_size;
   json["datasheet_peak_tflop_per_s"] = number_or_null(m.datasheet_peak / 1e12);
@@ -125,6 +146,22 @@ std::string share_text(const nlohmann::ordered_json& share, const nlohmann::orde
                        const char* of) {
   if (share.is_null()) return "";
   return fmt::format(", {:.2f}% of {:.2f} {}", share.get<double>() * 100.0, peak.get<double>(), of);
+}
+
+void print_communication(const nlohmann::ordered_json& j, std::ostream& out) {
+  const auto row = [&](const std::string& name, const nlohmann::ordered_json& split) {
+    out << fmt::format("{:<26}{:>14.3f}  (hidden {:.3f}, exposed {:.3f})\n", name,
+                       split["total"].get<double>(), split["hidden"].get<double>(),
+                       split["exposed"].get<double>());
+  };
+  if (j.contains("why_unknown")) {
+    out << fmt::format("{:<26}{:>14}  ({})\n", "communication ms", "-",
+                       j["why_unknown"].get<std::string>());
+    return;
+  }
+  row("communication ms", j);
+  for (const char* kind : {"reduce", "gather"})
+    row(std::string("  ") + kind, j[kind]);
 }
 
 void print_table(const nlohmann::ordered_json& j, std::ostream& out) {
@@ -144,6 +181,7 @@ void print_table(const nlohmann::ordered_json& j, std::ostream& out) {
     out << fmt::format("  {:<24}{:>14.3f}\n", phase, number(milliseconds));
   out << fmt::format("  {:<24}{:>14.3f}  (within these)\n", "waiting for peers",
                      number(j["wait_ms"]));
+  print_communication(j["communication_ms"], out);
   for (const auto& [convention, mfu] : j["mfu"].items()) {
     out << fmt::format(
         "{:<26}{:>14.2f}  TFLOP/s{}{}\n", "MFU " + convention, number(mfu["tflop_per_s"]),

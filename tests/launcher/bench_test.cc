@@ -281,6 +281,24 @@ TEST_F(BenchTest, CommSaysWhyThereIsNoGpu) {
     expect_refused(std::string(kQuickComm) + "--device cuda " + more, 2, "CUDA");
 }
 
+void expect_sound_communication(const json& all, int ranks, double mean_ms) {
+  if (ranks == 1) {
+    for (const char* part : {"hidden", "exposed", "total"})
+      EXPECT_TRUE(all[part].is_null()) << part;
+    EXPECT_THAT(all["why_unknown"].get<std::string>(), HasSubstr("one rank"));
+    return;
+  }
+  EXPECT_FALSE(all.contains("why_unknown"));
+  const auto sum = [](double a, double b) { return ::testing::DoubleNear(a + b, 1e-9); };
+  for (const json& split : {all, all["reduce"], all["gather"]})
+    EXPECT_THAT(split["total"].get<double>(), sum(split["hidden"], split["exposed"]));
+  for (const char* part : {"hidden", "exposed", "total"})
+    EXPECT_THAT(all[part].get<double>(), sum(all["reduce"][part], all["gather"][part]));
+  EXPECT_GT(all["reduce"]["hidden"], 0.0) << "of launches and progress";
+  EXPECT_GT(all["gather"]["total"], 0.0);
+  EXPECT_LE(all["total"], mean_ms * 1.001);
+}
+
 void expect_sound_step(const json& line, int ranks) {
   EXPECT_EQ(line["bench"], "step");
   EXPECT_EQ(line["config"], "tiny");
@@ -305,6 +323,7 @@ void expect_sound_step(const json& line, int ranks) {
   const double mean_ms = 128.0 / line["mean_tokens_per_second"].get<double>() * 1e3;
   EXPECT_LE(phases, mean_ms * 1.001);
   EXPECT_GE(phases, mean_ms * 0.5);
+  expect_sound_communication(line["communication_ms"], ranks, mean_ms);
   const double parameters = line["parameters"];
   const json& mfu = line["mfu"];
   EXPECT_EQ(mfu["6N+6LCT causal"]["flop_per_token"], 6 * parameters + 6.0 * 2 * 64 * 32);
@@ -327,6 +346,7 @@ TEST_F(BenchTest, StepMeasuresTrainingAndLeavesNothingBehind) {
       run("step tiny.yaml --synthetic --steps 1 --warmup 0 --set run.reproducible=none -o table");
   EXPECT_EQ(table.exit_code, 0) << table.err;
   EXPECT_THAT(table.out, HasSubstr("MFU 6N+6LCT causal"));
+  EXPECT_THAT(table.out, HasSubstr("one rank has nobody"));
   EXPECT_THAT(table.out, HasSubstr("reproducible none"));
 }
 
@@ -336,6 +356,10 @@ TEST_F(BenchTest, StepMeasuresSeveralRanks) {
       lines_of("step tiny.yaml --ranks 2 --synthetic --steps 4 --warmup 1");
   ASSERT_EQ(lines.size(), 1U);
   expect_sound_step(lines[0], 2);
+  const CommandResult table =
+      run("step tiny.yaml --ranks 2 --synthetic --steps 1 --warmup 0 -o table");
+  EXPECT_EQ(table.exit_code, 0) << table.err;
+  EXPECT_THAT(table.out, HasSubstr("(hidden "));
   EXPECT_TRUE(std::filesystem::is_empty(directory_ / "scratch"));
 }
 

@@ -1,5 +1,5 @@
-// What `lockstep bench comm` measures on a device: ranks as threads, over the stand-ins for a
-// device and for NCCL.
+// What `lockstep bench comm` and `lockstep bench step` measure of communication on a device: ranks
+// as threads, over the stand-ins for a device and for NCCL.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -12,8 +12,11 @@
 #include "comm/device/staged_communicator.h"
 #include "comm/local/local_world.h"
 #include "comm/nccl/nccl_communicator.h"
+#include "core/cuda/stand_in/machine.h"
 #include "launcher/bench/device_comm_bench.h"
+#include "launcher/bench/step_bench.h"
 #include "models/ops/cuda/stand_in_bodies.h"
+#include "runtime/config/load_config.h"
 #include "tests/comm/nccl_stand_in.h"
 #include "tests/support/async_device.h"
 
@@ -154,6 +157,43 @@ TEST(DeviceCommBench, TheHostDoesNotWaitBetweenCalls) {
   EXPECT_GT(many_calls, 2 * few_calls);
   // Copies of the ceiling come in as many repetitions, each with one wait.
   EXPECT_EQ(many_waits, few_waits);
+}
+
+// ---- lockstep bench step --------------------------------------------------------------------
+
+constexpr const char* kTiny =
+    "model: {layers: 2, heads: 2, width: 16, context: 8, vocab: 32}\n"
+    "data: {train: missing.bin}\n"
+    "batch: {global: 4, micro: 1}\n"
+    "train: {steps: 4}\n"
+    "optimizer: {learning_rate: 1e-3}\n"
+    "backend: {threads: 1}\n";
+
+// Gradients and parameters of two ranks of one device, through host memory.
+TEST(StepBench, SplitsTheCommunicationOfADevice) {
+  core::cuda::stand_in_settings().memory_bytes = std::size_t{100} << 20;  // no room for a product
+  const runtime::BackendDevice device{core::open_device(core::cuda::stand_in_runtime(), 0),
+                                      &models::ops::cuda::stand_in_op_bodies(), "stand-in"};
+  runtime::Config config = runtime::parse_config(kTiny, "tiny.yaml", {});
+  config.backend.device = runtime::DeviceChoice::kCuda;
+  StepMeasurement measured;
+  const comm::LocalWorld world(2, 60s);
+  world.run(
+      [&](Communicator& communicator) {
+        const std::atomic<int> stop{0};
+        core::Logger log(communicator.rank(), 2, core::LogLevel::kError);
+        const StepMeasurement own = measure_steps(
+            config, {.warmup = 1, .steps = 2, .synthetic = true}, communicator, device, stop, log);
+        if (communicator.rank() == 0) measured = own;
+      },
+      [&](std::unique_ptr<Communicator> host) {
+        return comm::make_staged_communicator(std::move(host), device.device);
+      });
+  core::cuda::stand_in_settings() = {};
+  EXPECT_EQ(measured.communication.why_unknown, "");
+  EXPECT_GT(measured.communication[comm::CommKind::kReduce].total(), 0.0);
+  EXPECT_GT(measured.communication[comm::CommKind::kGather].total(), 0.0);
+  EXPECT_LE(measured.communication.all().exposed, measured.all_seconds);
 }
 
 }  // namespace
