@@ -37,9 +37,13 @@ def model_of(line):
     return line["config"].replace("gpt2-", "") if line["bench"] == "step" else line["model"]
 
 
+def several(line):
+    return ", %d ranks (%s)" % (line["ranks"], line["comm"]) if line["ranks"] > 1 else ""
+
+
 def training_row(line, rates):
     if line["bench"] == "step":
-        name = "lockstep, `%s`" % line["reproducible"]
+        name = "lockstep, `%s`" % line["reproducible"] + several(line)
         memory = line["memory"]["planned_device_bytes"] or line["memory"]["peak_bytes"]
     else:
         name = "torch %s, %s, %s" % (line["torch"], line["mode"], line["precision"])
@@ -73,11 +77,44 @@ def print_training(lines):
 
 def print_phases(lines):
     steps = [line for line in lines if line["bench"] == "step" and "phases_ms" in line]
-    rows = [[model_of(line), "`%s`" % line["reproducible"]] +
+    rows = [[model_of(line), "`%s`" % line["reproducible"] + several(line)] +
             ["%.2f" % line["phases_ms"].get(phase, 0.0) for phase in PHASES] for line in steps]
     if rows:
         print("Time by phase, ms a step:\n")
         table(["model", "reproducible"] + PHASES, rows)
+
+
+def print_communication(lines):
+    rows = []
+    for line in lines:
+        split = line.get("communication_ms") if line["bench"] == "step" else None
+        if not split or split["total"] is None:
+            continue
+        for name, part in [("reduce", split["reduce"]), ("gather", split["gather"]), ("both", split)]:
+            rows.append([model_of(line), "%d (%s)" % (line["ranks"], line["comm"]), "%.2f" % line["step_ms"], name,
+                         "%.2f" % part["total"], "%.2f" % part["hidden"], "%.2f" % part["exposed"]])
+    if rows:
+        print("Communication, ms a step: hidden beside computing, or exposed, in which the device stands still:\n")
+        table(["model", "ranks", "step ms", "what", "total", "hidden", "exposed"], rows)
+
+
+def print_collectives(lines):
+    timed = [line for line in lines if line["bench"] == "comm"]
+    if not timed:
+        return
+    print("## Collectives\n")
+    print("Algorithm bandwidth: bytes of the whole vector over seconds. Bus bandwidth: of that (n-1)/n for "
+          "reduce_scatter and all_gather, 2(n-1)/n for all_reduce. Of copies: bytes that must at least be read and "
+          "written, beside copies on the device in the same run.\n")
+    rows = []
+    for line in timed:
+        times = tuple(1e6 * line[key] for key in ("seconds", "fastest_seconds", "slowest_seconds"))
+        rows.append([line["backend"] + (" " + line["nccl"] if line["nccl"] else ""), "%d" % line["ranks"],
+                     line["collective"], line["dtype"], mebibytes(line["bytes"]), "%.1f (%.1f to %.1f)" % times,
+                     "%.2f" % line["algorithm_gb_per_s"], "%.2f" % line["bus_gb_per_s"],
+                     "%s of %.0f GB/s" % (percent(line["fraction_of_copy"]), line["copy_gb_per_s"])])
+    table(["communication", "ranks", "collective", "dtype", "MiB", "us (fastest to slowest)", "algorithm GB/s",
+           "bus GB/s", "of copies"], rows)
 
 
 def print_operations(lines):
@@ -128,6 +165,8 @@ def main():
     print("Device: %s. Commit: %s.\n" % (", ".join(devices) or "-", ", ".join(commits) or "-"))
     print_training(lines)
     print_phases(lines)
+    print_communication(lines)
+    print_collectives(lines)
     print_operations(lines)
     print_missing(lines)
 
