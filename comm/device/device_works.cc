@@ -1,5 +1,6 @@
 #include "comm/device/device_works.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "comm/device/device_comm_timer.h"
@@ -58,14 +59,28 @@ DeviceWorks::Entry* DeviceWorks::find(std::uint64_t id) {
   return id < first_ ? nullptr : &entries_[id - first_];
 }
 
-// Work on the stream of the point is behind it anyway.
-void DeviceWorks::hold_back(const Entry& entry, const core::DeviceStream* present) const {
+// Work on the stream of the point is behind it anyway. So is a stream that has got the handle of
+// one that was held back: that one was waited for when it was destroyed.
+void DeviceWorks::hold_back(std::uint64_t id, const Entry& entry,
+                            const core::DeviceStream* present) {
   LOCKSTEP_CHECK(present != nullptr, "a wait without a stream");
   if (present->handle() == entry.stream) return;
+<<<<<<< HEAD
   if (timer_ == nullptr) {
     entry.reached.hold_back(*present);
   } else {
     timer_->stand_still(*present, [&] { entry.reached.hold_back(*present); });
+=======
+  const auto known = std::find_if(held_back_.begin(), held_back_.end(), [&](const HeldBack& h) {
+    return h.stream == present->handle() && h.by == entry.stream;
+  });
+  if (known != held_back_.end() && known->id >= id) return;
+  entry.reached.hold_back(*present);
+  if (known != held_back_.end()) {
+    known->id = id;
+  } else {
+    held_back_.push_back({present->handle(), entry.stream, id});
+>>>>>>> 7df8da8 (Hold a stream back once by a point of another)
   }
 }
 
@@ -74,7 +89,7 @@ void DeviceWorks::wait_output(std::uint64_t id, const core::DeviceStream* presen
   Entry* entry = find(id);
   if (entry == nullptr) return;
   if (entry->on_device) {
-    hold_back(*entry, present);
+    hold_back(id, *entry, present);
   } else {
     entry->host.wait_output(deadline);
   }
@@ -85,7 +100,7 @@ void DeviceWorks::wait_input(std::uint64_t id, const core::DeviceStream* present
   Entry* entry = find(id);
   if (entry == nullptr) return;
   if (entry->on_device) {
-    hold_back(*entry, present);
+    hold_back(id, *entry, present);
   } else {
     entry->host.wait_input(deadline);
   }

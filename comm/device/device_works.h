@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <vector>
 
 #include "comm/device/event_pool.h"
 #include "comm/work.h"
@@ -31,7 +32,8 @@ class DeviceWorks {
   void time_with(DeviceCommTimer* timer) { timer_ = timer; }
 
   // present: the stream that shall wait for a point; null while there is none, which only
-  // collectives of the host bear.
+  // collectives of the host bear. A stream is held back once by a point and never by an earlier one
+  // of the same stream, which it is behind by then.
   void wait_output(std::uint64_t id, const core::DeviceStream* present, Deadline deadline);
   void wait_input(std::uint64_t id, const core::DeviceStream* present, Deadline deadline);
   bool done(std::uint64_t id);
@@ -47,12 +49,20 @@ class DeviceWorks {
     FlightRecorder* recorder = nullptr;
   };
 
+  // How far one stream has been held back by another: up to the point of this work.
+  struct HeldBack {
+    core::DeviceStreamHandle* stream;
+    core::DeviceStreamHandle* by;
+    std::uint64_t id;
+  };
+
   Entry* find(std::uint64_t id);  // null: over, and forgotten
-  void hold_back(const Entry& entry, const core::DeviceStream* present) const;
+  void hold_back(std::uint64_t id, const Entry& entry, const core::DeviceStream* present);
   std::uint64_t push(Entry entry);
   bool is_over(Entry& entry);
 
   EventPool events_;
+  std::vector<HeldBack> held_back_;  // one for each pair of streams: few
   std::deque<Entry> entries_;
   DeviceCommTimer* timer_ = nullptr;
   std::uint64_t first_ = 0;  // the id of entries_.front()

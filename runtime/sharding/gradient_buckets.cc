@@ -297,8 +297,9 @@ void GradientBuckets::finish_step() {
   for (int b = layout_.size() - 1; b >= 0; --b) {
     gathers.push_back(communicator_.all_gather(accumulator(b), full(b), layout_[b].spec.name));
   }
-  for (comm::Work& work : gathers)
-    work.wait();
+  // The last one first: on a device's stream the others are over then.
+  for (auto work = gathers.rbegin(); work != gathers.rend(); ++work)
+    work->wait();
 }
 
 core::ConstTensorView GradientBuckets::shard(int bucket) const {

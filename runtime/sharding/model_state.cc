@@ -155,8 +155,9 @@ void ModelState::gather() {
 }
 
 void ModelState::finish_gather() {
-  for (comm::Work& work : gathers_)
-    work.wait();
+  // The last one first: on a device's stream the others are over then.
+  for (auto work = gathers_.rbegin(); work != gathers_.rend(); ++work)
+    work->wait();
 }
 
 core::ConstTensorView ModelState::owned_values(int bucket, int state) {
