@@ -65,22 +65,19 @@ void DeviceWorks::hold_back(std::uint64_t id, const Entry& entry,
                             const core::DeviceStream* present) {
   LOCKSTEP_CHECK(present != nullptr, "a wait without a stream");
   if (present->handle() == entry.stream) return;
-<<<<<<< HEAD
-  if (timer_ == nullptr) {
-    entry.reached.hold_back(*present);
-  } else {
-    timer_->stand_still(*present, [&] { entry.reached.hold_back(*present); });
-=======
   const auto known = std::find_if(held_back_.begin(), held_back_.end(), [&](const HeldBack& h) {
     return h.stream == present->handle() && h.by == entry.stream;
   });
   if (known != held_back_.end() && known->id >= id) return;
-  entry.reached.hold_back(*present);
+  if (timer_ == nullptr) {
+    entry.reached.hold_back(*present);
+  } else {
+    timer_->stand_still(*present, [&] { entry.reached.hold_back(*present); });
+  }
   if (known != held_back_.end()) {
     known->id = id;
   } else {
     held_back_.push_back({present->handle(), entry.stream, id});
->>>>>>> 7df8da8 (Hold a stream back once by a point of another)
   }
 }
 

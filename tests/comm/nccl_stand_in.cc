@@ -59,8 +59,10 @@ NcclFaults faults_of(int rank) {
   return state.faults.rank == rank ? state.faults : NcclFaults{};
 }
 
-// On a stream: the rank comes to the collective and stays until it is over, or given up.
-void meet(const std::shared_ptr<nccl::Comm::State>& state, std::uint64_t number, const Part& part) {
+// The rank comes to the collective and stays until it is over, or given up: for as long as that
+// takes on a stream, not forever where the host stands still meanwhile.
+void meet(const std::shared_ptr<nccl::Comm::State>& state, std::uint64_t number, const Part& part,
+          bool at_once) {
   Group& group = *state->group;
   std::unique_lock lock(group.mutex);
   Meeting& meeting = group.meetings[number];
@@ -79,10 +81,20 @@ void meet(const std::shared_ptr<nccl::Comm::State>& state, std::uint64_t number,
     meeting.over = true;
     group.changed.notify_all();
   }
-  group.changed.wait(lock, [&] { return meeting.over || state->aborted; });
+  const auto ended = [&] { return meeting.over || state->aborted; };
+  if (at_once) {
+    if (!group.changed.wait_for(lock, kPatience, ended)) state->lost_a_peer = true;
+  } else {
+    group.changed.wait(lock, ended);
+  }
   if (!meeting.over) meeting.broken = true;
   lock.unlock();
   std::this_thread::sleep_for(faults_of(state->rank).slower);
+}
+
+bool works_at_once() {
+  const std::lock_guard lock(nccl_state().mutex);
+  return nccl_state().at_once;
 }
 
 void note(const nccl::Comm& comm, const std::string& what) {
@@ -125,8 +137,13 @@ Touched touched_by(const Part& part) {
 Result enter(nccl::Comm* comm, const Part& part, const char* name, Stream stream) {
   note(*comm, fmt::format("{} {}", name, part.count));
   const std::uint64_t number = comm->next++;
-  enqueue(
-      stream, [state = comm->state, number, part] { meet(state, number, part); }, touched_by(part));
+  if (works_at_once()) {
+    meet(comm->state, number, part, true);
+  } else {
+    enqueue(
+        stream, [state = comm->state, number, part] { meet(state, number, part, false); },
+        touched_by(part));
+  }
   comm->polls_left = 2;
   return nccl::kInProgress;
 }

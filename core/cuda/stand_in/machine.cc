@@ -384,12 +384,15 @@ void copy_async_wait_for(std::size_t groups_left) {
 }
 
 void run_grid(const char* name, const Grid& grid, const DeviceStream& stream,
-              void (*run)(const void* body), const void* body) {
+              std::span<const LaunchPointer> arguments, void (*run)(const void* body),
+              const void* body) {
   if (grid.blocks == 0) return;
   if (stream.handle() == nullptr) {
     throw Error(ErrorKind::kInternal, fmt::format("kernel {}: started on no stream", name));
   }
   record_call(fmt::format("launch {}", name));
+  if (const LaunchObserver observer = stand_in_settings().observer; observer != nullptr)
+    observer(name, stream, arguments);
   machine().run(name, grid, run, body);
   check_guards(name);
 }

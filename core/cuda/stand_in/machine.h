@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <source_location>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,17 @@ namespace lockstep::core::cuda {
 
 const DeviceRuntime& stand_in_runtime();
 
+// An argument of a launch that is a pointer, and whether the kernel may write through it. Null for
+// arguments of other types.
+struct LaunchPointer {
+  const void* address = nullptr;
+  bool writes = false;
+};
+
+// Told of a launch, on the thread that makes it, before its threads run.
+using LaunchObserver = void (*)(const char* kernel, const DeviceStream& stream,
+                                std::span<const LaunchPointer> arguments);
+
 struct StandInSettings {
   int devices = 2;
   int failure_of_count = 0;                         // a code that looking for devices fails with
@@ -33,6 +45,7 @@ struct StandInSettings {
   bool reverse = false;                             // blocks and threads run last to first
   std::vector<std::string>* record =
       nullptr;  // calls in order: "launch NAME", "copy 1 -> ...", ...
+  LaunchObserver observer = nullptr;
 };
 // Of the process: tests set what they need and put it back.
 StandInSettings& stand_in_settings();
@@ -101,6 +114,7 @@ struct Grid {
 };
 
 void run_grid(const char* name, const Grid& grid, const DeviceStream& stream,
-              void (*run)(const void* body), const void* body);
+              std::span<const LaunchPointer> arguments, void (*run)(const void* body),
+              const void* body);
 
 }  // namespace lockstep::core::cuda

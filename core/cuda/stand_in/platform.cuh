@@ -1,9 +1,11 @@
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "core/cuda/stand_in/machine.h"
 #include "core/device_runtime.h"
@@ -100,15 +102,26 @@ inline std::uint64_t multiply_add_wide(std::uint32_t a, std::uint32_t b, std::ui
   return static_cast<std::uint64_t>(a) * b + c;
 }
 
+template <typename P>
+LaunchPointer launch_pointer(const P& argument) {
+  if constexpr (std::is_pointer_v<P>) {
+    return {argument, !std::is_const_v<std::remove_pointer_t<P>>};
+  } else {
+    return {};
+  }
+}
+
 // Runs `kernel` to its end; the stream is there to be checked. Throws Error(kInternal) naming
 // kernel, block and thread for what machine.h forbids.
 template <typename... P, typename... A>
 void launch(const char* name, void (*kernel)(P...), const Grid& grid, const DeviceStream& stream,
             const A&... arguments) {
   const auto run = [&] { kernel(static_cast<P>(arguments)...); };
+  const std::array<LaunchPointer, sizeof...(P)> pointers = {
+      launch_pointer<P>(static_cast<P>(arguments))...};
   run_grid(
-      name, grid, stream, [](const void* body) { (*static_cast<const decltype(run)*>(body))(); },
-      &run);
+      name, grid, stream, pointers,
+      [](const void* body) { (*static_cast<const decltype(run)*>(body))(); }, &run);
 }
 
 }  // namespace lockstep::core::cuda
