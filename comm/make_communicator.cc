@@ -5,7 +5,6 @@
 #include "comm/device/staged_communicator.h"
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/mpi/mpi_environment.h"
-#include "comm/nccl/nccl_library.h"
 #include "comm/self/self_communicator.h"
 #include "core/check.h"
 
@@ -14,8 +13,8 @@ namespace lockstep::comm {
 namespace {
 
 // The same on all ranks, whichever lacks it.
-void require_nccl(Communicator& host) {
-  const auto problems = host.all_gather_bytes(load_nccl().why_absent, "nccl");
+void require_nccl(Communicator& host, const NcclLibrary& library) {
+  const auto problems = host.all_gather_bytes(library.why_absent, "nccl");
   for (std::size_t r = 0; r < problems.size(); ++r) {
     if (problems[r].empty()) continue;
     throw core::Error(
@@ -54,11 +53,12 @@ std::unique_ptr<Communicator> make_host_communicator(std::string_view backend,
 std::unique_ptr<Communicator> make_device_communicator(std::unique_ptr<Communicator> host,
                                                        std::string_view backend,
                                                        core::DeviceRef device,
-                                                       const NcclOptions& nccl) {
+                                                       const NcclOptions& nccl,
+                                                       NcclSource library) {
   if (backend == "auto") backend = host->world_size() == 1 ? "self" : "nccl";
   if (backend != "nccl") return make_staged_communicator(std::move(host), device);
-  require_nccl(*host);
-  return make_nccl_communicator(std::move(host), device, *load_nccl().api, nccl);
+  require_nccl(*host, library());
+  return make_nccl_communicator(std::move(host), device, *library().api, nccl);
 }
 
 std::unique_ptr<Communicator> make_communicator(std::string_view backend,

@@ -6,10 +6,13 @@
 
 #include "comm/communicator.h"
 #include "comm/nccl/nccl_communicator.h"
+#include "comm/nccl/nccl_library.h"
 
 namespace lockstep::comm {
 
 class MpiEnvironment;
+
+using NcclSource = const NcclLibrary& (*)();
 
 // The communicator of this process. backend: "self", "mpi", "nccl", or "auto": self at one rank,
 // else nccl where there is a device, else mpi. environment: of a process started by an MPI
@@ -27,13 +30,15 @@ std::unique_ptr<Communicator> make_communicator(std::string_view backend,
 
 // The same in two steps, for ranks that first have to agree on their devices: the host's
 // communicator on which that of a backend stands ("self" outside of an MPI launcher and for "self",
-// else "mpi"), and what that becomes for a device of each rank.
+// else "mpi"), and what that becomes for a device of each rank. library: asked for only where NCCL
+// is taken; tests put another in its place.
 std::unique_ptr<Communicator> make_host_communicator(std::string_view backend,
                                                      const MpiEnvironment* environment,
                                                      std::chrono::milliseconds timeout);
 std::unique_ptr<Communicator> make_device_communicator(std::unique_ptr<Communicator> host,
                                                        std::string_view backend,
                                                        core::DeviceRef device,
-                                                       const NcclOptions& nccl);
+                                                       const NcclOptions& nccl,
+                                                       NcclSource library = load_nccl);
 
 }  // namespace lockstep::comm

@@ -6,8 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "comm/make_communicator.h"
-#include "core/cuda_module.h"
 #include "core/error.h"
 #include "launcher/run_description.h"
 
@@ -33,12 +31,13 @@ bool shares_devices(const runtime::Config& config) {
 }
 
 runtime::BackendDevice choose_device(const runtime::Config& config,
-                                     comm::Communicator& communicator, core::Logger& log) {
+                                     comm::Communicator& communicator,
+                                     const DeviceLibraries& libraries, core::Logger& log) {
   if (config.backend.device == runtime::DeviceChoice::kCpu) return {};
   runtime::DeviceSearch search;
   search.why_not = why_cpu(config);
   if (search.why_not.empty()) {
-    search = find_cuda_device(core::load_cuda_module(), local_rank(communicator.world_size()),
+    search = find_cuda_device(libraries.cuda(), local_rank(communicator.world_size()),
                               shares_devices(config));
   }
   const std::vector<std::string> missing =
@@ -62,12 +61,17 @@ runtime::LocalRank local_rank(int world_size) {
 
 RankBackend connect_ranks(runtime::Config& config, const comm::MpiEnvironment* environment,
                           core::Logger& log) {
-  const std::string name = comm_name(config.backend.comm);
   const auto timeout = std::chrono::milliseconds(
       static_cast<std::int64_t>(config.parallel.timeout_seconds * 1000.0));
-  auto host = comm::make_host_communicator(name, environment, timeout);
+  return connect_ranks(
+      config, comm::make_host_communicator(comm_name(config.backend.comm), environment, timeout),
+      {}, log);
+}
+
+RankBackend connect_ranks(runtime::Config& config, std::unique_ptr<comm::Communicator> host,
+                          const DeviceLibraries& libraries, core::Logger& log) {
   RankBackend backend;
-  backend.device = choose_device(config, *host, log);
+  backend.device = choose_device(config, *host, libraries, log);
   if (backend.device.on_cpu()) {
     if (config.backend.comm == runtime::CommChoice::kNccl) {
       throw core::Error(core::ErrorKind::kConfig,
@@ -86,7 +90,8 @@ RankBackend connect_ranks(runtime::Config& config, const comm::MpiEnvironment* e
   comm::NcclOptions options;
   options.repeatable = config.run.reproducible != runtime::Reproducible::kNone;
   backend.communicator =
-      comm::make_device_communicator(std::move(host), name, backend.device.device, options);
+      comm::make_device_communicator(std::move(host), comm_name(config.backend.comm),
+                                     backend.device.device, options, libraries.nccl);
   return backend;
 }
 

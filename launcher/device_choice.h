@@ -2,8 +2,9 @@
 
 #include <memory>
 
-#include "comm/communicator.h"
+#include "comm/make_communicator.h"
 #include "comm/mpi/mpi_environment.h"
+#include "core/cuda_module.h"
 #include "core/log.h"
 #include "runtime/backend_device.h"
 #include "runtime/config/config.h"
@@ -22,6 +23,16 @@ struct RankBackend {
 // all ranks, where some rank lacks what was asked for.
 RankBackend connect_ranks(runtime::Config& config, const comm::MpiEnvironment* environment,
                           core::Logger& log);
+
+// Where what may be absent comes from: this machine, or stand-ins of a test.
+struct DeviceLibraries {
+  core::CudaModule (*cuda)() = core::load_cuda_module;
+  comm::NcclSource nccl = comm::load_nccl;
+};
+
+// The same for ranks that reach each other through `host` (comm::make_host_communicator).
+RankBackend connect_ranks(runtime::Config& config, std::unique_ptr<comm::Communicator> host,
+                          const DeviceLibraries& libraries, core::Logger& log);
 
 // Which rank of its host this process is, as the MPI launcher tells; {0, 1} outside one.
 runtime::LocalRank local_rank(int world_size);
