@@ -50,6 +50,15 @@ void add(Touches& touches, const models::ops::RunFactors& factors) {
   add(touches, factors.common);
   add_bytes(touches, factors.by_run.data(), factors.by_run.size_bytes(), false);
 }
+void add(Touches& touches, const models::LossOptions& loss) {
+  add_bytes(touches, loss.weight_on_device, sizeof(float), false);
+}
+// Lists of the host's: what is in them counts, if it is tensors.
+void add(Touches& touches, const std::span<const ConstTensorView>& views) {
+  for (const ConstTensorView& view : views)
+    add(touches, view);
+}
+void add(Touches&, const std::span<const models::ops::UpdateRule>&) {}
 void add(Touches& touches, const models::ops::UpdatePlan& plan) {
   for (const models::ops::UpdateRun& run : plan.runs()) {
     add(touches, run.gradient);
@@ -145,6 +154,7 @@ const OpBodies& recorded_op_bodies() {
     LOCKSTEP_RECORD(cross_entropy);
     LOCKSTEP_RECORD(softcap_logits);
     LOCKSTEP_RECORD(dropout);
+    LOCKSTEP_RECORD(first_nonfinite);
     LOCKSTEP_RECORD(embedding_forward);
     LOCKSTEP_RECORD(embedding_backward);
     LOCKSTEP_RECORD(position_backward);
@@ -160,6 +170,7 @@ const OpBodies& recorded_op_bodies() {
     LOCKSTEP_RECORD(matmul_weight_gradient);
     LOCKSTEP_RECORD(optimizer_update);
     LOCKSTEP_RECORD(optimizer_update_runs);
+    LOCKSTEP_RECORD(optimizer_update_chosen);
     LOCKSTEP_RECORD(column_sum);
     LOCKSTEP_RECORD(residual_forward);
     LOCKSTEP_RECORD(residual_backward);

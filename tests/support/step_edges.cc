@@ -119,6 +119,31 @@ std::vector<NamedEdge> named_edges(const DeviceTrace& trace,
   return edges;
 }
 
+std::vector<NamedEdge> decision_edges(const DeviceTrace& trace, int step) {
+  const std::size_t none = trace.calls.size();
+  const auto next = [&](std::size_t after, const char* op) {
+    return after == none ? none
+                         : trace.next_work(after, [&](const TraceCall& c) { return is_op(c, op); });
+  };
+  std::vector<NamedEdge> edges;
+  const auto add = [&](const char* name, std::size_t first, std::size_t second) {
+    if (first < none && second < none) edges.push_back({name, "", first, second});
+  };
+  for (std::size_t i = 0; i < none; ++i) {
+    if (trace.calls[i].step != step || !is_op(trace.calls[i], "add_up_step")) continue;
+    const std::size_t exchange = trace.next_work(
+        i, [](const TraceCall& c) { return is_collective(c, "all_gather", "step_numbers"); });
+    const std::size_t decision = next(i, "decide");
+    add("norm before numbers",
+        trace.last_work(i, [](const TraceCall& c) { return is_op(c, "sums_of_squares"); }), i);
+    add("numbers before exchange", i, exchange);
+    add("exchange before decision", exchange, decision);
+    add("decision before update", decision, next(decision, "optimizer_update"));
+    add("decision before next loss", decision, next(decision, "cross_entropy"));
+  }
+  return edges;
+}
+
 std::string describe(const DeviceTrace& trace, const NamedEdge& edge) {
   return fmt::format("{}, {}: {} before {}", edge.name, edge.bucket, trace.describe(edge.first),
                      trace.describe(edge.second));

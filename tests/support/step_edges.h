@@ -38,6 +38,11 @@ struct NamedEdge {
 std::vector<NamedEdge> named_edges(const DeviceTrace& trace,
                                    const std::vector<TracedBucket>& buckets, int step);
 
+// Those of a step's decision, bucket "": norm before numbers, numbers before exchange, exchange
+// before decision, decision before update, decision before next loss. What lies behind the end of
+// the trace is left out.
+std::vector<NamedEdge> decision_edges(const DeviceTrace& trace, int step);
+
 // "gradient ready before reduce, block.1: ... before ..."
 std::string describe(const DeviceTrace& trace, const NamedEdge& edge);
 

@@ -11,6 +11,7 @@
 
 #include "comm/nccl/nccl_communicator.h"
 #include "tests/comm/nccl_stand_in.h"
+#include "tests/support/recorded_decision.h"
 #include "tests/support/recorded_nccl.h"
 #include "tests/support/recorded_ops.h"
 #include "tests/support/step_edges.h"
@@ -117,7 +118,7 @@ Recording record(const Case& c) {
   TrainingRun run;
   run.overrides = c.overrides;
   run.ranks = kRanks;
-  run.device = {device, &recorded_op_bodies(), "recording stand-in"};
+  run.device = {device, &recorded_op_bodies(), &recorded_decision_bodies(), "recording stand-in"};
   run.connect = [&](std::unique_ptr<comm::Communicator> host) {
     return comm::make_nccl_communicator(std::move(host), device, recorded_nccl(), {});
   };
@@ -125,12 +126,15 @@ Recording record(const Case& c) {
     const auto r = static_cast<std::size_t>(rank.number());
     recording.buckets[r] = traced_buckets(rank.trainer.state(), rank.number(), kRanks);
     rank.trainer.step();  // what is allocated and made once
-    TraceRecording recorder(recording.traces[r], rank.communicator,
-                            world.directory() / fmt::format("flight-{}", r));
-    for (int step = 0; step < kSteps; ++step) {
-      recorder.begin_step();
-      rank.trainer.step();
+    {
+      TraceRecording recorder(recording.traces[r], rank.communicator,
+                              world.directory() / fmt::format("flight-{}", r));
+      for (int step = 0; step < kSteps; ++step) {
+        recorder.begin_step();
+        rank.trainer.advance();
+      }
     }
+    rank.trainer.settle();
   };
   const TrainingResult result = world.train(run);
   comm::testing::nccl_state().at_once = false;
@@ -220,12 +224,38 @@ TEST_P(DeviceEdges, TheEdgesOfTheDesignHold) {
   });
 }
 
-TEST_P(DeviceEdges, TheHostsWaitsAreInTheTrace) {
+// Whenever the host waits in the steady state, the stream that computes has work behind what the
+// host waits for: the device never waits for the host.
+TEST_P(DeviceEdges, TheDeviceNeverWaitsForTheHost) {
+  for_each_rank([&](const DeviceTrace& trace, const auto&) {
+    const auto computes = std::find_if(trace.calls.begin(), trace.calls.end(),
+                                       [](const auto& c) { return c.kind == CallKind::kKernel; });
+    ASSERT_NE(computes, trace.calls.end());
+    const DeviceOrder order(trace);
+    int waits = 0;
+    for (const HostWait& wait : order.host_waits()) {
+      if (wait.step < kSteady || !wait.waits) continue;
+      ++waits;
+      ASSERT_GT(wait.behind.size(), static_cast<std::size_t>(computes->stream));
+      EXPECT_GT(wait.behind[static_cast<std::size_t>(computes->stream)], 0U)
+          << trace.describe(wait.call);
+    }
+    EXPECT_GT(waits, 0);
+  });
+}
+
+// From the measurements to everybody's decision, and from there to what it changes.
+TEST_P(DeviceEdges, TheDecisionIsInItsPlace) {
   for_each_rank([&](const DeviceTrace& trace, const auto&) {
     const DeviceOrder order(trace);
-    EXPECT_TRUE(
-        std::any_of(order.host_waits().begin(), order.host_waits().end(),
-                    [](const HostWait& wait) { return wait.step == kSteady && wait.waits; }));
+    std::set<std::string> found;
+    for (const NamedEdge& edge : decision_edges(trace, kSteady)) {
+      found.insert(edge.name);
+      EXPECT_TRUE(order.ordered(edge.first, edge.second)) << describe(trace, edge);
+    }
+    EXPECT_EQ(found, (std::set<std::string>{"norm before numbers", "numbers before exchange",
+                                            "exchange before decision", "decision before update",
+                                            "decision before next loss"}));
   });
 }
 
@@ -248,12 +278,15 @@ std::vector<std::set<std::size_t>> edges_of_step(const DeviceTrace& trace, int s
 // Waits that a step could do without. Where reductions leave the sums in their place, nothing is
 // done with them between the waits for the buckets, so that the last wait serves for all; with
 // whole gradients the all-gathers come behind the reductions on the communicator's stream, and are
-// waited for. The contract of Communicator, which knows of no such stream, asks for all of them.
+// waited for; and behind those comes the exchange of the decision's numbers, which the update, the
+// first to read what was gathered, waits for. The contract of Communicator, which knows of no such
+// stream, asks for all of them.
 bool is_known_to_be_spare(const Case& c, const DeviceTrace& trace, std::size_t wait,
                           const std::string& last_bucket) {
   const std::size_t work = trace.waited_work(wait);
   if (work == trace.calls.size()) return false;
   const TraceCall& waited = trace.calls[work];
+  if (waited.name == "all_gather") return c.whole_gradients && waited.label == last_bucket;
   return c.sums_in_place && waited.name == "reduce_scatter" &&
          (c.whole_gradients || waited.label != last_bucket);
 }
