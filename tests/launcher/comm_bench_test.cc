@@ -17,6 +17,7 @@
 #include "launcher/bench/step_bench.h"
 #include "models/ops/cuda/stand_in_bodies.h"
 #include "runtime/config/load_config.h"
+#include "runtime/cuda/decision_kernels.h"
 #include "tests/comm/nccl_stand_in.h"
 #include "tests/support/async_device.h"
 
@@ -172,8 +173,10 @@ constexpr const char* kTiny =
 // Gradients and parameters of two ranks of one device, through host memory.
 TEST(StepBench, SplitsTheCommunicationOfADevice) {
   core::cuda::stand_in_settings().memory_bytes = std::size_t{100} << 20;  // no room for a product
+  const runtime::DecisionBodies decision = runtime::cuda::decision_kernels();
   const runtime::BackendDevice device{core::open_device(core::cuda::stand_in_runtime(), 0),
-                                      &models::ops::cuda::stand_in_op_bodies(), "stand-in"};
+                                      &models::ops::cuda::stand_in_op_bodies(), &decision,
+                                      "stand-in"};
   runtime::Config config = runtime::parse_config(kTiny, "tiny.yaml", {});
   config.backend.device = runtime::DeviceChoice::kCuda;
   StepMeasurement measured;

@@ -5,9 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "comm/nccl/nccl_communicator.h"
 #include "models/ops/transfer.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/health/replay_bundle.h"
+#include "tests/comm/nccl_stand_in.h"
 #include "tests/support/decision_device.h"
 #include "tests/support/training_world.h"
 
@@ -103,6 +105,47 @@ TEST(DeviceRun, RunningAheadChangesNoBit) {
         const std::string text = fmt::format(R"("outcome":"{}")", outcome);
         EXPECT_NE(ahead.ledger.find(text), std::string::npos) << each.outcome;
       }
+    }
+  }
+}
+
+// Over NCCL's stand-in, an infinity on one rank: all ranks skip together, whatever the stage, and
+// every host's replay agrees with its device (or the run would have ended).
+TEST(DeviceRun, OverNcclAllRanksSkipTogether) {
+  if (test::only_gpu()) GTEST_SKIP() << "NCCL's stand-in reaches the memory of the other one only";
+  const test::TestDevice& device = test::devices_under_test().front();
+  TrainingWorld world(small_config());
+  for (const char* type : {"bf16", "fp16"}) {
+    TrainingRun run = on(device, {"train.steps=4", "batch.micro=1", "health.replay_bundles=0",
+                                  std::string("precision.compute=") + type});
+    const TrainingResult one = world.train(run);
+    ASSERT_FALSE(one.error) << one.message;
+    run.append = "fault: [{kind: overflow, step: 2, rank: 1, layer: 1}]\n";
+    run.connect = [&](std::unique_ptr<comm::Communicator> host) {
+      return comm::make_nccl_communicator(std::move(host), device.ref,
+                                          comm::testing::nccl_stand_in(), {});
+    };
+    for (const auto& [stage, ranks] :
+         {std::pair{"0", 2}, std::pair{"1", 2}, std::pair{"2", 2}, std::pair{"2", 4}}) {
+      SCOPED_TRACE(fmt::format("{}, stage {}, {} ranks", type, stage, ranks));
+      TrainingRun sharded = run;
+      sharded.ranks = ranks;
+      sharded.overrides.push_back(std::string("parallel.zero_stage=") + stage);
+      comm::testing::clear_nccl_state();
+      comm::testing::nccl_state().at_once = true;
+      const TrainingResult found = world.train(sharded);
+      comm::testing::nccl_state().at_once = false;
+      ASSERT_FALSE(found.error) << found.message;
+      const auto lines = found.step_lines();
+      ASSERT_EQ(lines.size(), 4U);
+      const auto second = nlohmann::ordered_json::parse(lines[1]);
+      EXPECT_EQ(second["overflow"], true);
+      EXPECT_EQ(second["overflow_rank"], 1);
+      EXPECT_EQ(second["overflow_bucket"], "block.1");
+      const auto first = nlohmann::ordered_json::parse(lines[0]);
+      const auto alone = nlohmann::ordered_json::parse(one.step_lines()[0]);
+      EXPECT_NEAR(first["loss"].get<double>() / alone["loss"].get<double>(), 1.0, 1e-2);
+      EXPECT_NEAR(first["grad_norm"].get<double>() / alone["grad_norm"].get<double>(), 1.0, 5e-2);
     }
   }
 }
