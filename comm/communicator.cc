@@ -303,8 +303,8 @@ std::vector<std::string> Communicator::all_gather_bytes(std::string_view bytes,
 }
 
 SharedBuffer Communicator::allocate(std::size_t bytes, const std::string& region,
-                                    core::MemoryTracker& tracker) {
-  return do_allocate(bytes, region, tracker);
+                                    core::MemoryTracker& tracker, BufferUse use) {
+  return do_allocate(bytes, region, tracker, use);
 }
 
 SharedBuffer Communicator::allocate_host(std::size_t bytes, const std::string& region,
@@ -314,7 +314,7 @@ SharedBuffer Communicator::allocate_host(std::size_t bytes, const std::string& r
 
 SharedBuffer Communicator::do_allocate_host(std::size_t bytes, const std::string& region,
                                             core::MemoryTracker& tracker) {
-  return do_allocate(bytes, region, tracker);
+  return do_allocate(bytes, region, tracker, BufferUse::kReduced);
 }
 
 void Communicator::work_on(const core::DeviceStream& stream) {

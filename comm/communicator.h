@@ -42,6 +42,12 @@ enum class ReduceOp : std::uint8_t { kSum, kMax, kMin };
 // What a reduce-scatter does with the present content of its output.
 enum class Output : std::uint8_t { kOverwrite, kAccumulate };
 
+// What collectives do with a buffer, for a backend that prepares its memory for them.
+enum class BufferUse : std::uint8_t {
+  kReduced,  // anything
+  kCopied    // nothing is summed there: all_gather, broadcast, all_to_all, in or out
+};
+
 // What one rank moved. Bytes are payload that crossed from one rank to another: a rank's own part
 // and copies through internal staging do not count.
 struct CollectiveStats {
@@ -168,8 +174,9 @@ class Communicator {
   // which peers of the same node read in place where the backend can. Counted in `tracker`, which
   // must outlive the buffer, under `region`. If any rank has no memory left, every rank throws
   // Error(kOutOfMemory) naming the rank that asked for most. Freeing is not collective, but the
-  // rules for inputs hold: wait_input first.
-  SharedBuffer allocate(std::size_t bytes, const std::string& region, core::MemoryTracker& tracker);
+  // rules for inputs hold: wait_input first. use: the same on all ranks.
+  SharedBuffer allocate(std::size_t bytes, const std::string& region, core::MemoryTracker& tracker,
+                        BufferUse use = BufferUse::kReduced);
   // The same in host memory, whatever device() is.
   SharedBuffer allocate_host(std::size_t bytes, const std::string& region,
                              core::MemoryTracker& tracker);
@@ -237,7 +244,7 @@ class Communicator {
                                       std::string_view label) = 0;
   virtual std::uint64_t do_barrier(std::string_view label) = 0;
   virtual SharedBuffer do_allocate(std::size_t bytes, const std::string& region,
-                                   core::MemoryTracker& tracker) = 0;
+                                   core::MemoryTracker& tracker, BufferUse use) = 0;
   // A host backend has no device to work on, and no other memory than the host's.
   virtual void do_work_on(const core::DeviceStream& stream);
   virtual SharedBuffer do_allocate_host(std::size_t bytes, const std::string& region,

@@ -56,20 +56,29 @@ const core::DeviceStream& DeviceCommunicator::present_stream() const {
 }
 
 SharedBuffer DeviceCommunicator::do_allocate(std::size_t bytes, const std::string& region,
-                                             core::MemoryTracker& tracker) {
+                                             core::MemoryTracker& tracker, BufferUse /*use*/) {
   core::Buffer buffer;
-  std::string problem;
+  std::optional<core::Error> problem;
   try {
     buffer = core::Buffer(tracker, region, bytes, device_ref_);
   } catch (const core::Error& error) {
-    problem = error.what();
+    problem = error;
   }
-  const auto problems = all_gather_bytes(problem, "allocate " + region);
+  throw_on_all(problem, "allocate " + region);
+  return SharedBuffer(std::make_unique<DeviceStorage>(std::move(buffer)));
+}
+
+void DeviceCommunicator::throw_on_all(const std::optional<core::Error>& mine,
+                                      std::string_view label) {
+  // The kind, which is a digit, and the text.
+  const std::string told =
+      mine ? std::to_string(static_cast<int>(mine->kind())) + mine->what() : std::string();
+  const auto problems = all_gather_bytes(told, label);
   for (std::size_t r = 0; r < problems.size(); ++r) {
     if (problems[r].empty()) continue;
-    throw core::Error(core::ErrorKind::kOutOfMemory, fmt::format("rank {}: {}", r, problems[r]));
+    throw core::Error(static_cast<core::ErrorKind>(problems[r].front() - '0'),
+                      fmt::format("rank {}: {}", r, std::string_view(problems[r]).substr(1)));
   }
-  return SharedBuffer(std::make_unique<DeviceStorage>(std::move(buffer)));
 }
 
 SharedBuffer DeviceCommunicator::do_allocate_host(std::size_t bytes, const std::string& region,

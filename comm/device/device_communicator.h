@@ -39,9 +39,13 @@ class DeviceCommunicator : public Communicator {
   // From then on there is a timer, which whoever moves data must use.
   void do_measure_times() override;
 
- private:
   SharedBuffer do_allocate(std::size_t bytes, const std::string& region,
-                           core::MemoryTracker& tracker) override;
+                           core::MemoryTracker& tracker, BufferUse use) override;
+  // Collective: what kept any rank from going on is thrown on all of them, that of the lowest rank,
+  // which is named. mine: of this rank, if anything.
+  void throw_on_all(const std::optional<core::Error>& mine, std::string_view label);
+
+ private:
   SharedBuffer do_allocate_host(std::size_t bytes, const std::string& region,
                                 core::MemoryTracker& tracker) override;
   void do_work_on(const core::DeviceStream& stream) override;

@@ -146,7 +146,7 @@ std::uint64_t ExchangeCommunicator::do_barrier(std::string_view label) {
 }
 
 SharedBuffer ExchangeCommunicator::do_allocate(std::size_t bytes, const std::string& region,
-                                               core::MemoryTracker& tracker) {
+                                               core::MemoryTracker& tracker, BufferUse /*use*/) {
   return node_->allocate(bytes, region, tracker, *this);
 }
 

@@ -51,7 +51,7 @@ class ExchangeCommunicator final : public Communicator, private RollCall {
                               std::string_view label) override;
   std::uint64_t do_barrier(std::string_view label) override;
   SharedBuffer do_allocate(std::size_t bytes, const std::string& region,
-                           core::MemoryTracker& tracker) override;
+                           core::MemoryTracker& tracker, BufferUse use) override;
   void do_wait_output(std::uint64_t id, Deadline deadline) override;
   void do_wait_input(std::uint64_t id, Deadline deadline) override;
   bool do_done(std::uint64_t id) override;

@@ -24,7 +24,8 @@ ModelState::ModelState(const models::ParameterTable& table, const BucketLayout& 
       zero_stage_(zero_stage),
       communicator_(communicator),
       context_(context) {
-  parameters_ = communicator.allocate(parameter_bytes(layout, compute), "parameters", memory);
+  parameters_ = communicator.allocate(parameter_bytes(layout, compute), "parameters", memory,
+                                      comm::BufferUse::kCopied);
   const std::int64_t owned = zero_stage == 0 ? layout.flat_elements() : layout.shard_total();
   const std::size_t owned_bytes = static_cast<std::size_t>(owned) * core::size_of(kMasterType);
   const core::DeviceRef device = context.device_ref();
