@@ -60,6 +60,7 @@ struct DeviceRuntime {
   int (*create_stream)(int device, DeviceStreamHandle** stream);
   int (*destroy_stream)(DeviceStreamHandle* stream);
   int (*synchronize)(DeviceStreamHandle* stream);  // the host waits; reports what went wrong before
+  int (*synchronize_device)(int device);  // the same for all work that this process has given to it
 
   int (*create_event)(int device, DeviceEventHandle** event);
   int (*destroy_event)(DeviceEventHandle* event);

@@ -36,7 +36,8 @@ struct Range {
 
 class Stream {
  public:
-  explicit Stream(int device) : device_(device), random_(std::random_device{}()) {
+  explicit Stream(int device)
+      : device_(device), creator_(std::this_thread::get_id()), random_(std::random_device{}()) {
     ++streams_alive;
     thread_ = std::thread([this] { run(); });
   }
@@ -53,6 +54,7 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   int device() const { return device_; }
+  std::thread::id creator() const { return creator_; }
 
   void push(std::function<void()> work, Touched touched = {}) {
     const std::lock_guard lock(mutex_);
@@ -114,6 +116,7 @@ class Stream {
   }
 
   int device_;
+  std::thread::id creator_;
   std::minstd_rand random_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -214,6 +217,23 @@ int release(void* memory) {
 
 int synchronize(DeviceStreamHandle* stream) {
   return native(stream)->synchronize();
+}
+
+// Of the calling rank's streams, for the reason given at release().
+int synchronize_device(int device) {
+  std::vector<std::shared_ptr<Stream>> streams;
+  {
+    const std::lock_guard lock(inventory().mutex);
+    for (const auto& [raw, stream] : inventory().streams) {
+      if (stream->creator() == std::this_thread::get_id()) streams.push_back(stream);
+    }
+  }
+  int code = plain().use(device);
+  for (const auto& stream : streams) {
+    const int error = stream->synchronize();
+    if (code == 0) code = error;
+  }
+  return code;
 }
 
 int copy(void* to, const void* from, std::size_t bytes, CopyKind kind, DeviceStreamHandle* stream) {
@@ -318,6 +338,7 @@ const core::DeviceRuntime& async_runtime() {
     r.create_stream = create_stream;
     r.destroy_stream = destroy_stream;
     r.synchronize = synchronize;
+    r.synchronize_device = synchronize_device;
     r.create_event = create_event;
     r.destroy_event = destroy_event;
     r.record = record;

@@ -110,6 +110,11 @@ int synchronize(DeviceStreamHandle* stream) {
   return told(cudaStreamSynchronize(native(stream)));
 }
 
+int synchronize_device(int device) {
+  const cudaError_t code = cudaSetDevice(device);
+  return told(code == cudaSuccess ? cudaDeviceSynchronize() : code);
+}
+
 int create_event(int device, DeviceEventHandle** event) {
   cudaError_t code = cudaSetDevice(device);
   cudaEvent_t made = nullptr;
@@ -191,6 +196,7 @@ const DeviceRuntime& nvidia_runtime() {
       .create_stream = create_stream,
       .destroy_stream = destroy_stream,
       .synchronize = synchronize,
+      .synchronize_device = synchronize_device,
       .create_event = create_event,
       .destroy_event = destroy_event,
       .record = record,

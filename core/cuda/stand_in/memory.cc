@@ -189,6 +189,11 @@ int synchronize(DeviceStreamHandle*) {
   return 0;
 }
 
+int synchronize_device(int device) {
+  record_call("synchronize the device");
+  return check_ordinal(device);
+}
+
 int create_event(int device, DeviceEventHandle** event) {
   if (const int code = check_ordinal(device); code != 0) return code;
   *event = new DeviceEventHandle{device};
@@ -303,6 +308,7 @@ const DeviceRuntime& stand_in_runtime() {
       .create_stream = create_stream,
       .destroy_stream = destroy_stream,
       .synchronize = synchronize,
+      .synchronize_device = synchronize_device,
       .create_event = create_event,
       .destroy_event = destroy_event,
       .record = record,
