@@ -56,9 +56,22 @@ std::unique_ptr<Communicator> make_device_communicator(std::unique_ptr<Communica
                                                        const NcclOptions& nccl,
                                                        NcclSource library) {
   if (backend == "auto") backend = host->world_size() == 1 ? "self" : "nccl";
-  if (backend != "nccl") return make_staged_communicator(std::move(host), device);
+  if (backend != "nccl") {
+    require_no_nccl_buffers(nccl, fmt::format("{} rank{} over {}", host->world_size(),
+                                              host->world_size() == 1 ? "" : "s", backend));
+    return make_staged_communicator(std::move(host), device);
+  }
   require_nccl(*host, library());
   return make_nccl_communicator(std::move(host), device, *library().api, nccl);
+}
+
+void require_no_nccl_buffers(const NcclOptions& nccl, std::string_view where) {
+  if (nccl.buffers == NcclBuffers::kPlain) return;
+  throw core::Error(
+      core::ErrorKind::kConfig,
+      fmt::format("backend.nccl_buffers is {}, which only NCCL has, and this is a run "
+                  "{}; use plain, or backend.comm: nccl on GPUs",
+                  name_of(nccl.buffers), where));
 }
 
 std::unique_ptr<Communicator> make_communicator(std::string_view backend,
@@ -70,7 +83,10 @@ std::unique_ptr<Communicator> make_communicator(std::string_view backend,
                       "communication backend nccl needs backend.device: cuda; use mpi or auto");
   }
   auto host = make_host_communicator(backend, environment, timeout);
-  if (device.on_cpu()) return host;
+  if (device.on_cpu()) {
+    require_no_nccl_buffers(nccl, "on the CPU");
+    return host;
+  }
   return make_device_communicator(std::move(host), backend, device, nccl);
 }
 

@@ -48,6 +48,8 @@ class RollCall {
   virtual void look_for_dead_peers() = 0;
   // Whether the group has failed, as far as this rank has noticed. From any thread.
   virtual bool failed() const noexcept = 0;
+  // What it has failed of; empty while it has not. From any thread.
+  virtual std::string failure() const = 0;
   // Fails the group with this text, unless it has failed. From any thread; never blocks or throws.
   virtual void fail_with(core::ErrorKind kind, std::string_view text) noexcept = 0;
   virtual std::string describe_rank(int rank) const = 0;  // "rank 3 (host node7)"

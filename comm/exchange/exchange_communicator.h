@@ -66,6 +66,7 @@ class ExchangeCommunicator final : public Communicator, private RollCall {
   std::vector<int> ranks_not_begun(std::uint64_t sequence) const override;
   void look_for_dead_peers() override;
   bool failed() const noexcept override;
+  std::string failure() const override;
   void fail_with(core::ErrorKind kind, std::string_view text) noexcept override;
   std::string describe_rank(int rank) const override;
 

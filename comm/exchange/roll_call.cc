@@ -42,6 +42,10 @@ bool ExchangeCommunicator::failed() const noexcept {
   return control_.failure().is_set();
 }
 
+std::string ExchangeCommunicator::failure() const {
+  return failed() ? control_.failure().text : "";
+}
+
 void ExchangeCommunicator::fail_with(core::ErrorKind kind, std::string_view text) noexcept {
   control_.failure().set(kind, text);
 }

@@ -11,7 +11,8 @@
 // are needed; where that header is found, a test compares them with it.
 namespace lockstep::comm::nccl {
 
-struct Comm;  // the library's own
+struct Comm;    // the library's own
+struct Window;  // too
 
 struct UniqueId {
   char internal[128];
@@ -41,7 +42,8 @@ enum DataType : int {
   kBfloat16 = 9
 };
 
-// As of 2.18: a newer library takes what is not in it from its own defaults.
+// As of 2.28. A library takes from it what its version says it holds, so that of 2.18 will do for
+// all but what came later; an older library takes as much of it as it knows.
 struct Config {
   static constexpr int kUndefined = INT_MIN;
 
@@ -54,9 +56,21 @@ struct Config {
   int max_ctas = kUndefined;
   const char* net_name = nullptr;
   int split_share = kUndefined;
+  // Since 2.28, or of no effect before.
+  int traffic_class = kUndefined;
+  const char* comm_name = nullptr;
+  int collnet_enable = kUndefined;
+  int cta_policy = kUndefined;
+  int shrink_share = kUndefined;
+  int nvls_ctas = kUndefined;
+  int channels_per_net_peer = kUndefined;
+  int nvlink_centric_scheduling = kUndefined;
 };
 
 inline constexpr int kOldestVersion = 21800;
+inline constexpr int kCopyEngineVersion = 22800;  // the first with kCtaPolicyZero
+inline constexpr int kCtaPolicyZero = 2;          // copy engines wherever they can
+inline constexpr int kWindowSymmetric = 1;        // offsets into it are the same on all ranks
 
 // A stream is the runtime's own, core::DeviceStream::handle(). With a communicator that does not
 // block, kInProgress says that a call goes on in the background: nothing else may be asked of the
@@ -89,6 +103,19 @@ struct Api {
                     Stream stream);
   Result (*group_start)();
   Result (*group_end)();
+
+  // What older libraries lack is null here. Memory comes from the calling thread's device.
+  Result (*mem_alloc)(void** memory, std::size_t bytes);  // 2.19, and the three that follow
+  Result (*mem_free)(void* memory);  // does not wait for the device, as the runtime's own does
+  // Of this rank alone. A null handle and kSuccess: NCCL was told not to register.
+  Result (*comm_register)(Comm* comm, void* memory, std::size_t bytes, void** handle);
+  Result (*comm_deregister)(Comm* comm, void* handle);
+  // Of all ranks, in the same order, with the same size (2.27). With a communicator that does not
+  // block it may answer kSuccess and still go on in the background; `window` is written when
+  // that is over. A null window then: the GPUs do not reach each other's memory.
+  Result (*comm_window_register)(Comm* comm, void* memory, std::size_t bytes, Window** window,
+                                 int flags);
+  Result (*comm_window_deregister)(Comm* comm, Window* window);  // of this rank alone
 };
 
 }  // namespace lockstep::comm::nccl

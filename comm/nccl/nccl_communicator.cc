@@ -78,17 +78,6 @@ void NcclCommunicator::record_to(FlightRecorder* recorder) {
 
 // ---- The collectives ------------------------------------------------------------------------
 
-template <typename Body>
-auto NcclCommunicator::with_host(Body&& body) {
-  const std::lock_guard lock(host_mutex_);
-  try {
-    return body();
-  } catch (...) {
-    if (roll_call_of_host().failed()) handle_.abort();
-    throw;
-  }
-}
-
 std::uint64_t NcclCommunicator::do_all_reduce(ConstTensorView input, TensorView output, ReduceOp op,
                                               std::string_view label) {
   if (on_host(input)) {
@@ -214,7 +203,7 @@ void NcclCommunicator::issue(const Flight& flight, const Call& call) {
   const Deadline begin = std::chrono::steady_clock::now();
   const Deadline deadline = default_deadline();
   Backoff backoff(true);
-  NcclState state = handle_.call(call);
+  NcclState state = handle_->call(call);
   while (state == NcclState::kInProgress) {
     backoff.pause();
     if (backoff.time_to_check()) {
@@ -228,13 +217,13 @@ void NcclCommunicator::issue(const Flight& flight, const Call& call) {
                               std::chrono::duration<double>(now - begin).count()));
       }
     }
-    state = handle_.state();
+    state = handle_->state();
   }
   if (state == NcclState::kReady) return;
   host().progress();  // throws when the group has failed, which is why there is no handle any more
   // NCCL may tell of what went wrong in one before it, that the device is in.
   const std::string first = first_flight();
-  fail(fmt::format("{}: {} in {}{}", roll_call_of_host().describe_rank(rank()), handle_.what(),
+  fail(fmt::format("{}: {} in {}{}", roll_call_of_host().describe_rank(rank()), handle_->what(),
                    flight.name, first == flight.name ? "" : ", behind " + first));
 }
 

@@ -14,20 +14,17 @@
 #include "comm/device/event_pool.h"
 #include "comm/nccl/nccl_api.h"
 #include "comm/nccl/nccl_handle.h"
+#include "comm/nccl/nccl_last_resort.h"
+#include "comm/nccl/nccl_options.h"
 
 namespace lockstep::comm {
 
-struct NcclOptions {
-  // The same sizes, ranks and machine give the same bits in every run, though not those of another
-  // backend: NCCL_ALGO=Ring, NCCL_PROTO=Simple and NCCL_NVLS_ENABLE=0 are set in the environment.
-  bool repeatable = false;
-  int max_ctas =
-      0;  // thread blocks that NCCL may take from the computation; 0: as many as it likes
-};
+class NcclMemory;
 
 // The ranks of `host`, each with its own device, over NCCL. Collective. Throws Error(kConfig) when
-// options.repeatable meets an environment that says otherwise, and Error(kCommunication) in NCCL's
-// words when the group cannot be made, both on all ranks.
+// the environment says otherwise than options.repeatable or options.buffers, or this NCCL lacks
+// what the buffers need, and Error(kCommunication) in NCCL's words when the group cannot be made,
+// all of it on all ranks.
 //
 // Beyond the contract of Communicator:
 // - Sums are NCCL's: in the wire type, in an order of its own. Ranks agree bit for bit with each
@@ -42,6 +39,22 @@ struct NcclOptions {
 //   call throws the cause. It names the ranks that have not entered or, of the ranks of this node,
 //   whose device has not come to it.
 // - What the ranks enter is compared by the hosts as they come by, while data may already move.
+// - With NcclBuffers other than kPlain, memory of allocate() on the device is NCCL's and registered
+//   (nccl_memory.h). Then all ranks' views of one call lie in buffers of the same allocate(), at
+//   the same offset but for a rank's own part in place, or none of them does; mixed, NCCL's
+//   behaviour is undefined. allocate() throws Error(kCommunication) in NCCL's words when
+//   registering fails on any rank, and Error(kConfig) when NCCL will not do it here, both on all
+//   ranks.
+// - Of kSymmetric: only what is never summed lies in symmetric windows, for two reasons. NCCL sums
+//   in windows by kernels of their own, which neither NCCL_ALGO nor NCCL_PROTO rules, so that
+//   options.repeatable would say nothing; and its rule for copy engines (CTA policy "zero") is one
+//   of the whole communicator, but they only copy: with it reduce-scatters go as they go with
+//   kRegistered. A second communicator for gathers would cost its buffers and connections once more
+//   and an order between the two, for nothing.
+// - Several small all-gathers are not fused in one group of NCCL: a group ends as a whole, so that
+//   whoever needs the first bucket would wait for the last one, on slow links the longer, to save
+//   launches that the host makes ahead of the device anyway; and the flight recorder could not tell
+//   in which bucket a group hangs.
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,
                                                      core::DeviceRef device, const nccl::Api& api,
                                                      const NcclOptions& options);
@@ -86,6 +99,8 @@ class NcclCommunicator final : public DeviceCommunicator {
   std::uint64_t do_all_to_all(core::ConstTensorView input, core::TensorView output,
                               std::string_view label) override;
   std::uint64_t do_barrier(std::string_view label) override;
+  SharedBuffer do_allocate(std::size_t bytes, const std::string& region,
+                           core::MemoryTracker& tracker, BufferUse use) override;
   SharedBuffer do_allocate_host(std::size_t bytes, const std::string& region,
                                 core::MemoryTracker& tracker) override;
   void do_wait_output(std::uint64_t id, Deadline deadline) override;
@@ -99,7 +114,15 @@ class NcclCommunicator final : public DeviceCommunicator {
   // body() with the host communicator locked; when it throws and the group has failed, the device
   // is freed too.
   template <typename Body>
-  auto with_host(Body&& body);
+  auto with_host(Body&& body) {
+    const std::lock_guard lock(host_mutex_);
+    try {
+      return body();
+    } catch (...) {
+      if (roll_call_of_host().failed()) handle_->abort();
+      throw;
+    }
+  }
 
   std::uint64_t launch(const Entry& entry, const Call& call);
   Flight& take_off(const Entry& entry);
@@ -109,7 +132,9 @@ class NcclCommunicator final : public DeviceCommunicator {
   void connect(const NcclOptions& options);
   nccl::UniqueId agree_on_id();
   void leave();
-  void wait_until_ready(const std::string& what);
+  void finish(NcclState asked, const std::string& what);
+  std::optional<core::Error> register_memory(NcclMemory& memory, const std::string& region,
+                                             bool as_window);
   [[noreturn]] void fail(const std::string& text);
 
   // The watch (nccl_watch.cc).
@@ -126,8 +151,10 @@ class NcclCommunicator final : public DeviceCommunicator {
   [[noreturn]] void fail_late(Work announced, const std::string& text);
 
   const nccl::Api& api_;
-  NcclHandle handle_;
+  NcclBuffers buffers_;
+  std::shared_ptr<NcclHandle> handle_;  // with buffers that may live longer
   core::DeviceStream stream_;
+  NcclLastResort last_resort_;
   core::DeviceEvent ready_;  // where the present stream was at the last launch
   DeviceWorks works_;
 

@@ -6,6 +6,7 @@
 
 #include "comm/exchange/backoff.h"
 #include "comm/nccl/nccl_communicator.h"
+#include "comm/nccl/nccl_library.h"
 #include "core/check.h"
 
 namespace lockstep::comm {
@@ -23,20 +24,48 @@ struct Setting {
 constexpr std::array<Setting, 3> kRepeatable = {
     {{"NCCL_ALGO", "Ring"}, {"NCCL_PROTO", "Simple"}, {"NCCL_NVLS_ENABLE", "0"}}};
 
+// It would win over what the communicator is told.
+constexpr Setting kCopyEngines = {"NCCL_CTA_POLICY", "2"};
+
+// What the environment says otherwise, or nothing.
+std::string contradiction(const Setting& setting, const char* purpose) {
+  const char* present = std::getenv(setting.name);
+  if (present == nullptr || std::string_view(present) == setting.value) return "";
+  return fmt::format("{}={} in the environment, but {} need {}={}; unset it, or do without {}",
+                     setting.name, present, purpose, setting.name, setting.value, purpose);
+}
+
 // NCCL reads its environment once in the life of a process.
 std::string set_repeatable() {
   for (const Setting& setting : kRepeatable) {
-    const char* present = std::getenv(setting.name);
-    if (present != nullptr && std::string_view(present) != setting.value) {
-      return fmt::format(
-          "{}={} in the environment, but repeatable sums need {}={}; unset it, or do without "
-          "repeatable sums",
-          setting.name, present, setting.name, setting.value);
-    }
+    std::string problem = contradiction(setting, "repeatable sums");
+    if (!problem.empty()) return problem;
   }
   for (const Setting& setting : kRepeatable)
     setenv(setting.name, setting.value, 1);
   return "";
+}
+
+// What keeps this rank from doing as the options say, or nothing.
+std::string prepare(const nccl::Api& api, const NcclOptions& options) {
+  std::string problem = nccl_lacks(api, options.buffers);
+  if (!problem.empty()) {
+    return fmt::format("backend.nccl_buffers {}: {}", name_of(options.buffers), problem);
+  }
+  if (options.buffers == NcclBuffers::kSymmetric) {
+    problem = contradiction(kCopyEngines, "symmetric buffers");
+  }
+  return problem.empty() && options.repeatable ? set_repeatable() : problem;
+}
+
+nccl::Config config_of(const NcclOptions& options) {
+  nccl::Config config;
+  if (options.max_ctas > 0) config.max_ctas = options.max_ctas;
+  if (options.buffers == NcclBuffers::kSymmetric) {
+    config.version = nccl::kCopyEngineVersion;
+    config.cta_policy = nccl::kCtaPolicyZero;
+  }
+  return config;
 }
 
 }  // namespace
@@ -51,8 +80,10 @@ NcclCommunicator::NcclCommunicator(std::unique_ptr<Communicator> host, core::Dev
                                    const nccl::Api& api, const NcclOptions& options)
     : DeviceCommunicator("nccl", std::move(host), device),
       api_(api),
-      handle_(api),
+      buffers_(options.buffers),
+      handle_(std::make_shared<NcclHandle>(api)),
       stream_(device),
+      last_resort_(device, stream_, roll_call_of_host(), options),
       ready_(device),
       works_(device),
       events_(device) {
@@ -67,13 +98,14 @@ NcclCommunicator::~NcclCommunicator() {
   } catch (const core::Error&) {
     // Told by the call that found it, or by a peer that still waits.
   }
-  handle_.abort();  // nothing, after a leave that came to its end
+  if (!flights_.empty()) last_resort_.expect_free();
+  handle_->abort();  // nothing, after a leave that came to its end
 }
 
 // Errors of NCCL come to this rank alone, so the group fails with them.
 void NcclCommunicator::fail(const std::string& text) {
   roll_call_of_host().fail_with(ErrorKind::kCommunication, text);
-  handle_.abort();
+  handle_->abort();
   host().progress();
   throw core::Error(ErrorKind::kCommunication, text);
 }
@@ -96,8 +128,7 @@ nccl::UniqueId NcclCommunicator::agree_on_id() {
 }
 
 void NcclCommunicator::connect(const NcclOptions& options) {
-  const std::string problem = options.repeatable ? set_repeatable() : "";
-  const auto problems = host().all_gather_bytes(problem, "nccl");
+  const auto problems = host().all_gather_bytes(prepare(api_, options), "nccl");
   for (std::size_t r = 0; r < problems.size(); ++r) {
     if (problems[r].empty()) continue;
     throw core::Error(ErrorKind::kConfig, fmt::format("rank {}: {}", r, problems[r]));
@@ -105,28 +136,25 @@ void NcclCommunicator::connect(const NcclOptions& options) {
   const nccl::UniqueId id = agree_on_id();
   core::check_device(*device_ref().runtime, device_ref().runtime->use(device().index),
                      "opening the device for NCCL");
-  nccl::Config config;
-  if (options.max_ctas > 0) config.max_ctas = options.max_ctas;
-  if (handle_.connect(world_size(), rank(), id, config) == NcclState::kFailed) {
-    fail(fmt::format("{}: {}; NCCL_DEBUG=INFO tells more",
-                     roll_call_of_host().describe_rank(rank()), handle_.what()));
-  }
-  wait_until_ready("connect the ranks");
+  finish(handle_->connect(world_size(), rank(), id, config_of(options)), "connect the ranks");
   host().barrier("nccl");  // a rank that did not connect is named here
 }
 
-// Until NCCL says that it has done what was asked last, in the background.
-void NcclCommunicator::wait_until_ready(const std::string& what) {
+// Until NCCL has done, in the background, what it was asked last. asked: what it answered, which is
+// not the end of it even when it looks so.
+void NcclCommunicator::finish(NcclState asked, const std::string& what) {
   const Deadline deadline = default_deadline();
   Backoff backoff(true);
+  NcclState state = asked;
   while (true) {
-    const NcclState state = handle_.state();
-    if (state == NcclState::kReady) return;
-    if (state != NcclState::kInProgress) {
+    if (state == NcclState::kFailed || state == NcclState::kGone) {
       host().progress();
       fail(fmt::format("{}: could not {}: {}; NCCL_DEBUG=INFO tells more",
-                       roll_call_of_host().describe_rank(rank()), what, handle_.what()));
+                       roll_call_of_host().describe_rank(rank()), what, handle_->what()));
     }
+    state = handle_->state();
+    if (state == NcclState::kReady) return;
+    if (state != NcclState::kInProgress) continue;
     backoff.pause();
     if (!backoff.time_to_check()) continue;
     roll_call_of_host().look_for_dead_peers();
@@ -145,13 +173,17 @@ void NcclCommunicator::leave() {
   Backoff backoff(true);
   while (!flights_.empty()) {
     if (roll_call.failed() || std::chrono::steady_clock::now() > deadline) return;
-    if (handle_.state() == NcclState::kFailed) return;
+    if (handle_->state() == NcclState::kFailed) return;
     complete_flights();
     if (!flights_.empty()) backoff.pause();
   }
-  if (roll_call.failed() || handle_.finalize() == NcclState::kFailed) return;
-  wait_until_ready("leave the group");
-  handle_.destroy();
+  if (roll_call.failed()) return;
+  // Of buffers that outlive the communicator.
+  for (const std::uint64_t number : handle_->registrations()) {
+    if (handle_->deregister(number, deadline) != NcclState::kReady) return;
+  }
+  finish(handle_->finalize(), "leave the group");
+  handle_->destroy();
 }
 
 }  // namespace lockstep::comm

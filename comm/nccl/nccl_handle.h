@@ -1,9 +1,14 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "comm/nccl/nccl_api.h"
+#include "comm/work.h"
 
 namespace lockstep::comm {
 
@@ -14,8 +19,9 @@ enum class NcclState {
   kGone         // aborted, destroyed, or not begun
 };
 
-// Owning, not movable: a communicator of NCCL that does not block. From any thread; calls come to
-// the library one at a time, as it wants them, and never after an abort.
+// Owning, not movable: a communicator of NCCL that does not block, and what is registered with it.
+// From any thread; calls come to the library one at a time, as it wants them, and never after an
+// abort.
 class NcclHandle {
  public:
   explicit NcclHandle(const nccl::Api& api) : api_(api) {}
@@ -37,7 +43,19 @@ class NcclHandle {
   // How the last call, or the group as a whole, is doing.
   NcclState state();
 
-  // Sends off what is under way, in the background; then destroy() gives the communicator back.
+  // Registers memory of NCCL's and gives it a number, of which deregister() wants to hear before
+  // the memory goes. As a window: a call of all ranks, over only when state() says so. An abort
+  // deregisters everything; of numbers from before there is nothing to tell any more.
+  NcclState register_memory(void* memory, std::size_t bytes, bool as_window, std::uint64_t& number);
+  // Whether NCCL has it registered, its registration being over: it may do without, and say
+  // nothing.
+  bool is_registered(std::uint64_t number) const;
+  // Waits for it, at most until the deadline.
+  NcclState deregister(std::uint64_t number, Deadline deadline);
+  std::vector<std::uint64_t> registrations() const;
+
+  // Sends off what is under way, in the background, with nothing registered any more; then
+  // destroy() gives the communicator back.
   NcclState finalize();
   void destroy();
 
@@ -47,12 +65,20 @@ class NcclHandle {
   std::string what() const;  // of kFailed
 
  private:
+  // One of the two, or none where NCCL does without.
+  struct Registration {
+    void* local = nullptr;
+    nccl::Window* window = nullptr;
+  };
+
   NcclState state_after(nccl::Result result);
 
   const nccl::Api& api_;
   mutable std::mutex mutex_;
   nccl::Comm* comm_ = nullptr;
   std::string what_;
+  std::uint64_t next_number_ = 1;
+  std::map<std::uint64_t, Registration> registrations_;  // by number; NCCL writes into them
 };
 
 }  // namespace lockstep::comm

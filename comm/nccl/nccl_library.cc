@@ -37,6 +37,13 @@ std::string fill(void* library, nccl::Api& api) {
   find(library, "ncclRecv", api.receive, missing);
   find(library, "ncclGroupStart", api.group_start, missing);
   find(library, "ncclGroupEnd", api.group_end, missing);
+  std::string optional;  // nccl_lacks() tells
+  find(library, "ncclMemAlloc", api.mem_alloc, optional);
+  find(library, "ncclMemFree", api.mem_free, optional);
+  find(library, "ncclCommRegister", api.comm_register, optional);
+  find(library, "ncclCommDeregister", api.comm_deregister, optional);
+  find(library, "ncclCommWindowRegister", api.comm_window_register, optional);
+  find(library, "ncclCommWindowDeregister", api.comm_window_deregister, optional);
   return missing;
 }
 
@@ -75,6 +82,38 @@ NcclLibrary look_for_nccl() {
 const NcclLibrary& load_nccl() {
   static const NcclLibrary library = look_for_nccl();
   return library;
+}
+
+std::string nccl_lacks(const nccl::Api& api, NcclBuffers buffers) {
+  if (buffers == NcclBuffers::kPlain) return "";
+  int version = 0;
+  api.get_version(&version);
+  const auto lacks = [&](const char* what, const char* since) {
+    return fmt::format("NCCL {} lacks {}, which came with {}", nccl_version_text(version), what,
+                       since);
+  };
+  if (api.mem_alloc == nullptr || api.mem_free == nullptr) return lacks("ncclMemAlloc", "2.19");
+  if (api.comm_register == nullptr || api.comm_deregister == nullptr) {
+    return lacks("ncclCommRegister", "2.19");
+  }
+  if (buffers == NcclBuffers::kRegistered) return "";
+  if (api.comm_window_register == nullptr || api.comm_window_deregister == nullptr) {
+    return lacks("ncclCommWindowRegister", "2.27");
+  }
+  if (version < nccl::kCopyEngineVersion) return lacks("all-gathers by copy engines", "2.28");
+  return "";
+}
+
+std::string_view name_of(NcclBuffers buffers) {
+  switch (buffers) {
+    case NcclBuffers::kPlain:
+      return "plain";
+    case NcclBuffers::kRegistered:
+      return "registered";
+    case NcclBuffers::kSymmetric:
+      return "symmetric";
+  }
+  return "?";
 }
 
 std::string nccl_version_text(int version) {

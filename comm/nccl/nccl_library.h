@@ -3,6 +3,7 @@
 #include <string>
 
 #include "comm/nccl/nccl_api.h"
+#include "comm/nccl/nccl_options.h"
 
 namespace lockstep::comm {
 
@@ -16,9 +17,13 @@ struct NcclLibrary {
 };
 
 // Looks once for libnccl.so.2 where the dynamic linker looks (LD_LIBRARY_PATH, its cache), then
-// where it lay when this was built. One that lacks a function, or is older than 2.18, is absent
-// too. Never throws.
+// where it lay when this was built. One that lacks a function of 2.18, or is older, is absent too;
+// what came later is null in the table where it is missing. Never throws.
 const NcclLibrary& load_nccl();
+
+// What these buffers need and this NCCL does not have ("NCCL 2.18.6 lacks ncclMemAlloc ..."), or
+// nothing.
+std::string nccl_lacks(const nccl::Api& api, NcclBuffers buffers);
 
 // "2.28.9"
 std::string nccl_version_text(int version);

@@ -53,7 +53,7 @@ void NcclCommunicator::look() noexcept {
     roll_call.fail_with(error.kind(),
                         fmt::format("{}: {}", roll_call.describe_rank(rank()), error.what()));
   }
-  if (roll_call.failed()) handle_.abort();
+  if (roll_call.failed()) handle_->abort();
 }
 
 // What needs neither peers nor the host communicator, so that a thread which waits there holds
@@ -68,10 +68,10 @@ void NcclCommunicator::look_at_device() {
       roll_call_of_host().note_begun(flight.sequence);
     }
   }
-  if (handle_.state() != NcclState::kFailed) return;
+  if (handle_->state() != NcclState::kFailed) return;
   roll_call_of_host().fail_with(
       ErrorKind::kCommunication,
-      fmt::format("{}: {} in {}", roll_call_of_host().describe_rank(rank()), handle_.what(),
+      fmt::format("{}: {} in {}", roll_call_of_host().describe_rank(rank()), handle_->what(),
                   first_flight()));
 }
 

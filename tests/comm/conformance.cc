@@ -76,8 +76,8 @@ void check_all_gather(const Site& site, const Setting& s) {
   core::MemoryTracker tracker;
   const auto ranks = static_cast<std::size_t>(comm.world_size());
   const auto mine = static_cast<std::size_t>(comm.rank()) * s.n;
-  Elements<T> input(site, tracker, s.memory, s.n);
-  Elements<T> output(site, tracker, s.memory, s.n * ranks);
+  Elements<T> input(site, tracker, s.memory, s.n, BufferUse::kCopied);
+  Elements<T> output(site, tracker, s.memory, s.n * ranks, BufferUse::kCopied);
   const auto values = input_of<T>(comm.rank(), s.n, 3);
   input.fill(values);
   if (s.in_place) output.fill(values, mine);
@@ -123,8 +123,8 @@ void check_all_to_all(const Site& site, const Setting& s) {
   core::MemoryTracker tracker;
   const auto ranks = static_cast<std::size_t>(comm.world_size());
   const auto mine = static_cast<std::size_t>(comm.rank()) * s.n;
-  Elements<T> input(site, tracker, s.memory, s.n * ranks);
-  Elements<T> output(site, tracker, s.memory, s.n * ranks);
+  Elements<T> input(site, tracker, s.memory, s.n * ranks, BufferUse::kCopied);
+  Elements<T> output(site, tracker, s.memory, s.n * ranks, BufferUse::kCopied);
   input.fill(input_of<T>(comm.rank(), s.n * ranks, 5));
   comm.all_to_all(input.view(), output.view(), "conformance").wait();
   for (int r = 0; r < comm.world_size(); ++r) {
@@ -141,7 +141,7 @@ void check_broadcast(const Site& site, const Setting& s) {
   Communicator& comm = site.comm;
   core::MemoryTracker tracker;
   for (int root = 0; root < comm.world_size(); ++root) {
-    Elements<T> data(site, tracker, s.memory, s.n);
+    Elements<T> data(site, tracker, s.memory, s.n, BufferUse::kCopied);
     data.fill(input_of<T>(comm.rank(), s.n, 6));
     comm.broadcast(data.view(), root, "conformance").wait();
     EXPECT_TRUE(data.equals(input_of<T>(root, s.n, 6)))

@@ -18,6 +18,8 @@ struct Site {
   // Whether sums of floating types have the bits of rank order, or only come close; then the ranks
   // still agree with each other.
   bool exact = true;
+  // Whether the ranks' views of one call must all lie in shared buffers or none.
+  bool alike = false;
   std::uint64_t entered = 0;  // collectives before the first of a case
 
   bool on_device() const { return !device.on_cpu(); }

@@ -20,16 +20,17 @@ enum class Memory { kPlain, kShared, kOffset, kMixed };
 template <typename T>
 class Elements {
  public:
-  Elements(const Site& site, core::MemoryTracker& tracker, Memory memory, std::size_t n)
+  Elements(const Site& site, core::MemoryTracker& tracker, Memory memory, std::size_t n,
+           BufferUse use = BufferUse::kReduced)
       : site_(site), n_(n) {
     Communicator& comm = site.comm;
     if (memory != Memory::kPlain) {
       const std::size_t bytes = (n + 3) * sizeof(T);
-      shared_ = site.on_device() ? comm.allocate(bytes, "test", tracker)
+      shared_ = site.on_device() ? comm.allocate(bytes, "test", tracker, use)
                                  : comm.allocate_host(bytes, "test", tracker);
     }
     if (memory == Memory::kMixed) {
-      memory = comm.rank() % 2 == 0 ? Memory::kShared : Memory::kPlain;
+      memory = site.alike || comm.rank() % 2 == 0 ? Memory::kShared : Memory::kPlain;
     }
     if (memory == Memory::kPlain) {
       plain_ = core::Buffer(tracker, "test", (n + 1) * sizeof(T), site.device);

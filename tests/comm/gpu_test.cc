@@ -28,9 +28,10 @@ std::string why_no_gpu() {
   return core::why_no_device(module.runtime());
 }
 
-std::string why_no_nccl() {
-  const std::string why = why_no_gpu();
-  return why.empty() ? load_nccl().why_absent : why;
+std::string why_no_nccl(NcclBuffers buffers = NcclBuffers::kPlain) {
+  if (std::string why = why_no_gpu(); !why.empty()) return why;
+  if (load_nccl().api == nullptr) return load_nccl().why_absent;
+  return nccl_lacks(*load_nccl().api, buffers);
 }
 
 int gpus() {
@@ -56,7 +57,7 @@ void let_ranks_share_a_gpu(int rank) {
 
 // Makes a communicator for each case; says how long each took, as time on a GPU is dear.
 void run_cases(const std::vector<ConformanceCase>& cases, bool exact, std::uint64_t entered,
-               const std::function<std::unique_ptr<Communicator>()>& make) {
+               const std::function<std::unique_ptr<Communicator>()>& make, bool alike = false) {
   for (const ConformanceCase& c : cases) {
     SCOPED_TRACE(c.name);
     const auto begin = std::chrono::steady_clock::now();
@@ -65,8 +66,12 @@ void run_cases(const std::vector<ConformanceCase>& cases, bool exact, std::uint6
     const core::DeviceRef device = gpu_of(comm->rank());
     const core::DeviceStream stream(device);
     comm->work_on(stream);
-    c.check(
-        {.comm = *comm, .device = device, .stream = &stream, .exact = exact, .entered = entered});
+    c.check({.comm = *comm,
+             .device = device,
+             .stream = &stream,
+             .exact = exact,
+             .alike = alike,
+             .entered = entered});
     stream.synchronize();
     if (comm->rank() == 0) {
       const std::chrono::duration<double> connecting = made - begin;
@@ -85,10 +90,12 @@ std::unique_ptr<Communicator> over_mpi(std::chrono::milliseconds timeout) {
   return make_staged_communicator(std::move(host), device);
 }
 
-std::unique_ptr<Communicator> over_nccl(std::chrono::milliseconds timeout) {
+std::unique_ptr<Communicator> over_nccl(std::chrono::milliseconds timeout,
+                                        NcclBuffers buffers = NcclBuffers::kPlain) {
   auto host = make_mpi_communicator({.timeout = timeout});
   const core::DeviceRef device = gpu_of(host->rank());
   NcclOptions options;
+  options.buffers = buffers;
   if (host->world_size() > gpus()) {
     let_ranks_share_a_gpu(host->rank());
     options.max_ctas = 2;  // kernels of all ranks must fit at once
@@ -106,6 +113,28 @@ TEST(Gpu, ConformsOverNccl) {
   std::printf("  NCCL %s, %s\n", nccl_version_text(load_nccl().version).c_str(),
               load_nccl().path.c_str());
   run_cases(conformance_cases(), false, kNcclEntered, [] { return over_nccl(60s); });
+}
+
+TEST(Gpu, ConformsOverNcclWithRegisteredBuffers) {
+  if (const std::string why = why_no_nccl(NcclBuffers::kRegistered); !why.empty()) {
+    GTEST_SKIP() << why;
+  }
+  run_cases(
+      conformance_cases(), false, kNcclEntered,
+      [] { return over_nccl(60s, NcclBuffers::kRegistered); }, true);
+}
+
+TEST(Gpu, ConformsOverNcclWithSymmetricBuffers) {
+  if (const std::string why = why_no_nccl(NcclBuffers::kSymmetric); !why.empty()) {
+    GTEST_SKIP() << why;
+  }
+  if (make_mpi_communicator({.timeout = 60s})->world_size() > gpus()) {
+    GTEST_SKIP() << "ranks that share a GPU as if they were hosts have no windows in each other's "
+                    "memory";
+  }
+  run_cases(
+      conformance_cases(), false, kNcclEntered,
+      [] { return over_nccl(60s, NcclBuffers::kSymmetric); }, true);
 }
 
 TEST(Gpu, MisuseOverNcclNamesTheRank) {

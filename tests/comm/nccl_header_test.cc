@@ -31,7 +31,21 @@ static_assert(int{nccl::kFloat64} == ncclFloat64 && int{nccl::kBfloat16} == nccl
 static_assert(sizeof(nccl::Result) == sizeof(ncclResult_t) &&
               sizeof(nccl::DataType) == sizeof(ncclDataType_t));
 static_assert(Config::kUndefined == NCCL_CONFIG_UNDEF_INT);
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
 static_assert(sizeof(Config) <= sizeof(ncclConfig_t));
+static_assert(offsetof(Config, traffic_class) == offsetof(ncclConfig_t, trafficClass));
+static_assert(offsetof(Config, comm_name) == offsetof(ncclConfig_t, commName));
+static_assert(offsetof(Config, collnet_enable) == offsetof(ncclConfig_t, collnetEnable));
+static_assert(offsetof(Config, cta_policy) == offsetof(ncclConfig_t, CTAPolicy));
+static_assert(offsetof(Config, shrink_share) == offsetof(ncclConfig_t, shrinkShare));
+static_assert(offsetof(Config, nvls_ctas) == offsetof(ncclConfig_t, nvlsCTAs));
+static_assert(offsetof(Config, channels_per_net_peer) ==
+              offsetof(ncclConfig_t, nChannelsPerNetPeer));
+static_assert(offsetof(Config, nvlink_centric_scheduling) ==
+              offsetof(ncclConfig_t, nvlinkCentricSched));
+static_assert(nccl::kCtaPolicyZero == NCCL_CTA_POLICY_ZERO);
+static_assert(nccl::kCopyEngineVersion == NCCL_VERSION(2, 28, 0));
+#endif
 static_assert(offsetof(Config, blocking) == offsetof(ncclConfig_t, blocking));
 static_assert(offsetof(Config, cga_cluster_size) == offsetof(ncclConfig_t, cgaClusterSize));
 static_assert(offsetof(Config, min_ctas) == offsetof(ncclConfig_t, minCTAs));
@@ -66,6 +80,17 @@ LOCKSTEP_SAME_CALL(send, ncclSend);
 LOCKSTEP_SAME_CALL(receive, ncclRecv);
 LOCKSTEP_SAME_CALL(group_start, ncclGroupStart);
 LOCKSTEP_SAME_CALL(group_end, ncclGroupEnd);
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 19, 0)
+LOCKSTEP_SAME_CALL(mem_alloc, ncclMemAlloc);
+LOCKSTEP_SAME_CALL(mem_free, ncclMemFree);
+LOCKSTEP_SAME_CALL(comm_register, ncclCommRegister);
+LOCKSTEP_SAME_CALL(comm_deregister, ncclCommDeregister);
+#endif
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
+LOCKSTEP_SAME_CALL(comm_window_register, ncclCommWindowRegister);
+LOCKSTEP_SAME_CALL(comm_window_deregister, ncclCommWindowDeregister);
+static_assert(nccl::kWindowSymmetric == NCCL_WIN_COLL_SYMMETRIC);
+#endif
 #undef LOCKSTEP_SAME_CALL
 
 TEST(NcclHeader, AConfigurationBeginsAsTheLibrarysDoes) {
@@ -78,6 +103,16 @@ TEST(NcclHeader, AConfigurationBeginsAsTheLibrarysDoes) {
   EXPECT_EQ(ours.max_ctas, theirs.maxCTAs);
   EXPECT_EQ(ours.net_name, theirs.netName);
   EXPECT_EQ(ours.split_share, theirs.splitShare);
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
+  EXPECT_EQ(ours.traffic_class, theirs.trafficClass);
+  EXPECT_EQ(ours.comm_name, theirs.commName);
+  EXPECT_EQ(ours.collnet_enable, theirs.collnetEnable);
+  EXPECT_EQ(ours.cta_policy, theirs.CTAPolicy);
+  EXPECT_EQ(ours.shrink_share, theirs.shrinkShare);
+  EXPECT_EQ(ours.nvls_ctas, theirs.nvlsCTAs);
+  EXPECT_EQ(ours.channels_per_net_peer, theirs.nChannelsPerNetPeer);
+  EXPECT_EQ(ours.nvlink_centric_scheduling, theirs.nvlinkCentricSched);
+#endif
 }
 
 }  // namespace

@@ -121,6 +121,19 @@ bool fit(const Meeting& meeting) {
   });
 }
 
+void check_places(const Meeting& meeting) {
+  const Part& first = *meeting.parts.front();
+  for (const auto& part : meeting.parts) {
+    if (part->places != first.places) {
+      note_misuse("ranks' buffers of one collective are not registered alike");
+      return;
+    }
+  }
+  const bool sums = first.kind == Kind::kAllReduce || first.kind == Kind::kReduceScatter;
+  for (const Place& place : first.places)
+    if (sums && place.kept == Kept::kWindow) note_misuse("sums were taken in a symmetric window");
+}
+
 // The last one to come does it for all, outputs after all inputs are read: they may be the same.
 void perform(Meeting& meeting) {
   const std::size_t ranks = meeting.parts.size();

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/nccl/nccl_api.h"
+#include "tests/comm/nccl_registered.h"
 
 // The arithmetic of the stand-in for NCCL: where the ranks of a group meet for one collective.
 namespace lockstep::comm::testing {
@@ -26,6 +27,8 @@ struct Part {
   int root = 0;
   std::map<int, const std::byte*> sends{};  // of kExchange, by peer
   std::map<int, std::byte*> receives{};
+  // Where all of its memory lies; a rank's own part in place counts as the whole.
+  std::vector<Place> places{};
 };
 
 // One collective of a group of ranks.
@@ -41,12 +44,17 @@ struct Group {
   int ranks = 0;
   int joined = 0;
   std::map<std::uint64_t, Meeting> meetings;  // by number
+  std::map<std::uint64_t, std::vector<std::size_t>>
+      windows;  // by number: sizes of the ranks' parts
 };
 
 std::size_t size_of(nccl::DataType type);
 
 // Whether all ranks came with the same; real ranks that do not hang, or worse.
 bool fit(const Meeting& meeting);
+
+// Writes down what is undefined about the ranks' memory, which must be registered alike.
+void check_places(const Meeting& meeting);
 
 // Does the collective of all ranks, whose parts are all there and fit.
 void perform(Meeting& meeting);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <barrier>
@@ -26,7 +27,7 @@ using lockstep::testing::live_streams;
 // be left afterwards.
 inline void run_nccl(int ranks, std::chrono::milliseconds timeout,
                      const std::function<void(const Site&)>& body, const NcclFaults& faults = {},
-                     const NcclOptions& options = {}) {
+                     const NcclOptions& options = {}, const nccl::Api& api = nccl_stand_in()) {
   clear_nccl_state(faults);
   const LocalWorld world(ranks, timeout);
   // No rank fails the group while another still connects: that is a case of its own.
@@ -40,13 +41,16 @@ inline void run_nccl(int ranks, std::chrono::milliseconds timeout,
               .device = async_device(),
               .stream = &stream,
               .exact = false,
+              .alike = options.buffers != NcclBuffers::kPlain,
               .entered = kNcclEntered});
       },
       [&](std::unique_ptr<Communicator> host) {
-        return make_nccl_communicator(std::move(host), async_device(), nccl_stand_in(), options);
+        return make_nccl_communicator(std::move(host), async_device(), api, options);
       });
   EXPECT_EQ(live_nccl_comms(), 0);
   EXPECT_EQ(open_nccl_groups(), 0);
+  EXPECT_EQ(live_nccl_memory(), 0);
+  EXPECT_THAT(nccl_state().misuses, ::testing::IsEmpty());
   EXPECT_EQ(live_streams(), 0);
   EXPECT_EQ(live_events(), 0);
 }

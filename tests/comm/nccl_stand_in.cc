@@ -11,6 +11,8 @@
 #include <thread>
 
 #include "tests/comm/nccl_meeting.h"
+#include "tests/comm/nccl_registered.h"
+#include "tests/comm/nccl_stand_in_comm.h"
 #include "tests/support/async_device.h"
 
 namespace lockstep::comm {
@@ -31,32 +33,10 @@ std::map<std::string, std::shared_ptr<Group>>& groups() {
 std::atomic<int> comms_alive{0};
 std::atomic<int> groups_open{0};
 
-}  // namespace
-}  // namespace testing
-
-// Shared with the streams that work for it, which end after it.
-struct nccl::Comm {
-  struct State {
-    std::shared_ptr<testing::Group> group;
-    int rank = 0;
-    std::atomic<bool> aborted{false};
-    std::atomic<bool> lost_a_peer{false};
-  };
-  std::shared_ptr<State> state = std::make_shared<State>();
-  std::uint64_t next = 0;  // number of its next collective
-  int polls_left = 0;      // of get_async_error, before the last call is over
-  bool finalized = false;
-  nccl::Result error = nccl::kSuccess;
-  std::string last_error;
-};
-
-namespace testing {
-namespace {
-
-NcclFaults faults_of(int rank) {
-  NcclStandInState& state = nccl_state();
-  const std::lock_guard lock(state.mutex);
-  return state.faults.rank == rank ? state.faults : NcclFaults{};
+// Ranks that were aborted and did not hear it. Of one test at a time.
+std::vector<std::shared_ptr<nccl::Comm::State>>& deaf() {
+  static std::vector<std::shared_ptr<nccl::Comm::State>> all;
+  return all;
 }
 
 // The rank comes to the collective and stays until it is over, or given up: for as long as that
@@ -77,6 +57,7 @@ void meet(const std::shared_ptr<nccl::Comm::State>& state, std::uint64_t number,
   const bool all = std::all_of(meeting.parts.begin(), meeting.parts.end(),
                                [](const auto& p) { return p.has_value(); });
   if (all && !meeting.broken && fit(meeting)) {
+    check_places(meeting);
     perform(meeting);
     meeting.over = true;
     group.changed.notify_all();
@@ -95,34 +76,6 @@ void meet(const std::shared_ptr<nccl::Comm::State>& state, std::uint64_t number,
 bool works_at_once() {
   const std::lock_guard lock(nccl_state().mutex);
   return nccl_state().at_once;
-}
-
-void note(const nccl::Comm& comm, const std::string& what) {
-  NcclStandInState& state = nccl_state();
-  const std::lock_guard lock(state.mutex);
-  state.calls.push_back(fmt::format("rank {} {}", comm.state->rank, what));
-}
-
-Result refuse(nccl::Comm* comm, Result result, const std::string& why) {
-  comm->last_error = why;
-  return result;
-}
-
-void notice_lost_peer(nccl::Comm* comm) {
-  if (!comm->state->lost_a_peer) return;
-  comm->error = nccl::kRemoteError;
-  comm->last_error = "the connection was closed by a peer";
-}
-
-// What every call of a communicator asks first.
-Result check_ready(nccl::Comm* comm) {
-  notice_lost_peer(comm);
-  if (comm->error != nccl::kSuccess)
-    return refuse(comm, comm->error, "the communicator has failed");
-  if (comm->polls_left > 0) {
-    return refuse(comm, nccl::kInvalidArgument, "the operation before is still in progress");
-  }
-  return nccl::kSuccess;
 }
 
 Touched touched_by(const Part& part) {
@@ -148,12 +101,35 @@ Result enter(nccl::Comm* comm, const Part& part, const char* name, Stream stream
   return nccl::kInProgress;
 }
 
+// Its own part in place lies where the rank's number says, so there it is the whole that counts.
+std::vector<Place> places_of(const nccl::Comm& comm, const Part& part) {
+  const std::size_t own =
+      part.count * size_of(part.type) * static_cast<std::size_t>(comm.state->rank);
+  const bool in_place = part.kind == Kind::kAllGather       ? part.send == part.receive + own
+                        : part.kind == Kind::kReduceScatter ? part.receive == part.send + own
+                                                            : false;
+  const Place send = comm.registrations.find(part.send);
+  const Place receive = comm.registrations.find(part.receive);
+  if (!in_place) return {send, receive};
+  return {part.kind == Kind::kAllGather ? receive : send};
+}
+
+// As NCCL chooses: all-gathers in symmetric windows, where the communicator was told to.
+std::string name_of(const nccl::Comm& comm, const Part& part, const char* name) {
+  const bool windows = std::all_of(part.places.begin(), part.places.end(),
+                                   [](const Place& p) { return p.kept == Kept::kWindow; });
+  return part.kind == Kind::kAllGather && windows && comm.copy_engines
+             ? fmt::format("{} by copy engines", name)
+             : name;
+}
+
 Result collective(nccl::Comm* comm, Part part, const char* name, const void* send, void* receive,
                   Stream stream) {
   if (const Result ready = check_ready(comm); ready != nccl::kSuccess) return ready;
   part.send = static_cast<const std::byte*>(send);
   part.receive = static_cast<std::byte*>(receive);
-  return enter(comm, part, name, stream);
+  part.places = places_of(*comm, part);
+  return enter(comm, part, name_of(*comm, part, name).c_str(), stream);
 }
 
 // ---- Groups of sends and receives -----------------------------------------------------------
@@ -203,6 +179,7 @@ Result send(const void* data, std::size_t count, nccl::DataType type, int peer, 
   if (const Result added = add_to_group(comm, count, type, stream); added != nccl::kSuccess) {
     return added;
   }
+  open_group.part.places.push_back(comm->registrations.find(data));
   if (open_group.sends++ == faults_of(comm->state->rank).failing_send) {
     open_group.error = nccl::kSystemError;
     return refuse(comm, nccl::kSystemError, "no socket to a peer");
@@ -237,6 +214,8 @@ Result init(nccl::Comm** comm, int ranks, nccl::UniqueId id, int rank, nccl::Con
     made->state->group = groups().at(id.internal);
   }
   made->state->rank = rank;
+  made->copy_engines =
+      config->version >= nccl::kCopyEngineVersion && config->cta_policy == nccl::kCtaPolicyZero;
   ++comms_alive;
   *comm = made.release();
   if (faults.init_fails != nccl::kSuccess) {
@@ -253,10 +232,12 @@ Result init(nccl::Comm** comm, int ranks, nccl::UniqueId id, int rank, nccl::Con
 Result get_async_error(nccl::Comm* comm, Result* error) {
   Group& group = *comm->state->group;
   notice_lost_peer(comm);
+  look_at_window(comm);
   *error = comm->error;
   if (comm->error != nccl::kSuccess) return nccl::kSuccess;
   const std::lock_guard lock(group.mutex);
-  if (group.joined < group.ranks || (comm->polls_left > 0 && --comm->polls_left > 0)) {
+  if (group.joined < group.ranks || comm->pending_window ||
+      (comm->polls_left > 0 && --comm->polls_left > 0)) {
     *error = nccl::kInProgress;
   }
   return nccl::kSuccess;
@@ -264,6 +245,7 @@ Result get_async_error(nccl::Comm* comm, Result* error) {
 
 Result finalize(nccl::Comm* comm) {
   if (const Result ready = check_ready(comm); ready != nccl::kSuccess) return ready;
+  if (!comm->registrations.empty()) note_misuse("finalized with buffers still registered");
   note(*comm, "finalize");
   comm->finalized = true;
   comm->polls_left = 2;
@@ -283,7 +265,11 @@ Result abort(nccl::Comm* comm) {
   {
     Group& group = *comm->state->group;
     const std::lock_guard lock(group.mutex);
-    comm->state->aborted = true;
+    if (faults_of(comm->state->rank).deaf_to_abort) {
+      deaf().push_back(comm->state);
+    } else {
+      comm->state->aborted = true;
+    }
     group.changed.notify_all();
   }
   --comms_alive;
@@ -355,19 +341,22 @@ const nccl::Api& nccl_stand_in() {
       .receive = receive,
       .group_start = group_start,
       .group_end = group_end,
+      .mem_alloc = give_memory,
+      .mem_free = take_memory,
+      .comm_register = register_local,
+      .comm_deregister = deregister_local,
+      .comm_window_register = register_window,
+      .comm_window_deregister = deregister_window,
   };
   return kApi;
 }
 
-NcclStandInState& nccl_state() {
-  static NcclStandInState state;
-  return state;
-}
-
-void clear_nccl_state(const NcclFaults& faults) {
-  const std::lock_guard lock(nccl_state().mutex);
-  nccl_state().faults = faults;
-  nccl_state().calls.clear();
+void let_deaf_go() {
+  for (const auto& state : std::exchange(deaf(), {})) {
+    const std::lock_guard lock(state->group->mutex);
+    state->aborted = true;
+    state->group->changed.notify_all();
+  }
 }
 
 int live_nccl_comms() {

@@ -25,6 +25,10 @@ struct NcclFaults {
   std::uint64_t async_error_after = UINT64_MAX;  // of its collectives; kRemoteError in the next
   int failing_send = -1;                         // the send of a group that is refused
   std::chrono::milliseconds slower{0};           // each collective takes so much longer
+  nccl::Result register_fails = nccl::kSuccess;  // also in the background, of a window
+  bool register_skips = false;                   // NCCL was told, or sees, that it is of no use
+  bool window_never_ends = false;                // it does not come, so nobody's does
+  bool deaf_to_abort = false;                    // what it hangs in only let_deaf_go() ends
 };
 
 struct NcclStandInState {
@@ -33,15 +37,23 @@ struct NcclStandInState {
   // when all ranks have come to it, and fails when they do not within kPatience.
   bool at_once = false;
   NcclFaults faults;
-  std::vector<std::string> calls;  // "rank 1 all_reduce 4 floats", ...: those of all ranks
+  std::vector<std::string> calls;    // "rank 1 all_reduce 4", ...: those of all ranks
+  std::vector<std::string> misuses;  // of what NCCL leaves undefined
 };
 inline constexpr std::chrono::seconds kPatience{30};
 // Of the process. Tests clear it.
 NcclStandInState& nccl_state();
 void clear_nccl_state(const NcclFaults& faults = {});
 
-// Communicators not given back, and threads in the middle of a group.
+// "calls" of this beginning, so far.
+int count_nccl_calls(const std::string& beginning);
+
+// Ends what ranks that are deaf to aborts hang in.
+void let_deaf_go();
+
+// Communicators not given back, memory not freed, and threads in the middle of a group.
 int live_nccl_comms();
+int live_nccl_memory();
 int open_nccl_groups();
 
 }  // namespace lockstep::comm::testing
