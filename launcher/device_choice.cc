@@ -51,6 +51,33 @@ runtime::BackendDevice choose_device(const runtime::Config& config,
   return {};
 }
 
+comm::NcclOptions nccl_options(const runtime::Config& config, core::Logger& log,
+                               const std::function<void(const std::string& cause)>& last_resort) {
+  comm::NcclOptions options;
+  options.repeatable = config.run.reproducible != runtime::Reproducible::kNone;
+  options.buffers = config.backend.nccl_buffers;
+  options.last_resort = [&log, last_resort](const std::string& cause) {
+    constexpr auto kLost = core::ErrorKind::kCommunication;
+    log.error("run", "{}: {}; this process ends here", core::describe(kLost), cause);
+    if (last_resort) last_resort(cause);
+    std::_Exit(static_cast<int>(kLost));
+  };
+  return options;
+}
+
+// With what this NCCL lacks for other buffers, so that nobody looks for it in vain.
+void tell_of_nccl(const comm::NcclLibrary& library, const comm::NcclOptions& options,
+                  core::Logger& log) {
+  if (log.rank() != 0) return;
+  std::string lacks;
+  for (const auto buffers : {comm::NcclBuffers::kRegistered, comm::NcclBuffers::kSymmetric}) {
+    if (lacks.empty()) lacks = comm::nccl_lacks(*library.api, buffers);
+  }
+  log.info("run", "NCCL {} ({}), backend.nccl_buffers {}{}",
+           comm::nccl_version_text(library.version), library.path, comm::name_of(options.buffers),
+           lacks.empty() ? "" : "; " + lacks);
+}
+
 }  // namespace
 
 runtime::LocalRank local_rank(int world_size) {
@@ -60,16 +87,19 @@ runtime::LocalRank local_rank(int world_size) {
 }
 
 RankBackend connect_ranks(runtime::Config& config, const comm::MpiEnvironment* environment,
-                          core::Logger& log) {
+                          core::Logger& log,
+                          const std::function<void(const std::string& cause)>& last_resort) {
   const auto timeout = std::chrono::milliseconds(
       static_cast<std::int64_t>(config.parallel.timeout_seconds * 1000.0));
   return connect_ranks(
       config, comm::make_host_communicator(comm_name(config.backend.comm), environment, timeout),
-      {}, log);
+      {}, log, last_resort);
 }
 
 RankBackend connect_ranks(runtime::Config& config, std::unique_ptr<comm::Communicator> host,
-                          const DeviceLibraries& libraries, core::Logger& log) {
+                          const DeviceLibraries& libraries, core::Logger& log,
+                          const std::function<void(const std::string& cause)>& last_resort) {
+  const comm::NcclOptions options = nccl_options(config, log, last_resort);
   RankBackend backend;
   backend.device = choose_device(config, *host, libraries, log);
   if (backend.device.on_cpu()) {
@@ -78,6 +108,7 @@ RankBackend connect_ranks(runtime::Config& config, std::unique_ptr<comm::Communi
                         "backend.comm is nccl, which moves memory of GPUs, but the run computes on "
                         "the CPU; use backend.comm: auto or mpi, or backend.device: cuda");
     }
+    comm::require_no_nccl_buffers(options, "on the CPU");
     config.backend.device = runtime::DeviceChoice::kCpu;
     backend.communicator = std::move(host);
     return backend;
@@ -87,11 +118,10 @@ RankBackend connect_ranks(runtime::Config& config, std::unique_ptr<comm::Communi
     log.info("run", "ranks of a host may share its devices ({})",
              config.backend.comm == runtime::CommChoice::kMpi ? "backend.comm mpi" : "NCCL_HOSTID");
   }
-  comm::NcclOptions options;
-  options.repeatable = config.run.reproducible != runtime::Reproducible::kNone;
   backend.communicator =
       comm::make_device_communicator(std::move(host), comm_name(config.backend.comm),
                                      backend.device.device, options, libraries.nccl);
+  if (backend.communicator->backend() == "nccl") tell_of_nccl(libraries.nccl(), options, log);
   return backend;
 }
 

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <exception>
 #include <new>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "comm/flight_recorder.h"
 #include "comm/mpi/mpi_environment.h"
@@ -174,6 +177,32 @@ void conclude(const std::exception_ptr& failure, comm::Communicator& communicato
   }
 }
 
+// Writes the exit record of a rank whose device never comes back, and with it the thread that
+// should have written one.
+class StuckRank {
+ public:
+  StuckRank(std::string output, ExitRecord record)
+      : output_(std::move(output)), record_(std::move(record)) {}
+
+  // Whose record it would be; 0: of none, as before the first call.
+  void set_attempt(std::int64_t attempt) { attempt_ = attempt; }
+
+  // From any thread.
+  void leave_record(const std::string& cause) {
+    if (attempt_ == 0) return;
+    record_.attempt = attempt_;
+    record_.exit_code = static_cast<int>(core::ErrorKind::kCommunication);
+    record_.reason = core::describe(core::ErrorKind::kCommunication);
+    record_.message = cause;
+    write_exit_record(output_, record_);
+  }
+
+ private:
+  std::string output_;
+  ExitRecord record_;  // its step is not known: that of the last checkpoint counts
+  std::atomic<std::int64_t> attempt_{0};
+};
+
 // Ranks leave together: mpirun kills the others about a second after the first non-zero exit.
 void leave_together(comm::Communicator& communicator) noexcept {
   try {
@@ -208,22 +237,26 @@ int run_training(const TrainRequest& request) {
     }
     runtime::Config config = runtime::load_config(request.config_file, request.overrides);
     runtime::validate_for_world(config, world_size);
-    const auto [device, communicator] =
-        connect_ranks(config, environment ? &*environment : nullptr, log);
     ExitRecord record;
     record.rank = rank;
     record.world_size = world_size;
+    StuckRank stuck(config.run.output, record);
+    const auto [device, communicator] =
+        connect_ranks(config, environment ? &*environment : nullptr, log,
+                      [&stuck](const std::string& cause) { stuck.leave_record(cause); });
     std::optional<comm::FlightRecorder> recorder;
     std::optional<runtime::RunDirectory> directory;  // locked until the exit record is written
     try {
       const runtime::ResumeChoice resume = parse_resume(request.resume);
       directory.emplace(config, resume, *communicator, log);
       record.attempt = directory->attempt();
+      stuck.set_attempt(record.attempt);
       record_flight(config, *directory, *communicator, recorder);
       train(config, resume, *directory, *communicator, device, stop, log, record);
     } catch (...) {
       conclude(std::current_exception(), *communicator, log, record);
     }
+    stuck.set_attempt(0);
     if (directory) write_exit_record(config.run.output, record);
     code = record.exit_code;
     leave_together(*communicator);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/nccl/nccl_options.h"
 #include "core/dtype.h"
 #include "models/model_config.h"
 #include "models/ops/optimizer_update.h"
@@ -123,6 +124,7 @@ struct ParallelConfig {
 struct BackendConfig {
   DeviceChoice device = DeviceChoice::kAuto;
   CommChoice comm = CommChoice::kAuto;
+  comm::NcclBuffers nccl_buffers = comm::NcclBuffers::kPlain;
   int threads = 0;  // of one rank; 0: OMP_NUM_THREADS, else cores of the node / ranks on it
 };
 

@@ -62,6 +62,11 @@ const std::vector<Effect>& effects() {
       {"schedule.step_size", "schedule.name step", is_step_schedule},
       {"schedule.gamma", "schedule.name step", is_step_schedule},
       {"schedule.decay_steps", "schedule.name wsd", is_wsd_schedule},
+      {"backend.nccl_buffers", "backend.comm nccl (or auto on GPUs)",
+       [](const Config& c) {
+         return c.backend.comm == CommChoice::kNccl ||
+                (c.backend.comm == CommChoice::kAuto && c.backend.device != DeviceChoice::kCpu);
+       }},
       {"clip.threshold", "a clip.mode other than none",
        [](const Config& c) { return c.clip.mode != ClipMode::kNone; }},
       {scale + "initial", "precision.loss_scale.mode dynamic or static",

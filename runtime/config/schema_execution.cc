@@ -40,6 +40,13 @@ void add_parallel(SchemaBuilder& schema) {
                {"mpi", CommChoice::kMpi},
                {"nccl", CommChoice::kNccl}},
               "auto: self at one rank, nccl on cuda, else mpi")
+      .choice("backend.nccl_buffers", LOCKSTEP_FIELD(backend.nccl_buffers),
+              {std::pair{"plain", comm::NcclBuffers::kPlain},
+               {"registered", comm::NcclBuffers::kRegistered},
+               {"symmetric", comm::NcclBuffers::kSymmetric}},
+              "registered: NCCL works directly in the buffers of parameters and gradients; "
+              "symmetric: and gathers parameters by copy engines. Measured on no machine yet: try "
+              "registered, and compare with bench comm")
       .integer("backend.threads", LOCKSTEP_FIELD(backend.threads), between(1, 4096),
                "CPU threads of one rank")
       .unset("OMP_NUM_THREADS, else cores of the node / ranks on it");

@@ -38,6 +38,7 @@ TEST(ToYamlTest, ParsesBackToTheSame) {
       {"run.name='a: \"b\" #c'", "data.train=['x y.bin', '*.bin', 'ü.bin', 'a\\b']"},
       {"run.name=true", "data.label_field=null", "optimizer.learning_rate=0.1234567890123456789"},
       {"run.name=null", "data.validation=v.bin", "train.validate_every=5"},
+      {"backend={device: cuda, comm: nccl, nccl_buffers: symmetric}"},
   };
   const auto* name = find_key("run.name");
   for (const auto& overrides : variants) {
@@ -86,6 +87,7 @@ TEST(FingerprintTest, CoversTheMathematicsAndNothingElse) {
                                          "data.train=other.bin",
                                          "parallel.zero_stage=0",
                                          "backend.threads=2",
+                                         "backend.nccl_buffers=registered",
                                          "checkpoint.keep=9",
                                          "metrics.every_steps=5",
                                          "run.reproducible=ranks",

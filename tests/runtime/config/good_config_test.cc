@@ -47,6 +47,7 @@ TEST(DefaultsTest, AreThoseOfTheDesign) {
   EXPECT_EQ(config.precision.compute, core::DType::kF32);
   EXPECT_EQ(config.backend.device, DeviceChoice::kAuto);
   EXPECT_EQ(config.backend.comm, CommChoice::kAuto);
+  EXPECT_EQ(config.backend.nccl_buffers, comm::NcclBuffers::kPlain);
   EXPECT_EQ(config.checkpoint.every_steps, 0);
   EXPECT_EQ(config.checkpoint.keep, 3);
   EXPECT_EQ(config.metrics.every_steps, 1);
