@@ -31,13 +31,16 @@ using ::testing::HasSubstr;
 // A module with the two devices of the stand-in; nothing is computed with its operations.
 core::CudaModule stand_in_module() {
   static const models::ops::OpBodies bodies{};
+  static const runtime::DecisionBodies decision{};
   static const core::cuda::ModuleDescription description{
-      "",
-      sizeof(core::DeviceRuntime),
-      sizeof(models::ops::OpBodies),
-      &lockstep::testing::async_runtime(),
-      &bodies,
-      [](core::cuda::ModuleVersions*) { FAIL(); }};
+      .version = "",
+      .runtime_bytes = sizeof(core::DeviceRuntime),
+      .bodies_bytes = sizeof(bodies),
+      .decision_bytes = sizeof(decision),
+      .runtime = &lockstep::testing::async_runtime(),
+      .op_bodies = &bodies,
+      .decision_bodies = &decision,
+      .versions = [](core::cuda::ModuleVersions*) { FAIL(); }};
   return {&description, ""};
 }
 core::CudaModule no_module() {
