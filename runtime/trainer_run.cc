@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/check.h"
 #include "core/hash.h"
 #include "runtime/agree.h"
 #include "runtime/checkpoint/checkpoint.h"
@@ -175,6 +176,7 @@ void Trainer::save_checkpoint() {
 }
 
 void Trainer::begin_save() {
+  LOCKSTEP_CHECK(under_way_.empty(), "a save with {} steps under way", under_way_.size());
   finish_save();  // one at a time
   monitor_.got_on(RunPhase::kSaving);
   CheckpointState state;

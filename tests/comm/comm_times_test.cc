@@ -14,13 +14,14 @@
 #include "comm/device/device_comm_timer.h"
 #include "comm/device/staged_communicator.h"
 #include "core/cuda/stand_in/machine.h"
-#include "tests/comm/gate.h"
 #include "tests/comm/nccl_ranks.h"
+#include "tests/support/gate.h"
 
 namespace lockstep::comm::testing {
 namespace {
 
 using core::DType;
+using lockstep::testing::Gate;
 using std::chrono_literals::operator""ms;
 using std::chrono_literals::operator""s;
 

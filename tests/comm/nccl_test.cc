@@ -13,14 +13,15 @@
 #include "comm/flight_recorder.h"
 #include "comm/nccl/nccl_library.h"
 #include "tests/comm/expect_error.h"
-#include "tests/comm/gate.h"
 #include "tests/comm/nccl_ranks.h"
+#include "tests/support/gate.h"
 #include "tests/support/temporary_directory.h"
 
 namespace lockstep::comm::testing {
 namespace {
 
 using core::DType;
+using lockstep::testing::Gate;
 using std::chrono_literals::operator""ms;
 using std::chrono_literals::operator""s;
 

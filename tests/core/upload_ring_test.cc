@@ -4,45 +4,26 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "core/memory.h"
 #include "tests/support/async_device.h"
+#include "tests/support/gate.h"
 
 namespace lockstep::core {
 namespace {
 
 using lockstep::testing::async_runtime;
+using lockstep::testing::Gate;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 constexpr std::size_t kPieces = 8;  // as the ring's own
 constexpr std::size_t kBytes = 64;
-
-// Lets a stream go on.
-class Gate {
- public:
-  void open() {
-    const std::lock_guard lock(mutex_);
-    open_ = true;
-    changed_.notify_all();
-  }
-  void pass() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return open_; });
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool open_ = false;
-};
 
 // What the ring has asked of the runtime. Only this thread asks.
 struct Calls {

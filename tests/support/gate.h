@@ -3,7 +3,7 @@
 #include <condition_variable>
 #include <mutex>
 
-namespace lockstep::comm::testing {
+namespace lockstep::testing {
 
 // Lets a stream go on: what passes waits until it is open.
 class Gate {
@@ -24,4 +24,4 @@ class Gate {
   bool open_ = false;
 };
 
-}  // namespace lockstep::comm::testing
+}  // namespace lockstep::testing
