@@ -95,6 +95,7 @@ __global__ void __launch_bounds__(kAddThreads)
     nonfinite += measured.own[i].inf + measured.own[i].nan;
   flags = combine_block(flags, OrOf{}, flag_room);
   nonfinite = combine_block(nonfinite, AddOf{}, count_room);
+  sync_threads();
   if (thread < kWords) {
     for (int g = 1; g < kGroups; ++g)
       parts[thread].add(parts[g * kWords + thread]);

@@ -49,8 +49,12 @@ class OnDevice {
   core::Buffer buffer_;
 };
 
-class DeviceDecisionTest : public ::testing::Test {
+// In both orders of the stand-in's threads.
+class DeviceDecisionTest : public ::testing::TestWithParam<bool> {
  protected:
+  void SetUp() override { core::cuda::stand_in_settings().reverse = GetParam(); }
+  void TearDown() override { core::cuda::stand_in_settings().reverse = false; }
+
   double uniform() { return std::uniform_real_distribution<double>(0.0, 1.0)(random_); }
   double magnitude() { return std::ldexp(0.5 + uniform(), static_cast<int>(random_() % 60) - 30); }
 
@@ -126,7 +130,9 @@ class DeviceDecisionTest : public ::testing::Test {
   std::vector<StepOutcome> outcomes_;
 };
 
-TEST_F(DeviceDecisionTest, DecidesTheBitsOfTheHost) {
+INSTANTIATE_TEST_SUITE_P(Orders, DeviceDecisionTest, ::testing::Bool());
+
+TEST_P(DeviceDecisionTest, DecidesTheBitsOfTheHost) {
   for (const TestDevice& device : test::devices_under_test()) {
     for (const ClipMode mode : {ClipMode::kGlobalNorm, ClipMode::kNone}) {
       for (const int ranks : {1, 2, 3, 7}) {
@@ -146,7 +152,7 @@ TEST_F(DeviceDecisionTest, DecidesTheBitsOfTheHost) {
 }
 
 // Everything that keeps an update from going ahead, on any of three ranks.
-TEST_F(DeviceDecisionTest, RefusesWhatTheHostRefuses) {
+TEST_P(DeviceDecisionTest, RefusesWhatTheHostRefuses) {
   const DecisionRules r = rules(ClipMode::kGlobalNorm);
   for (const TestDevice& device : test::devices_under_test()) {
     for (std::size_t rank = 0; rank < 3; ++rank) {
@@ -182,7 +188,7 @@ TEST_F(DeviceDecisionTest, RefusesWhatTheHostRefuses) {
 }
 
 // From step to step the device goes on from its own state, as the host from its own.
-TEST_F(DeviceDecisionTest, TheLossScaleMovesAsOnTheHost) {
+TEST_P(DeviceDecisionTest, TheLossScaleMovesAsOnTheHost) {
   const DecisionRules r = rules(ClipMode::kGlobalNorm);
   for (const TestDevice& device : test::devices_under_test()) {
     NumericState before = state(r, 0);
@@ -203,7 +209,7 @@ TEST_F(DeviceDecisionTest, TheLossScaleMovesAsOnTheHost) {
   }
 }
 
-TEST_F(DeviceDecisionTest, AddsUpWhatTheOpsHaveLeft) {
+TEST_P(DeviceDecisionTest, AddsUpWhatTheOpsHaveLeft) {
   for (const TestDevice& device : test::devices_under_test()) {
     for (const std::size_t sums : {0U, 1U, 7U, 148U, 301U}) {
       for (const bool broken : {false, true}) {
@@ -245,7 +251,7 @@ TEST_F(DeviceDecisionTest, AddsUpWhatTheOpsHaveLeft) {
   }
 }
 
-TEST_F(DeviceDecisionTest, ClipsEveryTensorAsTheHostDoes) {
+TEST_P(DeviceDecisionTest, ClipsEveryTensorAsTheHostDoes) {
   constexpr std::int64_t kParameters = 300;
   for (const TestDevice& device : test::devices_under_test()) {
     core::MemoryTracker memory;
@@ -291,7 +297,7 @@ TEST_F(DeviceDecisionTest, ClipsEveryTensorAsTheHostDoes) {
 }
 
 // A difference in any one number is told.
-TEST_F(DeviceDecisionTest, TellsWhatDiffers) {
+TEST_P(DeviceDecisionTest, TellsWhatDiffers) {
   DecidedStep device;
   StepDecision host;
   device.numbers.next = host.next;
@@ -315,7 +321,7 @@ TEST_F(DeviceDecisionTest, TellsWhatDiffers) {
 }
 
 // Parameters are copied to the host only when the update does not go ahead.
-TEST_F(DeviceDecisionTest, KeepsParametersOfAStepThatIsNotApplied) {
+TEST_P(DeviceDecisionTest, KeepsParametersOfAStepThatIsNotApplied) {
   for (const TestDevice& device : test::devices_under_test()) {
     core::MemoryTracker memory;
     models::ops::OpContext context(1, memory, device.ref, *device.bodies);
