@@ -81,8 +81,8 @@ class RecordingCommunicator final : public comm::Communicator {
     return id;
   }
   comm::SharedBuffer do_allocate(std::size_t bytes, const std::string& region,
-                                 core::MemoryTracker& tracker) override {
-    return inner_->allocate(bytes, region, tracker);
+                                 core::MemoryTracker& tracker, comm::BufferUse use) override {
+    return inner_->allocate(bytes, region, tracker, use);
   }
   comm::SharedBuffer do_allocate_host(std::size_t bytes, const std::string& region,
                                       core::MemoryTracker& tracker) override {
