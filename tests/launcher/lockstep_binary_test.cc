@@ -118,7 +118,7 @@ TEST_F(LockstepBinaryTest, ConfigDefaultsListsEveryKey) {
   EXPECT_EQ(outcome.exit_code, 0);
   EXPECT_THAT(outcome.out, HasSubstr("overflow_patience: 8"));
   EXPECT_THAT(outcome.out, HasSubstr("# learning_rate:"));
-  EXPECT_EQ(nlohmann::json::parse(run("config defaults -o json").out).size(), 98U);
+  EXPECT_EQ(nlohmann::json::parse(run("config defaults -o json").out).size(), 99U);
 }
 
 TEST_F(LockstepBinaryTest, VersionTellsTheBuild) {
