@@ -57,7 +57,7 @@ std::unique_ptr<Communicator> make_device_communicator(std::unique_ptr<Communica
                                                        NcclSource library) {
   if (backend == "auto") backend = host->world_size() == 1 ? "self" : "nccl";
   if (backend != "nccl") {
-    require_no_nccl_buffers(nccl, fmt::format("{} rank{} over {}", host->world_size(),
+    require_no_nccl_buffers(nccl, fmt::format("of {} rank{} over {}", host->world_size(),
                                               host->world_size() == 1 ? "" : "s", backend));
     return make_staged_communicator(std::move(host), device);
   }

@@ -13,7 +13,7 @@
 #include <tuple>
 #include <vector>
 
-#include "comm/nccl/nccl_library.h"
+#include "comm/make_communicator.h"
 #include "tests/comm/expect_error.h"
 #include "tests/comm/nccl_ranks.h"
 
@@ -312,6 +312,17 @@ TEST(NcclBuffers, WhatTheLibraryLacksIsRefusedOnAllRanks) {
                  {"backend.nccl_buffers symmetric: NCCL 2.26.6 lacks ncclCommWindowRegister"});
   nccl::Api young = library_of<22705>();
   expect_refused(NcclBuffers::kSymmetric, young, {"NCCL 2.27.5 lacks all-gathers by copy engines"});
+}
+
+TEST(NcclBuffers, AreRefusedWhereRanksDoNotUseNccl) {
+  const auto refused = [](core::DeviceRef device, const std::string& where) {
+    expect_error(ErrorKind::kConfig, {"backend.nccl_buffers is registered", where}, [&] {
+      make_communicator("auto", nullptr, 1s, device, {.buffers = NcclBuffers::kRegistered});
+    });
+  };
+  refused({}, "a run on the CPU");
+  refused(async_device(), "a run of 1 rank over self");
+  make_communicator("auto", nullptr, 1s, async_device());
 }
 
 TEST(NcclBuffers, TheEnvironmentMayNotForbidCopyEngines) {

@@ -43,9 +43,10 @@ class F8_RetryGoesOnFromTheNewestVerifiedCheckpoint : public Undisturbed,
   static constexpr int kBefore = 20;
 
   // Trains `output` up to behind the checkpoint of step kNewest and keeps it there: seconds of
-  // sleep leave the time to, and with a rank stopped no further checkpoint comes.
+  // sleep leave the time for it to be written, and then to act, and with a rank stopped no further
+  // checkpoint comes.
   std::string held_behind_the_newest(const std::string& output) {
-    const std::string run = submit(output, {"--set", sleeps(kNewest + 5, kNewest + 6)});
+    const std::string run = submit(output, {"--set", sleeps(kNewest + 3, kNewest + 6)});
     wait_for_step(output, kNewest + 4);
     kill(rank_of(run, 1), SIGSTOP);
     return run;
