@@ -46,7 +46,7 @@ void add_parallel(SchemaBuilder& schema) {
                {"symmetric", comm::NcclBuffers::kSymmetric}},
               "registered: NCCL works directly in the buffers of parameters and gradients; "
               "symmetric: and gathers parameters by copy engines. Measured on no machine yet: try "
-              "registered, and compare with bench comm")
+              "registered, and compare with bench step")
       .integer("backend.threads", LOCKSTEP_FIELD(backend.threads), between(1, 4096),
                "CPU threads of one rank")
       .unset("OMP_NUM_THREADS, else cores of the node / ranks on it");
