@@ -10,10 +10,10 @@
 #include "core/cuda_module.h"
 #include "core/error.h"
 #include "core/random.h"
-#include "models/ops/op_bodies.h"
+#include "ops/op_bodies.h"
 
 // Finds by timing how each product of some models is best done on the first GPU, and prints it as
-// lines for models/ops/cuda/matmul_algorithm_table.cc, with the times of the alternatives behind
+// lines for ops/cuda/cublaslt/matmul_algorithm_table.cc, with the times of the alternatives behind
 // them. Lines hold for this GPU and this version of cuBLASLt.
 //
 //   matmul_algorithms [--dtype bf16|fp16|fp32] [--tokens N --width C --vocab V]
@@ -22,9 +22,9 @@ namespace {
 
 using core::DType;
 using core::TensorView;
-using models::ops::ActivationFunction;
-using models::ops::OpContext;
-using models::ops::Transpose;
+using ops::ActivationFunction;
+using ops::OpContext;
+using ops::Transpose;
 
 // A GPT with four times the width in its MLP: `tokens` of a micro-batch.
 struct ModelSizes {
@@ -181,8 +181,7 @@ void search(const Options& options) {
   const core::CudaModule module = core::load_cuda_module();
   const core::DeviceRef device = core::open_device(module.runtime(), 0);
   core::MemoryTracker memory;
-  OpContext context(1, memory, device, models::ops::cuda_op_bodies(module),
-                    models::ops::Determinism::kNone);
+  OpContext context(1, memory, device, ops::cuda_op_bodies(module), ops::Determinism::kNone);
   for (const ModelSizes& s : options.models) {
     fmt::print(stderr, "{} tokens, width {}, vocabulary {}\n", s.tokens, s.width, s.vocab);
     layer(context, options.dtype, s.tokens, s.width, 3 * s.width);

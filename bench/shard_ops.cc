@@ -13,16 +13,16 @@
 #include "core/cuda_module.h"
 #include "core/device_runtime.h"
 #include "core/error.h"
-#include "models/ops/hash.h"
-#include "models/ops/op_bodies.h"
-#include "models/ops/optimizer_update.h"
+#include "ops/hash.h"
+#include "ops/op_bodies.h"
+#include "ops/optimizer_update.h"
 #include "runtime/sharding/bucket_layout.h"
 
 namespace {
 
 namespace core = lockstep::core;
 namespace models = lockstep::models;
-namespace ops = lockstep::models::ops;
+namespace ops = lockstep::ops;
 using lockstep::runtime::BucketLayout;
 using lockstep::runtime::Segment;
 

@@ -75,8 +75,8 @@ struct CommunicatorStats {
 // ready and returns. There are no threads; reading the peers' inputs happens inside Work::wait*,
 // progress(), and any later call, strictly in launch order. Between launch and the end of
 // wait_input the input must not change; between launch and the end of wait_output the output must
-// not be read, and until the end of wait_input not be written. Memory
-// that several collectives in flight share follows the same rule.
+// not be read, and until the end of wait_input not be written. Memory that several collectives in
+// flight share follows the same rule.
 // Calls without Work (barrier, *_small, *_bytes, allocate) block until this rank has its result.
 //
 // Memory. Views are contiguous, on the CPU or on the communicator's device, those of one call on
@@ -101,8 +101,7 @@ struct CommunicatorStats {
 //   rank, nor with nccl; where data goes through host memory (mpi, local) it may, in wait_*, done,
 //   progress and later calls, for its own device and for its peers;
 // - memory that a stream may touch is still in use: before the host reads or frees it, the stream
-// is
-//   synchronized too;
+//   is synchronized too;
 // - reduce_scatter needs kOverwrite and an output of the wire dtype: this layer computes nothing on
 //   a device, so the caller adds and widens;
 // - the bits are those of the host backends, but for sums of nccl (make_nccl_communicator).

@@ -35,7 +35,7 @@ Philox4x32Key stream_key(std::uint64_t seed, std::string_view purpose, std::uint
 
 // The block number `index` of a stream.
 constexpr Philox4x32Block stream_block(Philox4x32Key key, std::uint64_t index,
-                                    std::uint64_t sub_stream = 0) {
+                                       std::uint64_t sub_stream = 0) {
   return philox4x32(
       key, {static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32),
             static_cast<std::uint32_t>(sub_stream), static_cast<std::uint32_t>(sub_stream >> 32)});

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runtime/built_instruction_sets.h"
+#include "runtime/version/built_instruction_sets.h"
 
 namespace {
 

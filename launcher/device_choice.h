@@ -8,8 +8,8 @@
 #include "comm/mpi/mpi_environment.h"
 #include "core/cuda_module.h"
 #include "core/log.h"
-#include "runtime/backend_device.h"
 #include "runtime/config/config.h"
+#include "runtime/device/backend_device.h"
 
 namespace lockstep::launcher {
 

@@ -11,7 +11,7 @@
 
 #include "core/error.h"
 #include "core/json_text.h"
-#include "runtime/write_file.h"
+#include "runtime/files/write_file.h"
 
 namespace lockstep::launcher {
 

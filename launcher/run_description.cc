@@ -10,8 +10,8 @@
 #include "core/hash.h"
 #include "core/json_text.h"
 #include "launcher/device_choice.h"
-#include "runtime/build_info.h"
 #include "runtime/config/dump_config.h"
+#include "runtime/version/build_info.h"
 
 namespace lockstep::launcher {
 

@@ -4,8 +4,8 @@
 
 #include "comm/communicator.h"
 #include "models/parameter_table.h"
-#include "runtime/backend_device.h"
 #include "runtime/config/config.h"
+#include "runtime/device/backend_device.h"
 
 namespace lockstep::launcher {
 

@@ -11,21 +11,21 @@
 
 #include "comm/flight_recorder.h"
 #include "comm/mpi/mpi_environment.h"
+#include "coordinator/agent/agent.h"
 #include "core/log.h"
 #include "core/memory.h"
-#include "launcher/agent/agent.h"
 #include "launcher/device_choice.h"
 #include "launcher/exit_record.h"
 #include "launcher/run_description.h"
 #include "launcher/stop_request.h"
-#include "runtime/agree.h"
-#include "runtime/backend_device.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/config/load_config.h"
-#include "runtime/memory_budget.h"
-#include "runtime/memory_plan.h"
-#include "runtime/run_directory.h"
-#include "runtime/trainer.h"
+#include "runtime/device/backend_device.h"
+#include "runtime/plan/memory_budget.h"
+#include "runtime/plan/memory_plan.h"
+#include "runtime/ranks/agree.h"
+#include "runtime/trainer/run_directory.h"
+#include "runtime/trainer/trainer.h"
 
 namespace lockstep::launcher {
 

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "models/ops/rms_norm.h"
+#include "ops/rms_norm.h"
 
 namespace lockstep::models {
 

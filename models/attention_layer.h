@@ -5,10 +5,10 @@
 #include "core/tensor.h"
 #include "models/gradient_buckets.h"
 #include "models/linear_layer.h"
-#include "models/ops/attention.h"
-#include "models/ops/rope.h"
 #include "models/parameter_table.h"
 #include "models/pass.h"
+#include "ops/attention.h"
+#include "ops/rope.h"
 
 namespace lockstep::models {
 

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "models/ops/residual.h"
+#include "ops/residual.h"
 
 namespace lockstep::models {
 

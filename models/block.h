@@ -13,9 +13,10 @@
 namespace lockstep::models {
 
 // One Transformer block: attention and MLP, each with its norm and its residual connection.
-//   pre:  middle = x + g * dropout(attention(norm(x)));   y = middle + g *
-//   dropout(mlp(norm(middle))) post: middle = norm(x + g * dropout(attention(x)));   y =
-//   norm(middle + g * dropout(mlp(middle)))
+//   pre:  middle = x + g * dropout(attention(norm(x)))
+//         y      = middle + g * dropout(mlp(norm(middle)))
+//   post: middle = norm(x + g * dropout(attention(x)))
+//         y      = norm(middle + g * dropout(mlp(middle)))
 // g: the scalar residual gate of the branch, or 1.
 class Block {
  public:

@@ -2,10 +2,10 @@
 
 #include <cmath>
 
-#include "models/ops/dropout.h"
-#include "models/ops/embedding.h"
-#include "models/ops/reduce.h"
-#include "models/ops/transfer.h"
+#include "ops/dropout.h"
+#include "ops/embedding.h"
+#include "ops/reduce.h"
+#include "ops/transfer.h"
 
 namespace lockstep::models {
 

@@ -4,11 +4,11 @@
 
 #include "core/check.h"
 #include "models/mlp.h"
-#include "models/ops/cross_entropy.h"
-#include "models/ops/dropout.h"
-#include "models/ops/matmul.h"
-#include "models/ops/reduce.h"
-#include "models/ops/transfer.h"
+#include "ops/cross_entropy.h"
+#include "ops/dropout.h"
+#include "ops/matmul.h"
+#include "ops/reduce.h"
+#include "ops/transfer.h"
 
 namespace lockstep::models {
 
@@ -104,8 +104,8 @@ TensorView Head::forward(const Pass& pass) const {
   return z;
 }
 
-void Head::loss(const Pass& pass, std::span<const std::int32_t> targets, const LossOptions& options,
-                bool differentiate, LossSums* sums) const {
+void Head::loss(const Pass& pass, std::span<const std::int32_t> targets,
+                const ops::LossOptions& options, bool differentiate, ops::LossSums* sums) const {
   const TensorView dlogits = differentiate ? logit_gradients(pass) : TensorView{};
   ops::cross_entropy(pass.ops, logits(pass), targets, options, pass.config.logit_softcap, dlogits,
                      sums);

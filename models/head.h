@@ -7,9 +7,9 @@
 #include "models/gradient_buckets.h"
 #include "models/linear_layer.h"
 #include "models/norm_layer.h"
-#include "models/ops/activation.h"
 #include "models/parameter_table.h"
 #include "models/pass.h"
+#include "ops/activation.h"
 
 namespace lockstep::models {
 
@@ -27,8 +27,8 @@ class Head {
   core::TensorView forward(const Pass& pass) const;
 
   // From logits to the loss; with `differentiate` their memory then holds dlogits.
-  void loss(const Pass& pass, std::span<const std::int32_t> targets, const LossOptions& options,
-            bool differentiate, LossSums* sums) const;
+  void loss(const Pass& pass, std::span<const std::int32_t> targets,
+            const ops::LossOptions& options, bool differentiate, ops::LossSums* sums) const;
 
   // From dlogits: fills the buckets of the group, dstream: [N, C] (the gradient of head.input), and
   // the gradient slot `tied` where the output is tied.

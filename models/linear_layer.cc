@@ -1,7 +1,7 @@
 #include "models/linear_layer.h"
 
-#include "models/ops/fused_matmul.h"
-#include "models/ops/matmul.h"
+#include "ops/fused_matmul.h"
+#include "ops/matmul.h"
 
 namespace lockstep::models {
 

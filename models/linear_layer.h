@@ -3,9 +3,9 @@
 #include <string>
 
 #include "core/tensor.h"
-#include "models/ops/activation.h"
 #include "models/parameter_table.h"
 #include "models/pass.h"
+#include "ops/activation.h"
 
 namespace lockstep::models {
 

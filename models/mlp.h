@@ -3,9 +3,9 @@
 #include "core/tensor.h"
 #include "models/gradient_buckets.h"
 #include "models/linear_layer.h"
-#include "models/ops/activation.h"
 #include "models/parameter_table.h"
 #include "models/pass.h"
+#include "ops/activation.h"
 
 namespace lockstep::models {
 

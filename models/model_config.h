@@ -16,7 +16,7 @@ enum class InitKind { kGpt2, kXavierUniform, kXavierNormal, kKaimingUniform, kKa
 enum class Task { kCausalLm, kMaskedLm, kClassification };
 
 // The resolved `model:` section: every field has its value (the family's defaults are filled in by
-// resolve_model_config or by the caller). Sizes in elements. Shape letters used everywhere in
+// family_defaults and derive_sizes, or by the caller). Sizes in elements. Shape letters used everywhere in
 // models/: B sequences of a micro-batch, T tokens of a sequence, N = B*T, V vocabulary, C width, L
 // layers, H query heads, K key/value heads, D = C/H head width, F feed-forward width.
 struct ModelConfig {
@@ -37,14 +37,14 @@ struct ModelConfig {
   bool bias = true;  // on linear layers; a layernorm always has its bias in gpt and bert, and
                      // follows `bias` in llama
   bool tie_embeddings = true;
-  double dropout =
-      0.0;  // after the embeddings, on attention probabilities, and on both residual branches
-  ResidualGate residual_gate =
-      ResidualGate::kNone;  // scalar: x + g * f(x), one learned g (starting at 1) per branch
+  // After the embeddings, on attention probabilities, and on both residual branches.
+  double dropout = 0.0;
+  // scalar: x + g * f(x), one learned g (starting at 1) per branch
+  ResidualGate residual_gate = ResidualGate::kNone;
   InitKind init = InitKind::kGpt2;
   double init_std = 0.02;
-  bool qk_norm =
-      false;  // RMSNorm over D of every query and key head, one gain vector [D] each, before RoPE
+  // RMSNorm over D of every query and key head, one gain vector [D] each, before RoPE.
+  bool qk_norm = false;
   double logit_softcap = 0.0;  // 0: off; else logits = cap * tanh(logits / cap)
   Task task = Task::kCausalLm;
   std::int64_t classes = 0;      // classification only

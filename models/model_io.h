@@ -7,6 +7,7 @@
 
 #include "core/tensor.h"
 #include "models/parameter_table.h"
+#include "ops/loss.h"
 
 // What a model needs from whoever runs it. The model knows nothing of ranks, shards or the wire: it
 // reads parameters through ParameterSource and hands gradients to a GradientSink, bucket by bucket.
@@ -55,36 +56,14 @@ class GradientSink {
 
 // One micro-batch: B sequences of T tokens.
 struct MicroBatch {
-  std::int64_t sequences = 0;             // B
-  std::int64_t length = 0;                // T, at most the model's context
-  std::span<const std::int32_t> inputs;   // [B*T] token ids
-  std::span<const std::int32_t> targets;  // [B*T] token ids or kIgnored; classification: [B] class
-                                          // ids; empty when only logits are wanted
-  std::int64_t step = 0;                  // attempt, 0-based: part of the key of dropout
+  std::int64_t sequences = 0;            // B
+  std::int64_t length = 0;               // T, at most the model's context
+  std::span<const std::int32_t> inputs;  // [B*T] token ids
+  std::span<const std::int32_t>
+      targets;                      // [B*T] token ids or ops::kIgnored; classification: [B] class
+                                    // ids; empty when only logits are wanted
+  std::int64_t step = 0;            // attempt, 0-based: part of the key of dropout
   std::int64_t first_sequence = 0;  // global index in [0, batch.global) of sequence 0: likewise
   int poison_block = -1;  // fault injection: NaN into this block's forward output (-1: none)
 };
-inline constexpr std::int32_t kIgnored = -1;
-
-struct LossOptions {
-  double label_smoothing = 0.0;
-  double z_loss = 0.0;
-  float gradient_weight =
-      1.0F;  // loss_scale / D: every token's loss is back-propagated with this weight
-  // Not null: it counts and gradient_weight does not; in the memory of the model's device, read
-  // when the loss is computed, never on the CPU.
-  const float* weight_on_device = nullptr;
-};
-
-// Sums over the counted (not ignored) targets of the micro-batch, in fp64, added in row order.
-struct LossSums {
-  double optimised = 0.0;      // with smoothing and z-loss: what is differentiated
-  double cross_entropy = 0.0;  // plain
-  std::int64_t counted = 0;
-  // Where the numbers first ceased to be finite: Transformer::kNonFiniteEmbeddings, the block whose
-  // output holds the first inf or NaN, or `layers` when only the head's result does. Of a training
-  // forward, and only when `optimised` is not finite.
-  std::int64_t nonfinite_layer = 0;
-};
-
 }  // namespace lockstep::models

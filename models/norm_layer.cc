@@ -1,7 +1,7 @@
 #include "models/norm_layer.h"
 
-#include "models/ops/layer_norm.h"
-#include "models/ops/rms_norm.h"
+#include "ops/layer_norm.h"
+#include "ops/rms_norm.h"
 
 namespace lockstep::models {
 

@@ -1,7 +1,7 @@
 #include "models/pass.h"
 
 #include "core/random.h"
-#include "models/ops/residual.h"
+#include "ops/residual.h"
 
 namespace lockstep::models {
 

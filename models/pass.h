@@ -7,8 +7,8 @@
 #include "models/activations.h"
 #include "models/model_config.h"
 #include "models/model_io.h"
-#include "models/ops/dropout.h"
-#include "models/ops/op_context.h"
+#include "ops/dropout.h"
+#include "ops/op_context.h"
 
 namespace lockstep::models {
 

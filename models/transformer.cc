@@ -9,12 +9,12 @@
 #include "models/block.h"
 #include "models/embedding.h"
 #include "models/head.h"
-#include "models/ops/cross_entropy.h"
-#include "models/ops/first_nonfinite.h"
-#include "models/ops/results.h"
-#include "models/ops/rope.h"
-#include "models/ops/transfer.h"
 #include "models/pass.h"
+#include "ops/cross_entropy.h"
+#include "ops/first_nonfinite.h"
+#include "ops/results.h"
+#include "ops/rope.h"
+#include "ops/transfer.h"
 
 namespace lockstep::models {
 
@@ -40,12 +40,13 @@ void fill_position_tables(ops::OpContext& context, const ModelConfig& config,
 std::int64_t first_counted_row(const Pass& pass) {
   if (pass.config.task == Task::kClassification) {
     for (std::int64_t b = 0; b < pass.batch.sequences; ++b) {
-      if (pass.batch.targets[static_cast<std::size_t>(b)] != kIgnored) return b * pass.batch.length;
+      if (pass.batch.targets[static_cast<std::size_t>(b)] != ops::kIgnored)
+        return b * pass.batch.length;
     }
     return 0;
   }
   for (std::size_t n = 0; n < pass.batch.targets.size(); ++n) {
-    if (pass.batch.targets[n] != kIgnored) return static_cast<std::int64_t>(n);
+    if (pass.batch.targets[n] != ops::kIgnored) return static_cast<std::int64_t>(n);
   }
   return 0;
 }
@@ -86,8 +87,8 @@ struct Transformer::Parts {
 
   void check(const MicroBatch& batch, bool needs_targets) const;
   core::TensorView forward_to_logits(const Pass& pass);
-  void find_nonfinite_layer(const Pass& pass, LossSums* sums);
-  LossSums fetch_losses() {
+  void find_nonfinite_layer(const Pass& pass, ops::LossSums* sums);
+  ops::LossSums fetch_losses() {
     losses.fetch();
     ops.wait();
     return losses[0];
@@ -99,7 +100,7 @@ struct Transformer::Parts {
   std::uint64_t seed;
   ops::OpContext& ops;
   Activations activations;
-  ops::Results<LossSums> losses;               // of a pass that is waited for
+  ops::Results<ops::LossSums> losses;          // of a pass that is waited for
   std::vector<std::int32_t> inputs;            // of the forward whose backward has not run
   std::vector<core::ConstTensorView> streams;  // of find_nonfinite_layer()
   Embedding embedding;
@@ -145,7 +146,7 @@ core::TensorView Transformer::Parts::forward_to_logits(const Pass& pass) {
 }
 
 // Of what enters each block and the head, number i left layer i - 1.
-void Transformer::Parts::find_nonfinite_layer(const Pass& pass, LossSums* sums) {
+void Transformer::Parts::find_nonfinite_layer(const Pass& pass, ops::LossSums* sums) {
   streams.clear();
   for (const BlockSlots& block : activations.plan().blocks)
     streams.emplace_back(pass.stream(block.input));
@@ -162,8 +163,8 @@ Transformer::Transformer(const ModelConfig& config, const ParameterTable& table,
 
 Transformer::~Transformer() = default;
 
-void Transformer::forward(const MicroBatch& batch, const LossOptions& loss,
-                          ParameterSource& parameters, LossSums* sums) {
+void Transformer::forward(const MicroBatch& batch, const ops::LossOptions& loss,
+                          ParameterSource& parameters, ops::LossSums* sums) {
   parts_->check(batch, true);
   parts_->pending.reset();
   const Pass pass = parts_->make_pass(batch, parameters, true);
@@ -176,8 +177,8 @@ void Transformer::forward(const MicroBatch& batch, const LossOptions& loss,
   parts_->pending->targets = {};
 }
 
-LossSums Transformer::forward(const MicroBatch& batch, const LossOptions& loss,
-                              ParameterSource& parameters) {
+ops::LossSums Transformer::forward(const MicroBatch& batch, const ops::LossOptions& loss,
+                                   ParameterSource& parameters) {
   forward(batch, loss, parameters, parts_->losses.at());
   return parts_->fetch_losses();
 }
@@ -202,7 +203,7 @@ void Transformer::observe(ActivationObserver observer) {
   parts_->observer = std::move(observer);
 }
 
-LossSums Transformer::evaluate(const MicroBatch& batch, ParameterSource& parameters) {
+ops::LossSums Transformer::evaluate(const MicroBatch& batch, ParameterSource& parameters) {
   parts_->check(batch, true);
   parts_->pending.reset();
   const Pass pass = parts_->make_pass(batch, parameters, false);
@@ -231,7 +232,7 @@ std::vector<MemoryRegion> Transformer::memory_regions(const ModelConfig& config,
     const auto region = static_cast<Region>(r);
     if (plan.bytes(region) > 0) regions.push_back({region_name(region), plan.bytes(region)});
   }
-  regions.push_back({ops::kResultsRegion, sizeof(LossSums)});
+  regions.push_back({ops::kResultsRegion, sizeof(ops::LossSums)});
   return regions;
 }
 

@@ -8,8 +8,8 @@
 #include "models/activation_observer.h"
 #include "models/model_config.h"
 #include "models/model_io.h"
-#include "models/ops/op_context.h"
 #include "models/parameter_table.h"
+#include "ops/op_context.h"
 
 namespace lockstep::models {
 
@@ -34,16 +34,17 @@ class Transformer {
   // included. Dropout is active. *sums lies in the memory of the context's device (ops::Results)
   // and is there when the context's work is done. Throws Error(kData) on a token or target outside
   // the vocabulary.
-  void forward(const MicroBatch& batch, const LossOptions& loss, ParameterSource& parameters,
-               LossSums* sums);
+  void forward(const MicroBatch& batch, const ops::LossOptions& loss, ParameterSource& parameters,
+               ops::LossSums* sums);
   // The same, waiting for the sums.
-  LossSums forward(const MicroBatch& batch, const LossOptions& loss, ParameterSource& parameters);
+  ops::LossSums forward(const MicroBatch& batch, const ops::LossOptions& loss,
+                        ParameterSource& parameters);
 
   // Backward of the last forward(); fills every bucket of the sink in backward order. Once per
   // forward(), because it works in place; the parameters must be those of the forward.
   void backward(ParameterSource& parameters, GradientSink& gradients);
 
-  static constexpr int kNonFiniteEmbeddings = -1;  // LossSums::nonfinite_layer
+  static constexpr int kNonFiniteEmbeddings = -1;  // ops::LossSums::nonfinite_layer
 
   // Every forward() from now on tells of its activations as it goes, layer after layer; null: of
   // none. For replays: it slows a forward down.
@@ -51,7 +52,7 @@ class Transformer {
 
   // Forward without dropout; optimised equals cross_entropy. Like logits(), it uses the memory of
   // forward(): a backward that was still due is no longer possible.
-  LossSums evaluate(const MicroBatch& batch, ParameterSource& parameters);
+  ops::LossSums evaluate(const MicroBatch& batch, ParameterSource& parameters);
 
   // Logits in fp32 (fp64 under fp64) of every position, [B*T, V] ([B, classes] for classification),
   // no dropout. Valid until the next call.

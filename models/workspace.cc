@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "models/ops/cpu/scratch_sizes.h"
+#include "ops/cpu/scratch_sizes.h"
 
 namespace lockstep::models {
 

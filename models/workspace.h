@@ -7,8 +7,8 @@
 #include "core/dtype.h"
 #include "models/model_config.h"
 #include "models/model_io.h"
-#include "models/ops/op_context.h"
 #include "models/parameter_table.h"
+#include "ops/op_context.h"
 
 namespace lockstep::models {
 

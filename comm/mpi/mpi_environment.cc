@@ -118,12 +118,14 @@ MpiEnvironment::MpiEnvironment() {
     leave_out_shared_memory_of_mpi();
     const StartLimit limit;
     int provided = MPI_THREAD_SINGLE;
-    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
+    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided),
+              "MPI_Init_thread");
     owned_ = true;
     if (provided < MPI_THREAD_SERIALIZED) {
-      throw core::Error(core::ErrorKind::kCommunication,
-                        fmt::format("MPI offers thread level {}, expected MPI_THREAD_SERIALIZED ({})",
-                                    provided, MPI_THREAD_SERIALIZED));
+      throw core::Error(
+          core::ErrorKind::kCommunication,
+          fmt::format("MPI offers thread level {}, expected MPI_THREAD_SERIALIZED ({})", provided,
+                      MPI_THREAD_SERIALIZED));
     }
   }
   check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");

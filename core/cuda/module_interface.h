@@ -20,10 +20,10 @@ struct ModuleVersions {
 struct ModuleDescription {
   char version[32];            // of Lockstep
   std::size_t runtime_bytes;   // sizeof(DeviceRuntime)
-  std::size_t bodies_bytes;    // sizeof(models::ops::OpBodies)
+  std::size_t bodies_bytes;    // sizeof(ops::OpBodies)
   std::size_t decision_bytes;  // sizeof(runtime::DecisionBodies)
   const DeviceRuntime* runtime;
-  const void* op_bodies;        // models::ops::OpBodies
+  const void* op_bodies;        // ops::OpBodies
   const void* decision_bodies;  // runtime::DecisionBodies
   void (*versions)(ModuleVersions* versions);
 };

@@ -8,8 +8,8 @@ namespace lockstep::launcher {
 
 namespace {
 
-using models::ops::Determinism;
-using models::ops::OpContext;
+using ops::Determinism;
+using ops::OpContext;
 
 std::unique_ptr<core::MemoryTracker> limited(std::size_t bytes) {
   auto memory = std::make_unique<core::MemoryTracker>();
@@ -38,10 +38,10 @@ BenchDevice BenchDevice::cpu(int threads, std::size_t memory_bytes) {
 BenchDevice BenchDevice::cuda(int threads, std::size_t memory_bytes, Determinism determinism) {
   const core::CudaModule module = core::load_cuda_module();
   const core::DeviceRef ref = core::open_device(module.runtime(), 0);
-  return {ref, models::ops::cuda_op_bodies(module), threads, memory_bytes, determinism};
+  return {ref, ops::cuda_op_bodies(module), threads, memory_bytes, determinism};
 }
 
-BenchDevice::BenchDevice(core::DeviceRef device, const models::ops::OpBodies& bodies, int threads,
+BenchDevice::BenchDevice(core::DeviceRef device, const ops::OpBodies& bodies, int threads,
                          std::size_t memory_bytes, Determinism determinism)
     : memory_(limited(memory_bytes)),
       context_(std::make_unique<OpContext>(threads, *memory_, device, bodies, determinism)) {}

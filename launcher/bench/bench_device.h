@@ -5,8 +5,8 @@
 #include <string>
 
 #include "core/memory.h"
-#include "models/ops/op_bodies.h"
-#include "models/ops/op_context.h"
+#include "ops/op_bodies.h"
+#include "ops/op_context.h"
 
 namespace lockstep::launcher {
 
@@ -16,20 +16,19 @@ class BenchDevice {
   // memory_bytes: the most that may be allocated through memory(); 0: no limit. Throws
   // Error(kConfig) saying why there is no GPU where one is asked for.
   static BenchDevice cpu(int threads, std::size_t memory_bytes);
-  static BenchDevice cuda(int threads, std::size_t memory_bytes,
-                          models::ops::Determinism determinism);
+  static BenchDevice cuda(int threads, std::size_t memory_bytes, ops::Determinism determinism);
   // Any device with its bodies.
-  BenchDevice(core::DeviceRef device, const models::ops::OpBodies& bodies, int threads,
-              std::size_t memory_bytes, models::ops::Determinism determinism);
+  BenchDevice(core::DeviceRef device, const ops::OpBodies& bodies, int threads,
+              std::size_t memory_bytes, ops::Determinism determinism);
 
-  models::ops::OpContext& context() { return *context_; }
+  ops::OpContext& context() { return *context_; }
   core::MemoryTracker& memory() { return *memory_; }
 
  private:
   BenchDevice() = default;
 
   std::unique_ptr<core::MemoryTracker> memory_;
-  std::unique_ptr<models::ops::OpContext> context_;
+  std::unique_ptr<ops::OpContext> context_;
 };
 
 // "NVIDIA H200", or the processor as the system names it.

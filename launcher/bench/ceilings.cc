@@ -4,15 +4,15 @@
 #include <cstring>
 
 #include "launcher/bench/operands.h"
-#include "models/ops/cpu/parallel.h"
-#include "models/ops/matmul.h"
+#include "ops/cpu/parallel.h"
+#include "ops/matmul.h"
 
 namespace lockstep::launcher {
 
 namespace {
 
-using models::ops::OpContext;
-using models::ops::Transpose;
+using ops::OpContext;
+using ops::Transpose;
 
 constexpr std::size_t kMebibyte = std::size_t{1} << 20;
 
@@ -23,7 +23,7 @@ void copy(const OpContext& context, core::TensorView from, core::TensorView to) 
   }
   const auto* source = static_cast<const std::byte*>(from.raw());
   auto* target = static_cast<std::byte*>(to.raw());
-  models::ops::cpu::parallel_chunks(
+  ops::cpu::parallel_chunks(
       context, static_cast<std::int64_t>(from.bytes()), static_cast<std::int64_t>(kMebibyte),
       [&](std::int64_t begin, std::int64_t end, std::int64_t) {
         std::memcpy(target + begin, source + begin, static_cast<std::size_t>(end - begin));
@@ -50,9 +50,8 @@ double measure_matrix_rate(OpContext& context, core::MemoryTracker& memory, core
   const core::TensorView a = operands.read(dtype, {size, size});
   const core::TensorView b = operands.read(dtype, {size, size});
   const core::TensorView out = operands.write(dtype, {size, size});
-  const CallTime time = time_calls(context, limits, [&] {
-    models::ops::matmul(context, a, Transpose::kNo, b, Transpose::kYes, out);
-  });
+  const CallTime time = time_calls(
+      context, limits, [&] { ops::matmul(context, a, Transpose::kNo, b, Transpose::kYes, out); });
   const auto rows = static_cast<double>(size);
   return 2.0 * rows * rows * rows / time.fastest_seconds;
 }

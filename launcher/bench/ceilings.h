@@ -6,7 +6,7 @@
 #include "core/dtype.h"
 #include "core/memory.h"
 #include "launcher/bench/op_timer.h"
-#include "models/ops/op_context.h"
+#include "ops/op_context.h"
 
 namespace lockstep::launcher {
 
@@ -21,18 +21,18 @@ struct Ceilings {
 };
 
 // Bytes read and written per second by copying `bytes` from one place to another.
-double measure_copy_rate(models::ops::OpContext& context, core::MemoryTracker& memory,
-                         std::size_t bytes, const TimingLimits& limits);
+double measure_copy_rate(ops::OpContext& context, core::MemoryTracker& memory, std::size_t bytes,
+                         const TimingLimits& limits);
 
 // FLOP/s of a product of two random square matrices of `dtype` with `size` rows.
-double measure_matrix_rate(models::ops::OpContext& context, core::MemoryTracker& memory,
-                           core::DType dtype, std::int64_t size, const TimingLimits& limits);
+double measure_matrix_rate(ops::OpContext& context, core::MemoryTracker& memory, core::DType dtype,
+                           std::int64_t size, const TimingLimits& limits);
 
 // Large enough that caches and launches do not count, small enough for the kind of device.
-std::int64_t matrix_size_for(const models::ops::OpContext& context, core::DType dtype);
+std::int64_t matrix_size_for(const ops::OpContext& context, core::DType dtype);
 
 // The copy is of 128 MiB on CPUs and of 1 GiB on devices, or of a quarter of memory_bytes.
-Ceilings measure_ceilings(models::ops::OpContext& context, core::MemoryTracker& memory,
+Ceilings measure_ceilings(ops::OpContext& context, core::MemoryTracker& memory,
                           std::size_t memory_bytes, core::DType dtype, const TimingLimits& limits);
 
 }  // namespace lockstep::launcher

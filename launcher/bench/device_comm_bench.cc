@@ -16,7 +16,7 @@ using comm::Collective;
 using comm::Communicator;
 using core::DType;
 using core::TensorView;
-using models::ops::OpContext;
+using ops::OpContext;
 
 constexpr std::size_t kRing = 2;
 constexpr const char* kLabel = "bench";

@@ -7,7 +7,7 @@
 #include "core/memory.h"
 #include "launcher/bench/comm_bench.h"
 #include "launcher/bench/op_timer.h"
-#include "models/ops/op_context.h"
+#include "ops/op_context.h"
 
 namespace lockstep::launcher {
 
@@ -23,7 +23,7 @@ struct DeviceCommOptions {
 // one another in a ring of two buffers, as the buckets of a step do: the next one is given to the
 // device while one is under way, and with nccl or one rank the host never waits between the events.
 // Collective; every rank reports, as soon as something is measured.
-void measure_device_comm(comm::Communicator& communicator, models::ops::OpContext& context,
+void measure_device_comm(comm::Communicator& communicator, ops::OpContext& context,
                          core::MemoryTracker& memory, const DeviceCommOptions& options,
                          const CommReport& report);
 

@@ -33,7 +33,7 @@ struct OpRun {
 
 // An op at a shape of the model.
 struct OpCase {
-  std::string op;      // as it is declared in models/ops
+  std::string op;      // as it is declared in ops
   std::string part;    // whose of the model, which way: "attention.qkv forward"
   std::string shape;   // sizes that decide, for people
   double calls = 0.0;  // of it in one micro-batch and one update; 0: this model has no use for it
@@ -43,7 +43,7 @@ struct OpCase {
   std::string name() const { return op + " " + part; }
 };
 
-// Every op of models/ops that a step calls, forward and backward, those too that this model does
+// Every op of ops that a step calls, forward and backward, those too that this model does
 // not need.
 std::vector<OpCase> op_cases(const OpShapes& shapes);
 

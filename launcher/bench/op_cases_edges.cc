@@ -1,9 +1,9 @@
 #include <fmt/format.h>
 
 #include "launcher/bench/op_cases.h"
-#include "models/ops/cross_entropy.h"
-#include "models/ops/embedding.h"
-#include "models/ops/transfer.h"
+#include "ops/cross_entropy.h"
+#include "ops/embedding.h"
+#include "ops/transfer.h"
 
 // Where tokens come in and the loss goes out.
 namespace lockstep::launcher {
@@ -31,7 +31,7 @@ void add_embedding(const OpShapes& shapes, std::vector<OpCase>& cases) {
          const TensorView out = o.write(dtype, {rows, width});
          o.count(out);  // as many rows of the table are read
          return OpRun{[=, &context = o.context()] {
-           models::ops::embedding_forward(context, tokens, length, table, positions, {}, out);
+           ops::embedding_forward(context, tokens, length, table, positions, {}, out);
          }};
        }});
   cases.push_back(
@@ -41,7 +41,7 @@ void add_embedding(const OpShapes& shapes, std::vector<OpCase>& cases) {
          const TensorView add = tied ? o.read(DType::kF32, {vocab, width}) : TensorView{};
          const TensorView dtable = o.write(dtype, {vocab, width});
          return OpRun{[=, &context = o.context()] {
-           models::ops::embedding_backward(context, tokens, dx, 0, vocab, add, dtable);
+           ops::embedding_backward(context, tokens, dx, 0, vocab, add, dtable);
          }};
        }});
   cases.push_back({"position_backward", "positions", fmt::format("{} x {}", rows, width),
@@ -49,7 +49,7 @@ void add_embedding(const OpShapes& shapes, std::vector<OpCase>& cases) {
                      const TensorView dx = o.read(dtype, {rows, width});
                      const TensorView dpositions = o.write(dtype, {length, width});
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::position_backward(context, dx, length, dpositions);
+                       ops::position_backward(context, dx, length, dpositions);
                      }};
                    }});
 }
@@ -65,15 +65,14 @@ OpRun cross_entropy_run(Operands& o, const OpShapes& shapes) {
   const TensorView dlogits(logits.raw(), shapes.dtype, {rows, vocab}, vocab * ratio,
                            logits.device());
   o.count(dlogits);
-  constexpr std::int64_t kNumbers = sizeof(models::LossSums) / sizeof(double);
-  auto* sums = static_cast<models::LossSums*>(o.uncounted(DType::kF64, {kNumbers}).raw());
-  models::LossOptions options;
+  constexpr std::int64_t kNumbers = sizeof(ops::LossSums) / sizeof(double);
+  auto* sums = static_cast<ops::LossSums*>(o.uncounted(DType::kF64, {kNumbers}).raw());
+  ops::LossOptions options;
   options.gradient_weight = 1.0F / static_cast<float>(rows);
-  models::ops::OpContext& context = o.context();
-  return {[=, &context] {
-            models::ops::cross_entropy(context, logits, targets, options, 0.0, dlogits, sums);
-          },
-          [=, &context] { models::ops::copy(context, kept, logits); }};
+  ops::OpContext& context = o.context();
+  return {
+      [=, &context] { ops::cross_entropy(context, logits, targets, options, 0.0, dlogits, sums); },
+      [=, &context] { ops::copy(context, kept, logits); }};
 }
 
 void add_loss(const OpShapes& shapes, std::vector<OpCase>& cases) {
@@ -83,8 +82,7 @@ void add_loss(const OpShapes& shapes, std::vector<OpCase>& cases) {
   cases.push_back(
       {"softcap_logits", "logits", shape, 0.0, 0.0, [=](Operands& o) {
          const TensorView logits = o.update(DType::kF32, {shapes.tokens(), shapes.model.vocab});
-         return OpRun{
-             [=, &context = o.context()] { models::ops::softcap_logits(context, 30.0, logits); }};
+         return OpRun{[=, &context = o.context()] { ops::softcap_logits(context, 30.0, logits); }};
        }});
 }
 

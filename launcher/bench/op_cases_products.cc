@@ -4,10 +4,10 @@
 
 #include "launcher/bench/op_cases.h"
 #include "models/mlp.h"
-#include "models/ops/attention.h"
-#include "models/ops/fused_matmul.h"
-#include "models/ops/matmul.h"
-#include "models/ops/reduce.h"
+#include "ops/attention.h"
+#include "ops/fused_matmul.h"
+#include "ops/matmul.h"
+#include "ops/reduce.h"
 
 // Matrix products of the model's linear layers, and attention.
 namespace lockstep::launcher {
@@ -17,8 +17,8 @@ namespace {
 using core::DType;
 using core::Shape;
 using core::TensorView;
-using models::ops::AttentionSpec;
-using models::ops::Transpose;
+using ops::AttentionSpec;
+using ops::Transpose;
 
 // y = x W^T + b, W: [out, in]. Of how many in a micro-batch each product is an op of its own; those
 // beside an activation are fused with it.
@@ -86,7 +86,7 @@ void add_linear_products(std::vector<OpCase>& cases, const Linear& linear, std::
                      const TensorView y = make.output(o);
                      const TensorView bias = make.bias(o);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::matmul(context, x, Transpose::kNo, w, Transpose::kYes, y, bias);
+                       ops::matmul(context, x, Transpose::kNo, w, Transpose::kYes, y, bias);
                      }};
                    }});
   cases.push_back({"matmul", linear.name + " input backward",
@@ -96,7 +96,7 @@ void add_linear_products(std::vector<OpCase>& cases, const Linear& linear, std::
                      const TensorView w = make.weight(o);
                      const TensorView dx = make.dinput(o);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::matmul(context, dy, Transpose::kNo, w, Transpose::kNo, dx);
+                       ops::matmul(context, dy, Transpose::kNo, w, Transpose::kNo, dx);
                      }};
                    }});
   cases.push_back(
@@ -106,9 +106,8 @@ void add_linear_products(std::vector<OpCase>& cases, const Linear& linear, std::
          const TensorView x = make.input(o);
          const TensorView dw = make.dweight(o);
          const TensorView db = make.dbias(o);
-         return OpRun{[=, &context = o.context()] {
-           models::ops::matmul_weight_gradient(context, dy, x, dw, db);
-         }};
+         return OpRun{
+             [=, &context = o.context()] { ops::matmul_weight_gradient(context, dy, x, dw, db); }};
        }});
 }
 
@@ -116,7 +115,7 @@ void add_linear_products(std::vector<OpCase>& cases, const Linear& linear, std::
 void add_fused_products(const OpShapes& shapes, const Linear& linear, const LinearOperands& make,
                         std::vector<OpCase>& cases) {
   const std::int64_t rows = shapes.tokens();
-  const models::ops::ActivationFunction f = models::pointwise_function(shapes.model.activation);
+  const ops::ActivationFunction f = models::pointwise_function(shapes.model.activation);
   const double operations = product_operations(rows, linear.out, linear.in);
   if (linear.forward_fused) {
     cases.push_back({"matmul_activation_forward", linear.name,
@@ -128,7 +127,7 @@ void add_fused_products(const OpShapes& shapes, const Linear& linear, const Line
                        const TensorView pre = make.output(o);
                        const TensorView y = make.output(o);
                        return OpRun{[=, &context = o.context()] {
-                         models::ops::matmul_activation_forward(context, f, x, w, bias, pre, y);
+                         ops::matmul_activation_forward(context, f, x, w, bias, pre, y);
                        }};
                      }});
   }
@@ -142,7 +141,7 @@ void add_fused_products(const OpShapes& shapes, const Linear& linear, const Line
            const TensorView dpre = make.dinput(o);
            const TensorView dbias = linear.bias ? o.write(shapes.dtype, {linear.in}) : TensorView{};
            return OpRun{[=, &context = o.context()] {
-             models::ops::matmul_activation_backward(context, f, dy, w, pre, dpre, dbias);
+             ops::matmul_activation_backward(context, f, dy, w, pre, dpre, dbias);
            }};
          }});
   }
@@ -171,7 +170,7 @@ void add_column_sum(const OpShapes& shapes, std::vector<OpCase>& cases) {
                      const TensorView dy = o.read(dtype, shape);
                      const TensorView db = o.write(dtype, {shape[1]});
                      return OpRun{
-                         [=, &context = o.context()] { models::ops::column_sum(context, dy, db); }};
+                         [=, &context = o.context()] { ops::column_sum(context, dy, db); }};
                    }});
 }
 
@@ -243,23 +242,21 @@ void add_attention(const OpShapes& shapes, std::vector<OpCase>& cases) {
                      const TensorView out = o.write(dtype, stream);
                      const TensorView lse = o.write(DType::kF32, statistics);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::attention_forward(context, spec, heads.q, heads.k, heads.v, out,
-                                                      lse);
+                       ops::attention_forward(context, spec, heads.q, heads.k, heads.v, out, lse);
                      }};
                    }});
-  cases.push_back(
-      {"attention_backward", "attention", shape, calls, 10.0 * pairs, [=](Operands& o) {
-         const Heads heads = packed_heads(o, shapes);
-         const Heads gradient = packed_heads(o, shapes);  // counted as written
-         const TensorView dout = o.read(dtype, stream);
-         const TensorView out = o.read(dtype, stream);
-         const TensorView lse = o.read(DType::kF32, statistics);
-         models::ops::attention_forward(o.context(), spec, heads.q, heads.k, heads.v, out, lse);
-         return OpRun{[=, &context = o.context()] {
-           models::ops::attention_backward(context, spec, dout, heads.q, heads.k, heads.v, out, lse,
-                                           gradient.q, gradient.k, gradient.v);
-         }};
-       }});
+  cases.push_back({"attention_backward", "attention", shape, calls, 10.0 * pairs, [=](Operands& o) {
+                     const Heads heads = packed_heads(o, shapes);
+                     const Heads gradient = packed_heads(o, shapes);  // counted as written
+                     const TensorView dout = o.read(dtype, stream);
+                     const TensorView out = o.read(dtype, stream);
+                     const TensorView lse = o.read(DType::kF32, statistics);
+                     ops::attention_forward(o.context(), spec, heads.q, heads.k, heads.v, out, lse);
+                     return OpRun{[=, &context = o.context()] {
+                       ops::attention_backward(context, spec, dout, heads.q, heads.k, heads.v, out,
+                                               lse, gradient.q, gradient.k, gradient.v);
+                     }};
+                   }});
 }
 
 }  // namespace

@@ -2,12 +2,12 @@
 
 #include "launcher/bench/op_cases.h"
 #include "models/mlp.h"
-#include "models/ops/activation.h"
-#include "models/ops/dropout.h"
-#include "models/ops/layer_norm.h"
-#include "models/ops/residual.h"
-#include "models/ops/rms_norm.h"
-#include "models/ops/rope.h"
+#include "ops/activation.h"
+#include "ops/dropout.h"
+#include "ops/layer_norm.h"
+#include "ops/residual.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
 
 // What works on the rows of a stream: norms, residuals, activations, rotation, dropout.
 namespace lockstep::launcher {
@@ -17,7 +17,7 @@ namespace {
 using core::DType;
 using core::Shape;
 using core::TensorView;
-using models::ops::ActivationFunction;
+using ops::ActivationFunction;
 
 constexpr double kEps = 1e-5;
 
@@ -60,7 +60,7 @@ void add_layer_norm(const OpShapes& shapes, std::vector<OpCase>& cases) {
                      const TensorView mean = o.write(DType::kF32, r.statistics);
                      const TensorView rstd = o.write(DType::kF32, r.statistics);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::layer_norm_forward(context, x, gain, bias, kEps, y, mean, rstd);
+                       ops::layer_norm_forward(context, x, gain, bias, kEps, y, mean, rstd);
                      }};
                    }});
   cases.push_back(
@@ -75,8 +75,7 @@ void add_layer_norm(const OpShapes& shapes, std::vector<OpCase>& cases) {
          const TensorView dgain = o.write(r.dtype, r.row);
          const TensorView dbias = o.write(r.dtype, r.row);
          return OpRun{[=, &context = o.context()] {
-           models::ops::layer_norm_backward(context, dy, x, gain, mean, rstd, add, dx, dgain,
-                                            dbias);
+           ops::layer_norm_backward(context, dy, x, gain, mean, rstd, add, dx, dgain, dbias);
          }};
        }});
 }
@@ -90,7 +89,7 @@ void add_rms_norm(const OpShapes& shapes, std::vector<OpCase>& cases) {
                      const TensorView y = o.write(r.dtype, r.stream);
                      const TensorView rstd = o.write(DType::kF32, r.statistics);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::rms_norm_forward(context, x, gain, kEps, 1, y, rstd);
+                       ops::rms_norm_forward(context, x, gain, kEps, 1, y, rstd);
                      }};
                    }});
   cases.push_back(
@@ -103,7 +102,7 @@ void add_rms_norm(const OpShapes& shapes, std::vector<OpCase>& cases) {
          const TensorView dx = o.write(r.dtype, r.stream);
          const TensorView dgain = o.write(r.dtype, r.row);
          return OpRun{[=, &context = o.context()] {
-           models::ops::rms_norm_backward(context, dy, x, gain, rstd, 1, add, dx, dgain);
+           ops::rms_norm_backward(context, dy, x, gain, rstd, 1, add, dx, dgain);
          }};
        }});
 }
@@ -116,7 +115,7 @@ void add_residual(const OpShapes& shapes, std::vector<OpCase>& cases) {
                      const TensorView branch = o.read(r.dtype, r.stream);
                      const TensorView y = o.write(r.dtype, r.stream);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::residual_forward(context, x, branch, {}, {}, y);
+                       ops::residual_forward(context, x, branch, {}, {}, y);
                      }};
                    }});
   // Without a gate and dropout the gradient of a branch is that of the stream itself.
@@ -127,8 +126,7 @@ void add_residual(const OpShapes& shapes, std::vector<OpCase>& cases) {
                      const TensorView dbranch = o.write(r.dtype, r.stream);
                      const TensorView dgate = o.write(r.dtype, {1});
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::residual_backward(context, dy, branch, gate, {}, dbranch,
-                                                      dgate);
+                       ops::residual_backward(context, dy, branch, gate, {}, dbranch, dgate);
                      }};
                    }});
 }
@@ -137,19 +135,18 @@ void add_residual(const OpShapes& shapes, std::vector<OpCase>& cases) {
 void add_activation(const OpShapes& shapes, std::vector<OpCase>& cases) {
   const Rows r = rows_of(shapes);
   const ActivationFunction f = models::pointwise_function(shapes.model.activation);
-  cases.push_back({"activation_forward", "mlp", r.wide_shape, 0.0, 0.0, [=](Operands& o) {
-                     const TensorView x = o.read(r.dtype, r.wide);
-                     const TensorView y = o.write(r.dtype, r.wide);
-                     return OpRun{[=, &context = o.context()] {
-                       models::ops::activation_forward(context, f, x, y);
-                     }};
-                   }});
+  cases.push_back(
+      {"activation_forward", "mlp", r.wide_shape, 0.0, 0.0, [=](Operands& o) {
+         const TensorView x = o.read(r.dtype, r.wide);
+         const TensorView y = o.write(r.dtype, r.wide);
+         return OpRun{[=, &context = o.context()] { ops::activation_forward(context, f, x, y); }};
+       }});
   cases.push_back({"activation_backward", "mlp", r.wide_shape, 0.0, 0.0, [=](Operands& o) {
                      const TensorView x = o.read(r.dtype, r.wide);
                      const TensorView dy = o.read(r.dtype, r.wide);
                      const TensorView dx = o.write(r.dtype, r.wide);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::activation_backward(context, f, x, dy, dx);
+                       ops::activation_backward(context, f, x, dy, dx);
                      }};
                    }});
 }
@@ -163,7 +160,7 @@ void add_gated_activation(const OpShapes& shapes, std::vector<OpCase>& cases) {
                      const TensorView up = o.read(r.dtype, r.wide);
                      const TensorView y = o.write(r.dtype, r.wide);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::gated_activation_forward(context, f, gate, up, y);
+                       ops::gated_activation_forward(context, f, gate, up, y);
                      }};
                    }});
   cases.push_back({"gated_activation_backward", "mlp", r.wide_shape, calls, 0.0, [=](Operands& o) {
@@ -173,7 +170,7 @@ void add_gated_activation(const OpShapes& shapes, std::vector<OpCase>& cases) {
                      const TensorView dgate = o.write(r.dtype, r.wide);
                      const TensorView dup = o.write(r.dtype, r.wide);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::gated_activation_backward(context, f, gate, up, dy, dgate, dup);
+                       ops::gated_activation_backward(context, f, gate, up, dy, dgate, dup);
                      }};
                    }});
 }
@@ -194,13 +191,13 @@ void add_rope(const OpShapes& shapes, std::vector<OpCase>& cases) {
       const Shape table{context_length, head_width / 2};
       const TensorView cosines = o.uncounted(DType::kF32, table);
       const TensorView sines = o.uncounted(DType::kF32, table);
-      models::ops::fill_rope_table(o.context(), 10000.0, cosines, sines);
+      ops::fill_rope_table(o.context(), 10000.0, cosines, sines);
       const TensorView x = o.uncounted(r.dtype, {r.stream[0], packed}).slice_cols(0, columns);
       o.count(x);
       o.count(x);
       return OpRun{[=, &context = o.context()] {
-        models::ops::rope(context, models::ops::RopeDirection::kForward, context_length, head_width,
-                          cosines, sines, x);
+        ops::rope(context, ops::RopeDirection::kForward, context_length, head_width, cosines, sines,
+                  x);
       }};
     };
     cases.push_back(
@@ -210,16 +207,15 @@ void add_rope(const OpShapes& shapes, std::vector<OpCase>& cases) {
 
 void add_dropout(const OpShapes& shapes, std::vector<OpCase>& cases) {
   const Rows r = rows_of(shapes);
-  models::ops::Dropout dropout;
+  ops::Dropout dropout;
   dropout.probability = 0.1;
   dropout.key = {1, 2};
   dropout.sequence_rows = shapes.model.context;
   cases.push_back({"dropout", "stream", r.shape, 0.0, 0.0, [=](Operands& o) {
                      const TensorView x = o.read(r.dtype, r.stream);
                      const TensorView y = o.write(r.dtype, r.stream);
-                     return OpRun{[=, &context = o.context()] {
-                       models::ops::dropout(context, x, dropout, y);
-                     }};
+                     return OpRun{
+                         [=, &context = o.context()] { ops::dropout(context, x, dropout, y); }};
                    }});
 }
 

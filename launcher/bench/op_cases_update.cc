@@ -4,12 +4,12 @@
 #include <memory>
 
 #include "launcher/bench/op_cases.h"
-#include "models/ops/accumulate.h"
-#include "models/ops/gradient_stats.h"
-#include "models/ops/hash.h"
-#include "models/ops/optimizer_update.h"
-#include "models/ops/transfer.h"
 #include "models/parameter_table.h"
+#include "ops/accumulate.h"
+#include "ops/gradient_stats.h"
+#include "ops/hash.h"
+#include "ops/optimizer_update.h"
+#include "ops/transfer.h"
 
 // What happens to gradients and parameters: of as many blocks as make kMostElements, standing for
 // the whole model.
@@ -20,9 +20,9 @@ namespace {
 using core::DType;
 using core::Shape;
 using core::TensorView;
-using models::ops::Range;
-using models::ops::UpdatePlan;
-using models::ops::UpdateRun;
+using ops::Range;
+using ops::UpdatePlan;
+using ops::UpdateRun;
 
 constexpr std::int64_t kMostElements = std::int64_t{1} << 26;
 
@@ -77,17 +77,17 @@ void add_gradient_stats(const OpShapes& shapes, const Blocks& blocks, std::vecto
   cases.push_back(
       {"count_nonfinite_ranges", "leaves", blocks.text(), blocks.calls, 0.0, [=](Operands& o) {
          const TensorView values = o.read(dtype, blocks.shape());
-         auto* counts = results<models::ops::NonFinite>(o, blocks.tensors.size());
+         auto* counts = results<ops::NonFinite>(o, blocks.tensors.size());
          return OpRun{[=, ranges = ranges_of(blocks), &context = o.context()] {
-           models::ops::count_nonfinite_ranges(context, values, ranges, counts);
+           ops::count_nonfinite_ranges(context, values, ranges, counts);
          }};
        }});
   cases.push_back(
       {"sums_of_squares", "gradient", blocks.text(), blocks.calls, 0.0, [=](Operands& o) {
          const TensorView values = o.read(DType::kF32, blocks.shape());
-         auto* sums = results<models::ops::SumOfSquares>(o, blocks.tensors.size());
+         auto* sums = results<ops::SumOfSquares>(o, blocks.tensors.size());
          return OpRun{[=, ranges = ranges_of(blocks), &context = o.context()] {
-           models::ops::sums_of_squares(context, values, ranges, sums);
+           ops::sums_of_squares(context, values, ranges, sums);
          }};
        }});
 }
@@ -103,25 +103,22 @@ void add_transfers(const OpShapes& shapes, const Blocks& blocks, std::vector<OpC
                      const TensorView values = o.read(dtype, shape);
                      const TensorView sum = o.update(DType::kF32, shape);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::accumulate(context, values, false, sum);
+                       ops::accumulate(context, values, false, sum);
                      }};
                    }});
   cases.push_back({"cast", "fp32 to 16 bits", text, 0.0, 0.0, [=](Operands& o) {
                      const TensorView from = o.read(DType::kF32, shape);
                      const TensorView to = o.write(DType::kBF16, shape);
-                     return OpRun{
-                         [=, &context = o.context()] { models::ops::cast(context, from, to); }};
+                     return OpRun{[=, &context = o.context()] { ops::cast(context, from, to); }};
                    }});
   cases.push_back({"copy", "leaf", text, 0.0, 0.0, [=](Operands& o) {
                      const TensorView from = o.read(dtype, shape);
                      const TensorView to = o.write(dtype, shape);
-                     return OpRun{
-                         [=, &context = o.context()] { models::ops::copy(context, from, to); }};
+                     return OpRun{[=, &context = o.context()] { ops::copy(context, from, to); }};
                    }});
   cases.push_back({"set_zero", "leaf", text, 0.0, 0.0, [=](Operands& o) {
                      const TensorView to = o.write(dtype, shape);
-                     return OpRun{
-                         [=, &context = o.context()] { models::ops::set_zero(context, to); }};
+                     return OpRun{[=, &context = o.context()] { ops::set_zero(context, to); }};
                    }});
 }
 
@@ -154,7 +151,7 @@ std::vector<UpdateRun> update_runs(Operands& o, const Blocks& blocks, DType dtyp
 }
 
 void add_update(const OpShapes& shapes, const Blocks& blocks, std::vector<OpCase>& cases) {
-  models::ops::UpdateRule rule;
+  ops::UpdateRule rule;
   rule.learning_rate = 1e-6;
   rule.weight_decay = 0.1;
   cases.push_back(
@@ -162,7 +159,7 @@ void add_update(const OpShapes& shapes, const Blocks& blocks, std::vector<OpCase
          const auto plan = std::make_shared<UpdatePlan>(o.context(), o.memory(),
                                                         update_runs(o, blocks, shapes.dtype));
          return OpRun{[=, &context = o.context()] {
-           models::ops::optimizer_update_runs(context, rule, *plan, 1.0F, 0.0F);
+           ops::optimizer_update_runs(context, rule, *plan, 1.0F, 0.0F);
          }};
        }});
 }
@@ -174,15 +171,15 @@ void add_hash(const OpShapes& shapes, const Blocks& blocks, std::vector<OpCase>&
   cases.push_back({"hash_messages", "parameters",
                    fmt::format("{} of {} bytes", messages, blocks.block * element), blocks.calls,
                    0.0, [=](Operands& o) {
-                     std::vector<std::vector<models::ops::ByteRange>> ranges;
+                     std::vector<std::vector<ops::ByteRange>> ranges;
                      for (std::int64_t i = 0; i < messages; ++i)
                        ranges.push_back({{i * blocks.block * element, blocks.block * element}});
                      const TensorView values = o.read(shapes.dtype, blocks.shape());
                      auto* hashes = results<std::uint64_t>(o, ranges.size());
                      const auto plan =
-                         std::make_shared<models::ops::HashPlan>(o.context(), o.memory(), ranges);
+                         std::make_shared<ops::HashPlan>(o.context(), o.memory(), ranges);
                      return OpRun{[=, &context = o.context()] {
-                       models::ops::hash_messages(context, *plan, values, hashes);
+                       ops::hash_messages(context, *plan, values, hashes);
                      }};
                    }});
 }

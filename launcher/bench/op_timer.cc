@@ -12,7 +12,7 @@ namespace lockstep::launcher {
 
 namespace {
 
-using models::ops::OpContext;
+using ops::OpContext;
 
 constexpr int kFewestRepetitions = 3;
 

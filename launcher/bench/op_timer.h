@@ -2,7 +2,7 @@
 
 #include <functional>
 
-#include "models/ops/op_context.h"
+#include "ops/op_context.h"
 
 namespace lockstep::launcher {
 
@@ -26,7 +26,7 @@ struct CallTime {
 // around it on a device, which has work before the first event, so that launching does not show
 // while the device is slower than that. Calls before the measurement warm up. `restore`, where
 // given, comes before every call and is not measured.
-CallTime time_calls(models::ops::OpContext& context, const TimingLimits& limits,
+CallTime time_calls(ops::OpContext& context, const TimingLimits& limits,
                     const std::function<void()>& call, const std::function<void()>& restore = {});
 
 }  // namespace lockstep::launcher

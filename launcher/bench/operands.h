@@ -9,7 +9,7 @@
 
 #include "core/memory.h"
 #include "core/tensor.h"
-#include "models/ops/op_context.h"
+#include "ops/op_context.h"
 
 namespace lockstep::launcher {
 
@@ -19,7 +19,7 @@ class RandomPool {
  public:
   enum class Kind { kNormal, kUnit };  // deviation 1; uniform in [0, 1)
 
-  RandomPool(models::ops::OpContext& context, core::MemoryTracker& memory)
+  RandomPool(ops::OpContext& context, core::MemoryTracker& memory)
       : context_(context), memory_(memory) {}
 
   // Each call goes on in the pool where the last one ended.
@@ -28,7 +28,7 @@ class RandomPool {
  private:
   const core::Buffer& pool(core::DType dtype, Kind kind);
 
-  models::ops::OpContext& context_;
+  ops::OpContext& context_;
   core::MemoryTracker& memory_;
   std::map<std::pair<core::DType, Kind>, core::Buffer> pools_;
   std::size_t next_ = 0;  // bytes into a pool
@@ -38,7 +38,7 @@ class RandomPool {
 // move: every element that is read, and every one that is written, once.
 class Operands {
  public:
-  Operands(models::ops::OpContext& context, core::MemoryTracker& memory, RandomPool& pool)
+  Operands(ops::OpContext& context, core::MemoryTracker& memory, RandomPool& pool)
       : context_(context), memory_(memory), pool_(pool) {}
 
   // Counted once (read, write) or twice (update).
@@ -53,11 +53,11 @@ class Operands {
 
   void count(core::ConstTensorView view) { bytes_ += static_cast<double>(view.bytes()); }
   double bytes() const { return bytes_; }
-  models::ops::OpContext& context() const { return context_; }
+  ops::OpContext& context() const { return context_; }
   core::MemoryTracker& memory() const { return memory_; }
 
  private:
-  models::ops::OpContext& context_;
+  ops::OpContext& context_;
   core::MemoryTracker& memory_;
   RandomPool& pool_;
   std::vector<core::Buffer> buffers_;

@@ -11,7 +11,7 @@ namespace lockstep::launcher {
 
 namespace {
 
-using models::ops::OpContext;
+using ops::OpContext;
 
 constexpr std::size_t kMostSets = 64;
 

@@ -42,7 +42,7 @@ std::vector<OpCase> filtered_cases(const OpShapes& shapes, const std::string& fi
 
 // Measures ops one after another, and tells of each as soon as it is there. One whose operands do
 // not fit is told as skipped.
-void measure_ops(models::ops::OpContext& context, core::MemoryTracker& memory,
+void measure_ops(ops::OpContext& context, core::MemoryTracker& memory,
                  const std::vector<OpCase>& cases, const Ceilings& ceilings,
                  const OpsBenchOptions& options,
                  const std::function<void(const OpMeasurement&)>& tell);

@@ -12,7 +12,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
-#include "runtime/agree.h"
+#include "runtime/ranks/agree.h"
 
 namespace lockstep::launcher {
 

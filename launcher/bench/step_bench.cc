@@ -11,11 +11,11 @@
 #include "launcher/bench/ceilings.h"
 #include "launcher/bench/scratch_run.h"
 #include "launcher/run_description.h"
-#include "runtime/agree.h"
-#include "runtime/memory_budget.h"
-#include "runtime/memory_plan.h"
+#include "runtime/plan/memory_budget.h"
+#include "runtime/plan/memory_plan.h"
+#include "runtime/ranks/agree.h"
 #include "runtime/simulate/step_costs.h"
-#include "runtime/trainer.h"
+#include "runtime/trainer/trainer.h"
 
 namespace lockstep::launcher {
 
@@ -148,8 +148,8 @@ void note_memory(const runtime::MemoryPlan& plan, const core::MemoryTracker& mem
   result.peak_bytes = *std::max_element(peaks.begin(), peaks.end());
 }
 
-void note_peaks(models::ops::OpContext& context, core::DType compute,
-                comm::Communicator& communicator, StepMeasurement& result) {
+void note_peaks(ops::OpContext& context, core::DType compute, comm::Communicator& communicator,
+                StepMeasurement& result) {
   TimingLimits limits;
   limits.most_seconds = 1.0;
   core::MemoryTracker memory;

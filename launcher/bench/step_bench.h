@@ -8,8 +8,8 @@
 
 #include "comm/communicator.h"
 #include "core/log.h"
-#include "runtime/backend_device.h"
 #include "runtime/config/config.h"
+#include "runtime/device/backend_device.h"
 #include "runtime/metrics/phase_clock.h"
 
 namespace lockstep::launcher {

@@ -7,8 +7,8 @@
 #include <memory>
 #include <ostream>
 
+#include "coordinator/client/text.h"
 #include "launcher/commands/job_command.h"
-#include "launcher/coordinator/client/text.h"
 
 namespace lockstep::launcher {
 

@@ -124,7 +124,7 @@ void measure_on_device(comm::Communicator& communicator, const runtime::BackendD
                        const runtime::Config& config, const BenchCommOptions& options,
                        std::ostream& out) {
   core::MemoryTracker memory;
-  models::ops::OpContext context = runtime::make_op_context(device, config, 1, memory);
+  ops::OpContext context = runtime::make_op_context(device, config, 1, memory);
   communicator.work_on(context.stream());
   DeviceCommOptions measured;
   measured.sizes = sizes_in_bytes(options);

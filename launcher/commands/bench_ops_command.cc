@@ -14,7 +14,7 @@
 namespace lockstep::launcher {
 namespace {
 
-using models::ops::Determinism;
+using ops::Determinism;
 
 struct BenchOpsOptions {
   std::string device = "cpu";

@@ -15,9 +15,9 @@
 #include "launcher/mpi_launch.h"
 #include "launcher/run_description.h"
 #include "launcher/stop_request.h"
-#include "runtime/agree.h"
-#include "runtime/build_info.h"
 #include "runtime/config/load_config.h"
+#include "runtime/ranks/agree.h"
+#include "runtime/version/build_info.h"
 
 namespace lockstep::launcher {
 namespace {

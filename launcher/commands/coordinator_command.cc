@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "launcher/coordinator/server/coordinator_process.h"
+#include "coordinator/server/coordinator_process.h"
 
 namespace lockstep::launcher {
 

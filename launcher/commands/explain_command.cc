@@ -5,9 +5,9 @@
 #include <memory>
 #include <ostream>
 
+#include "coordinator/client/text.h"
 #include "launcher/commands/job_command.h"
 #include "launcher/commands/run_report.h"
-#include "launcher/coordinator/client/text.h"
 
 namespace lockstep::launcher {
 

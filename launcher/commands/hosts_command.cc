@@ -6,8 +6,8 @@
 #include <ostream>
 #include <set>
 
+#include "coordinator/client/text.h"
 #include "launcher/commands/job_command.h"
-#include "launcher/coordinator/client/text.h"
 
 namespace lockstep::launcher {
 

@@ -5,10 +5,10 @@
 
 #include <ostream>
 
-#include "launcher/coordinator/client/follow.h"
-#include "launcher/coordinator/client/interrupt.h"
-#include "launcher/coordinator/client/log_printer.h"
-#include "launcher/coordinator/client/text.h"
+#include "coordinator/client/follow.h"
+#include "coordinator/client/interrupt.h"
+#include "coordinator/client/log_printer.h"
+#include "coordinator/client/text.h"
 
 namespace lockstep::launcher {
 

@@ -4,9 +4,9 @@
 #include <memory>
 #include <string>
 
+#include "coordinator/client/client.h"
+#include "coordinator/client/endpoint.h"
 #include "launcher/command_context.h"
-#include "launcher/coordinator/client/client.h"
-#include "launcher/coordinator/client/endpoint.h"
 
 // What the job-control commands share.
 namespace lockstep::launcher {

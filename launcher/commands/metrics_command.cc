@@ -7,9 +7,9 @@
 #include <ostream>
 #include <sstream>
 
+#include "coordinator/client/follow.h"
+#include "coordinator/client/text.h"
 #include "launcher/commands/job_command.h"
-#include "launcher/coordinator/client/follow.h"
-#include "launcher/coordinator/client/text.h"
 
 namespace lockstep::launcher {
 

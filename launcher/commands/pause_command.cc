@@ -2,8 +2,8 @@
 
 #include <memory>
 
+#include "coordinator/client/follow.h"
 #include "launcher/commands/job_command.h"
-#include "launcher/coordinator/client/follow.h"
 
 namespace lockstep::launcher {
 

@@ -11,8 +11,8 @@
 #include "launcher/cluster_report.h"
 #include "launcher/run_description.h"
 #include "runtime/config/load_config.h"
-#include "runtime/memory_advice.h"
-#include "runtime/memory_plan.h"
+#include "runtime/plan/memory_advice.h"
+#include "runtime/plan/memory_plan.h"
 
 namespace lockstep::launcher {
 namespace {

@@ -10,7 +10,7 @@
 #include "core/log.h"
 #include "core/memory.h"
 #include "launcher/run_description.h"
-#include "runtime/health/replay_step.h"
+#include "runtime/replay/replay_step.h"
 
 namespace lockstep::launcher {
 namespace {

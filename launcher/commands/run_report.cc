@@ -5,9 +5,9 @@
 #include <map>
 #include <ostream>
 
+#include "coordinator/client/follow.h"
+#include "coordinator/client/text.h"
 #include "launcher/commands/job_command.h"
-#include "launcher/coordinator/client/follow.h"
-#include "launcher/coordinator/client/text.h"
 
 namespace lockstep::launcher {
 

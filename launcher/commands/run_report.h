@@ -2,8 +2,8 @@
 
 #include <iosfwd>
 
+#include "coordinator/client/client.h"
 #include "launcher/command_context.h"
-#include "launcher/coordinator/client/client.h"
 
 // How job-control commands show what they got.
 namespace lockstep::launcher {

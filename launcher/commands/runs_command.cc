@@ -5,10 +5,10 @@
 #include <memory>
 #include <ostream>
 
+#include "coordinator/client/text.h"
 #include "core/error.h"
 #include "launcher/commands/job_command.h"
 #include "launcher/commands/run_report.h"
-#include "launcher/coordinator/client/text.h"
 
 namespace lockstep::launcher {
 

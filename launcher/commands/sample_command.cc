@@ -11,7 +11,7 @@
 #include "core/error.h"
 #include "launcher/run_description.h"
 #include "launcher/utf8_stream.h"
-#include "runtime/sampling.h"
+#include "runtime/sampling/sampling.h"
 
 namespace lockstep::launcher {
 namespace {

@@ -8,9 +8,9 @@
 #include <ostream>
 #include <sstream>
 
+#include "coordinator/client/text.h"
 #include "core/error.h"
 #include "launcher/commands/job_command.h"
-#include "launcher/coordinator/client/text.h"
 #include "runtime/config/document.h"
 #include "runtime/config/load_config.h"
 #include "runtime/config/schema.h"

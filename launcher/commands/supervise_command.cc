@@ -3,8 +3,8 @@
 #include <filesystem>
 #include <memory>
 
-#include "launcher/coordinator/attempts/rank_start.h"
-#include "launcher/coordinator/attempts/supervisor.h"
+#include "coordinator/attempts/rank_start.h"
+#include "coordinator/attempts/supervisor.h"
 
 namespace lockstep::launcher {
 namespace {

@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
-#include "runtime/build_info.h"
-#include "runtime/gpu_info.h"
+#include "runtime/version/build_info.h"
+#include "runtime/version/gpu_info.h"
 
 namespace lockstep::launcher {
 namespace {

@@ -6,10 +6,10 @@
 #include <memory>
 #include <ostream>
 
+#include "coordinator/client/follow.h"
+#include "coordinator/client/text.h"
 #include "core/error.h"
 #include "launcher/commands/job_command.h"
-#include "launcher/coordinator/client/follow.h"
-#include "launcher/coordinator/client/text.h"
 
 namespace lockstep::launcher {
 

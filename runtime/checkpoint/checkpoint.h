@@ -58,8 +58,8 @@ struct CheckpointManifest {
 };
 CheckpointManifest read_manifest(const std::string& directory);
 
-// Reads and verifies the manifest, every file against its size and hash, then loads weights and
-// (with_optimizer) optimizer state.
+// Loads weights and optimizer state of a checkpoint whose files verify_checkpoint() has passed; it
+// checks names, shapes and dtypes, and no hashes.
 void load_checkpoint(const CheckpointManifest& manifest, const models::ParameterTable& table,
                      const Config& config, ModelState& model);
 

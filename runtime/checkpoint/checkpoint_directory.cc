@@ -11,7 +11,7 @@
 #include <system_error>
 
 #include "core/error.h"
-#include "runtime/write_file.h"
+#include "runtime/files/write_file.h"
 
 namespace lockstep::runtime {
 

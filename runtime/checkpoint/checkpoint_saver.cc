@@ -5,12 +5,12 @@
 #include <cstring>
 #include <system_error>
 
-#include "models/ops/gradient_stats.h"
-#include "runtime/agree.h"
+#include "ops/gradient_stats.h"
 #include "runtime/checkpoint/checkpoint_directory.h"
 #include "runtime/checkpoint/model_file.h"
 #include "runtime/checkpoint/optimizer_file.h"
 #include "runtime/config/dump_config.h"
+#include "runtime/ranks/agree.h"
 
 namespace lockstep::runtime {
 
@@ -28,7 +28,7 @@ NonFiniteMasters find_nonfinite(const ModelState& model) {
   NonFiniteMasters found;
   for (int b = 0; b < model.layout().size(); ++b) {
     for (const OwnedRun& run : model.owned_runs(b)) {
-      const std::int64_t count = models::ops::count_nonfinite(model.context(), run.master).total();
+      const std::int64_t count = ops::count_nonfinite(model.context(), run.master).total();
       if (count > 0 && found.elements == 0) found.parameter = run.segment.parameter;
       found.elements += count;
     }

@@ -14,10 +14,10 @@
 #include "models/parameter_table.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/manifest.h"
-#include "runtime/checkpoint/save_progress.h"
 #include "runtime/checkpoint/snapshot.h"
 #include "runtime/config/config.h"
 #include "runtime/sharding/model_state.h"
+#include "runtime/step/save_progress.h"
 
 namespace lockstep::runtime {
 

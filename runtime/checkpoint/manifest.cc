@@ -8,7 +8,7 @@
 #include "core/hash.h"
 #include "core/json_number.h"
 #include "core/mapped_file.h"
-#include "runtime/sealed_json.h"
+#include "runtime/files/sealed_json.h"
 
 namespace lockstep::runtime {
 

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "models/ops/transfer.h"
+#include "ops/transfer.h"
 #include "runtime/checkpoint/safetensors.h"
 
 namespace lockstep::runtime {
@@ -172,7 +172,7 @@ void read_optimizer_files(const std::vector<std::string>& paths,
         values.resize(static_cast<std::size_t>(run.segment.count));
         read_run(*slices[static_cast<std::size_t>(run.segment.parameter)], run.segment,
                  values.data());
-        models::ops::from_host(model.context(), values.data(), target);
+        ops::from_host(model.context(), values.data(), target);
       }
     }
   }

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "models/ops/transfer.h"
+#include "ops/transfer.h"
 
 namespace lockstep::runtime {
 
@@ -48,7 +48,7 @@ void Snapshot::take(ModelState& model, comm::Communicator& communicator) {
       const std::int64_t shard = layout_.shard_elements(b);
       const std::int64_t skipped = rank_ * shard - model.owned_begin(b);
       const core::ConstTensorView owned = model.owned_values(b, s);
-      models::ops::to_host(
+      ops::to_host(
           model.context(),
           {owned.data<float>() + skipped, owned.dtype(), core::Shape{shard}, owned.device()},
           to + s * layout_.shard_total() + layout_.shard_offset(b));

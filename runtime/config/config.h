@@ -8,7 +8,7 @@
 #include "comm/nccl/nccl_options.h"
 #include "core/dtype.h"
 #include "models/model_config.h"
-#include "models/ops/optimizer_update.h"
+#include "ops/optimizer_update.h"
 
 // The resolved configuration of a run: one struct per section of the YAML file, member names equal
 // to the keys. "Resolved" means that every default has been filled in and every check has passed,
@@ -27,6 +27,10 @@ enum class ReduceType { kAuto, kF32, kBF16, kF16 };
 enum class DeviceChoice { kAuto, kCpu, kCuda };
 enum class CommChoice { kAuto, kSelf, kMpi, kNccl };
 enum class Recompute { kNone, kAttention, kBlock };
+enum class LossNormalise { kTokens, kSequences };
+enum class Documents { kIgnore, kMask };
+enum class Packing { kCut, kBestFit };
+enum class MuonAdjust { kOriginal, kMatchRmsAdamW };
 enum class OnDivergence { kStop, kSkip, kRollback };
 enum class OnExhausted { kStop, kHalveMicro };
 enum class FaultKind { kOverflow, kNan, kBitflip, kHang, kKill, kSlow, kOom, kThrow };
@@ -44,6 +48,8 @@ struct DataConfig {
   std::vector<std::string> train;       // at least one
   std::vector<std::string> validation;  // empty: no validation data
   DataOrder order = DataOrder::kShuffled;
+  Documents documents = Documents::kIgnore;
+  Packing packing = Packing::kCut;
   core::DType token_type = core::DType::kU16;  // kU16 or kU32; of raw files without a header
   double mask_probability = 0.15;
   std::int64_t mask_token = -1;  // -1: not given
@@ -65,16 +71,39 @@ struct TrainConfig {
 struct LossConfig {
   double label_smoothing = 0.0;  // in [0, 1)
   double z_loss = 0.0;
+  LossNormalise normalise = LossNormalise::kTokens;
+};
+
+// optimizer.muon, for the matrices of the blocks; torch.optim.Muon has the semantics.
+struct MuonConfig {
+  double momentum = 0.95;
+  bool nesterov = true;
+  std::int64_t ns_steps = 5;
+  core::DType ns_dtype = core::DType::kF32;  // kF32 or kBF16
+  MuonAdjust adjust = MuonAdjust::kOriginal;
+  double adamw_learning_rate = 0.0;  // of every other tensor; optimizer.learning_rate unless given
+};
+
+// One row of optimizer.groups: the first whose pattern matches a tensor's name counts.
+struct OptimizerGroup {
+  std::string match;  // of tensor names, with * and ? as in shells
+  double learning_rate_scale = 1.0;
+  double weight_decay = -1.0;  // -1: not given, the optimizer's rule holds
+  bool freeze = false;
+
+  bool operator==(const OptimizerGroup&) const = default;
 };
 
 struct OptimizerConfig {
-  models::ops::OptimizerKind name = models::ops::OptimizerKind::kAdamW;
+  ops::OptimizerKind name = ops::OptimizerKind::kAdamW;
   double learning_rate = 0.0;
   std::array<double, 2> betas = {0.9, 0.95};
   double eps = 1e-8;
   double weight_decay = 0.1;
   double momentum = 0.0;  // sgd, rmsprop
   double alpha = 0.99;    // rmsprop
+  MuonConfig muon;
+  std::vector<OptimizerGroup> groups;
 };
 
 // Steps are applied steps.
@@ -91,6 +120,10 @@ struct ScheduleConfig {
 struct ClipConfig {
   ClipMode mode = ClipMode::kGlobalNorm;
   double threshold = 1.0;
+  double window_decay = 0.97;     // zclip, adagc (0.99 unless given)
+  double z_threshold = 2.5;       // zclip
+  double ratio = 1.04;            // adagc
+  std::int64_t warmup_steps = 0;  // zclip, adagc; applied steps
 };
 
 struct LossScaleConfig {
@@ -135,7 +168,23 @@ struct MemoryConfig {
 };
 
 struct EmaConfig {
-  double decay = 0.0;  // 0: off
+  double decay = 0.0;      // 0: off
+  std::int64_t every = 1;  // applied steps between updates
+  bool warmup = false;     // decay min(decay, (1 + n) / (10 + n)) at update n
+};
+
+// One evaluation inside a run.
+struct EvalTask {
+  std::string name;
+  std::string path;  // absolute
+  std::string kind;  // "text", "multiple_choice" or "classification"
+
+  bool operator==(const EvalTask&) const = default;
+};
+
+struct EvalConfig {
+  std::int64_t every_steps = 0;  // 0: never
+  std::vector<EvalTask> tasks;
 };
 
 struct CheckpointConfig {
@@ -174,7 +223,8 @@ struct Config {
 
   RunConfig run;
   models::ModelConfig model;
-  std::string init_from;  // model.init_from: absolute path of a safetensors file, or empty
+  std::string init_from;     // model.init_from: absolute path of weights, or empty
+  bool init_resize = false;  // model.init_resize: cut or pad context and vocabulary of init_from
   DataConfig data;
   BatchConfig batch;
   TrainConfig train;
@@ -187,6 +237,7 @@ struct Config {
   BackendConfig backend;
   MemoryConfig memory;
   EmaConfig ema;
+  EvalConfig eval;
   CheckpointConfig checkpoint;
   MetricsConfig metrics;
   HealthConfig health;

@@ -11,7 +11,7 @@
 namespace lockstep::runtime {
 namespace {
 
-using models::ops::OptimizerKind;
+using ops::OptimizerKind;
 
 // A key that does something only under other keys.
 struct Effect {

@@ -4,7 +4,7 @@
 namespace lockstep::runtime {
 namespace {
 
-using models::ops::OptimizerKind;
+using ops::OptimizerKind;
 
 void add_data(SchemaBuilder& schema) {
   schema

@@ -1,7 +1,7 @@
 #include <bit>
 #include <cmath>
 
-#include "models/ops/cuda/op_kernel.cuh"
+#include "ops/cuda/op_kernel.cuh"
 #include "runtime/cuda/decision_kernels.h"
 
 // The step decision on a device: one block of threads each. Sums are of integers, so that neither
@@ -11,13 +11,13 @@ namespace lockstep::runtime::cuda {
 namespace {
 
 using namespace core::cuda;  // NOLINT: the words of a kernel
-using models::LossSums;
-using models::ops::ExactSum;
-using models::ops::NonFinite;
-using models::ops::OpContext;
-using models::ops::SumOfSquares;
-using models::ops::cuda::block_count;
-using models::ops::cuda::ceil_div;
+using ops::ExactSum;
+using ops::LossSums;
+using ops::NonFinite;
+using ops::OpContext;
+using ops::SumOfSquares;
+using ops::cuda::block_count;
+using ops::cuda::ceil_div;
 
 constexpr int kWords = static_cast<int>(ExactSum::kWords);
 
@@ -63,7 +63,7 @@ __device__ bool is_finite(double x) {
   return (std::bit_cast<std::uint64_t>(x) >> 52 & 0x7ff) != 0x7ff;
 }
 
-__device__ void add_losses(const LossSums* losses, std::int64_t rounds, StepNumbers& numbers) {
+__device__ void add_losses(const ops::LossSums* losses, std::int64_t rounds, StepNumbers& numbers) {
   for (std::int64_t r = 0; r < rounds; ++r) {
     numbers.loss.add(losses[r].optimised);
     numbers.counted += losses[r].counted;

@@ -3,7 +3,7 @@
 #include "core/build_config.h"
 #include "core/cuda/module_interface.h"
 #include "core/cuda/nvidia/runtime.h"
-#include "models/ops/cuda/module_bodies.h"
+#include "ops/cuda/module_bodies.h"
 #include "runtime/cuda/decision_kernels.h"
 
 // The one function that liblockstep_cuda.so shows to the program.
@@ -15,7 +15,7 @@ namespace lockstep::runtime::cuda {
 namespace {
 
 core::cuda::ModuleDescription describe_module() {
-  static const models::ops::OpBodies op_bodies = models::ops::cuda::module_op_bodies();
+  static const ops::OpBodies op_bodies = ops::cuda::module_op_bodies();
   static const DecisionBodies decision = decision_kernels();
   core::cuda::ModuleDescription module{};
   static_assert(core::kVersion.size() < sizeof(module.version));

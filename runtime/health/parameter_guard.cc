@@ -38,7 +38,7 @@ std::vector<int> minority(const std::vector<std::uint64_t>& values) {
   return ranks;
 }
 
-using Message = std::vector<models::ops::ByteRange>;
+using Message = std::vector<ops::ByteRange>;
 
 // Elements [begin, end) of a bucket without padding, as bytes of the flat parameters.
 void add_range(const BucketLayout& layout, std::size_t size, int bucket, std::int64_t begin,
@@ -74,8 +74,8 @@ std::vector<Message> group_messages(const BucketLayout& layout, std::size_t size
 
 }  // namespace
 
-ParameterGuard::Hashes::Hashes(const std::vector<std::vector<models::ops::ByteRange>>& messages,
-                               models::ops::OpContext& context, core::MemoryTracker& memory)
+ParameterGuard::Hashes::Hashes(const std::vector<std::vector<ops::ByteRange>>& messages,
+                               ops::OpContext& context, core::MemoryTracker& memory)
     : plan(context, memory, messages), values(context, messages.size(), memory, kStepsUnderWay) {}
 
 std::vector<std::uint64_t> ParameterGuard::Hashes::taken(int mirror) const {
@@ -100,8 +100,7 @@ ParameterGuard::ParameterGuard(const models::ParameterTable& table, const Bucket
 }
 
 void ParameterGuard::launch(Hashes& hashes, int mirror) const {
-  models::ops::hash_messages(state_.context(), hashes.plan, state_.all_parameters(),
-                             hashes.values.at());
+  ops::hash_messages(state_.context(), hashes.plan, state_.all_parameters(), hashes.values.at());
   hashes.values.fetch(mirror);
 }
 

@@ -7,9 +7,9 @@
 
 #include "comm/communicator.h"
 #include "core/memory.h"
-#include "models/ops/hash.h"
-#include "models/ops/results.h"
 #include "models/parameter_table.h"
+#include "ops/hash.h"
+#include "ops/results.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/sharding/model_state.h"
 
@@ -29,7 +29,7 @@ class ParameterGuard {
   ParameterGuard(const models::ParameterTable& table, const BucketLayout& layout, ModelState& state,
                  int rank, bool watches, core::MemoryTracker& memory);
 
-  // mirror, here and below: where hashes are fetched to (models::ops::Results). They are there once
+  // mirror, here and below: where hashes are fetched to (ops::Results). They are there once
   // the context's work is done; a device is not waited for in between.
 
   // To be called when parameters have been updated: hashes this rank's own slices as published ...
@@ -76,13 +76,13 @@ class ParameterGuard {
 
   // Messages hashed together, and where their hashes are left.
   struct Hashes {
-    Hashes(const std::vector<std::vector<models::ops::ByteRange>>& messages,
-           models::ops::OpContext& context, core::MemoryTracker& memory);
+    Hashes(const std::vector<std::vector<ops::ByteRange>>& messages, ops::OpContext& context,
+           core::MemoryTracker& memory);
 
     std::vector<std::uint64_t> taken(int mirror) const;
 
-    models::ops::HashPlan plan;
-    models::ops::Results<std::uint64_t> values;
+    ops::HashPlan plan;
+    ops::Results<std::uint64_t> values;
   };
 
   void launch(Hashes& hashes, int mirror) const;

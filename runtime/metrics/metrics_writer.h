@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "runtime/metrics/append_file.h"
+#include "runtime/files/append_file.h"
 
 namespace lockstep::runtime {
 

@@ -4,8 +4,8 @@
 #include <fmt/ranges.h>
 
 #include "core/hash.h"
-#include "runtime/build_info.h"
 #include "runtime/config/dump_config.h"
+#include "runtime/version/build_info.h"
 
 namespace lockstep::runtime {
 

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "core/memory.h"
-#include "models/ops/op_context.h"
-#include "models/ops/optimizer_update.h"
+#include "ops/op_context.h"
+#include "ops/optimizer_update.h"
 #include "runtime/sharding/gradient_buckets.h"
 #include "runtime/sharding/model_state.h"
 
@@ -23,24 +23,23 @@ struct UpdateFactors {
 class ShardedUpdate {
  public:
   ShardedUpdate(const models::ParameterTable& table, ModelState& state,
-                const GradientBuckets& gradients, models::ops::OpContext& context,
+                const GradientBuckets& gradients, ops::OpContext& context,
                 core::MemoryTracker& memory);
 
   // Updates; ModelState::gather() then makes it everybody's. Padding is never touched.
-  void apply(const models::ops::UpdateRule& rule, const UpdateFactors& factors);
+  void apply(const ops::UpdateRule& rule, const UpdateFactors& factors);
   // The same where a device decides whether, with which of the rules and with which factors
   // (by_parameter: fp32 [parameters]; empty: the choice's): in its memory, read when it comes
   // there.
-  void apply_decided(std::span<const models::ops::UpdateRule> rules,
-                     const models::ops::UpdateChoice* choice, std::span<const float> by_parameter,
-                     double clamp);
+  void apply_decided(std::span<const ops::UpdateRule> rules, const ops::UpdateChoice* choice,
+                     std::span<const float> by_parameter, double clamp);
 
  private:
-  models::ops::RunFactors run_factors(const UpdateFactors& factors);
+  ops::RunFactors run_factors(const UpdateFactors& factors);
 
   ModelState& state_;
-  models::ops::OpContext& context_;
-  models::ops::UpdatePlan plan_;    // each run takes the factor of its parameter
+  ops::OpContext& context_;
+  ops::UpdatePlan plan_;            // each run takes the factor of its parameter
   core::Buffer factors_on_device_;  // fp32 [parameters]
   std::vector<float> factors_;      // of tensor_norm
 };

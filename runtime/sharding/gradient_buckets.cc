@@ -1,8 +1,10 @@
 #include "runtime/sharding/gradient_buckets.h"
 
+#include <utility>
+
 #include "core/check.h"
-#include "models/ops/accumulate.h"
-#include "models/ops/transfer.h"
+#include "ops/accumulate.h"
+#include "ops/transfer.h"
 
 namespace lockstep::runtime {
 
@@ -46,14 +48,14 @@ std::size_t GradientBuckets::bucket_bytes(const BucketLayout& layout, const Grad
 
 GradientBuckets::GradientBuckets(const models::ParameterTable& table, const BucketLayout& layout,
                                  const GradientPlan& plan, comm::Communicator& communicator,
-                                 models::ops::OpContext& context, const FaultInjector& faults,
+                                 ops::OpContext& context, BucketHook before_reduction,
                                  core::MemoryTracker& memory)
     : table_(table),
       layout_(layout),
       plan_(plan),
       communicator_(communicator),
       context_(context),
-      faults_(faults),
+      before_reduction_(std::move(before_reduction)),
       nonfinite_(layout, plan.rounds, context, memory) {
   const std::int64_t elements = slot_elements(layout, plan);
   if (travels_from_slots(plan)) {
@@ -205,7 +207,7 @@ void GradientBuckets::zero_unwritten(const Slot& slot) {
   const int bucket = slot.bucket;
   for (std::size_t i = 0; i < written_.size(); ++i) {
     if (written_[i] != 0) continue;
-    models::ops::set_zero(context_, gradient(bucket, static_cast<int>(i)));
+    ops::set_zero(context_, gradient(bucket, static_cast<int>(i)));
   }
 }
 
@@ -215,8 +217,8 @@ void GradientBuckets::finish(int bucket) {
   zero_unwritten(slot);
   open_ = nullptr;
   expected_ = bucket - 1;
-  if (round_ + 1 == plan_.rounds)
-    faults_.overflow_bucket(step_, table_, layout_[bucket], leaf(slot), context_);
+  if (before_reduction_ && round_ + 1 == plan_.rounds)
+    before_reduction_(step_, layout_[bucket], leaf(slot));
   nonfinite_.count(round_, bucket, leaf(slot));
   advance(slot, BucketState::kFilling, BucketState::kReady);
   if (plan_.boundary()) {
@@ -256,14 +258,13 @@ void GradientBuckets::launch(Slot& slot, core::TensorView sent, bool overwrite) 
 void GradientBuckets::take_sum(Slot& slot) {
   if (slot.sum.empty()) return;
   const core::TensorView shard = accumulator(slot.bucket);
-  if (slot.sum.raw() != shard.raw())
-    models::ops::accumulate(context_, slot.sum, slot.overwrite, shard);
+  if (slot.sum.raw() != shard.raw()) ops::accumulate(context_, slot.sum, slot.overwrite, shard);
   slot.sum = {};
 }
 
 void GradientBuckets::reduce_leaf(Slot& slot) {
   const core::TensorView values = leaf(slot);
-  if (plan_.compute != plan_.wire) models::ops::cast(context_, values, wire(slot));
+  if (plan_.compute != plan_.wire) ops::cast(context_, values, wire(slot));
   launch(slot, wire(slot), round_ == 0);
 }
 
@@ -271,7 +272,7 @@ void GradientBuckets::add_to_full(Slot& slot) {
   const core::TensorView values = leaf(slot);
   const core::TensorView sum = full(slot.bucket);
   if (values.raw() == sum.raw()) return;
-  models::ops::accumulate(context_, values, round_ == 0, sum);
+  ops::accumulate(context_, values, round_ == 0, sum);
 }
 
 void GradientBuckets::reduce_full(Slot& slot) {
@@ -284,7 +285,7 @@ void GradientBuckets::reduce_full(Slot& slot) {
     launch(slot, sum, true);
     return;
   }
-  models::ops::cast(context_, sum, wire(slot));
+  ops::cast(context_, sum, wire(slot));
   launch(slot, wire(slot), true);
 }
 

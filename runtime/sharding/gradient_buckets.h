@@ -1,14 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "comm/communicator.h"
 #include "core/memory.h"
 #include "models/model_io.h"
-#include "models/ops/op_context.h"
+#include "ops/op_context.h"
 #include "runtime/config/config.h"
-#include "runtime/health/fault_injector.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/sharding/nonfinite_search.h"
 #include "runtime/step/step_report.h"
@@ -37,15 +37,20 @@ enum class BucketState : std::uint8_t {
   kReduced,   // this rank's shard of the sum is complete; peers may still be reading
 };
 
+// Receives each bucket of a step's last round when this rank's gradient of it is complete and before
+// it is reduced. gradient: [padded] in the compute type; the hook may write it, in the order of the
+// context's stream.
+using BucketHook = std::function<void(std::int64_t step, const BucketPlacement& bucket,
+                                      core::TensorView gradient)>;
+
 // Takes the gradients of backward, bucket by bucket, and reduces them to the owner of each shard.
 //
-//   every_round: each micro-batch's bucket (a leaf) is reduced at once: the owner adds the leaves
-//   in fp32, in rank order, round
-//                after round, hence from left to right by global micro-batch index. Leaves live in
-//                a ring of slots (and a slot of its own for a tied embedding), so that no full
-//                gradient exists (stages 1 and 2).
+//   every_round: each micro-batch's bucket (a leaf) is reduced at once: the owner adds the leaves in
+//                fp32, in rank order, round after round, hence from left to right by global
+//                micro-batch index. Leaves live in a ring of slots (and a slot of its own for a tied
+//                embedding), so that no full gradient exists (stages 1 and 2).
 //   boundary:    each rank adds its leaves to a full fp32 gradient, which is reduced once, in the
-//   last round.
+//                last round.
 //
 // On a device the reduction sums in the type that travels, and a kernel of this rank adds the sum
 // to the shard; everything is put on streams, and nothing waits for the device.
@@ -59,7 +64,7 @@ class GradientBuckets : public models::GradientSink {
  public:
   GradientBuckets(const models::ParameterTable& table, const BucketLayout& layout,
                   const GradientPlan& plan, comm::Communicator& communicator,
-                  models::ops::OpContext& context, const FaultInjector& faults,
+                  ops::OpContext& context, BucketHook before_reduction,
                   core::MemoryTracker& memory);
 
   // A step is: begin_step; for each round begin_round, then backward; finish_step.
@@ -81,7 +86,7 @@ class GradientBuckets : public models::GradientSink {
 
   // The first non-finite elements of this rank's own gradient in this step, before any reduction:
   // fetch_nonfinite() after finish_step(), own_nonfinite() once the context's work is done.
-  // mirror: see models::ops::Results.
+  // mirror: see ops::Results.
   void fetch_nonfinite(int mirror = 0) { nonfinite_.fetch(mirror); }
   NonFiniteReport own_nonfinite(int mirror = 0) const { return nonfinite_.first(mirror); }
   const NonFiniteSearch& own() const { return nonfinite_; }
@@ -127,8 +132,8 @@ class GradientBuckets : public models::GradientSink {
   const BucketLayout& layout_;
   GradientPlan plan_;
   comm::Communicator& communicator_;
-  models::ops::OpContext& context_;
-  const FaultInjector& faults_;
+  ops::OpContext& context_;
+  BucketHook before_reduction_;
 
   comm::SharedBuffer wire_;  // slots in the wire type, when buckets travel from slots
   NonFiniteSearch nonfinite_;

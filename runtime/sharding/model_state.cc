@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "core/check.h"
-#include "models/ops/transfer.h"
+#include "ops/transfer.h"
 
 namespace lockstep::runtime {
 
@@ -16,7 +16,7 @@ constexpr core::DType kMasterType = core::DType::kF32;
 
 ModelState::ModelState(const models::ParameterTable& table, const BucketLayout& layout,
                        core::DType compute, int zero_stage, int state_tensors,
-                       comm::Communicator& communicator, models::ops::OpContext& context,
+                       comm::Communicator& communicator, ops::OpContext& context,
                        core::MemoryTracker& memory)
     : table_(table),
       layout_(layout),
@@ -123,11 +123,11 @@ void ModelState::set_parameter(models::ParameterId id, const float* values) {
       parameters_.view(compute_, table_[id].shape, offset * core::size_of(compute_));
   staging_.resize(whole.bytes());
   core::convert(core::DType::kF32, values, compute_, staging_.data(), elements);
-  models::ops::from_host(context_, staging_.data(), whole);
+  ops::from_host(context_, staging_.data(), whole);
   for (int b = layout_.first_bucket(id); b <= layout_.last_bucket(id); ++b) {
     for (const OwnedRun& run : owned_runs(b)) {
       if (run.segment.parameter != id) continue;
-      models::ops::from_host(context_, values + run.segment.parameter_begin, run.master);
+      ops::from_host(context_, values + run.segment.parameter_begin, run.master);
     }
   }
 }
@@ -137,7 +137,7 @@ void ModelState::set_state(int state, models::ParameterId id, const float* value
     for (const OwnedRun& run : owned_runs(b)) {
       if (run.segment.parameter != id) continue;
       const core::TensorView& target = run.states[static_cast<std::size_t>(state)];
-      models::ops::from_host(context_, values + run.segment.parameter_begin, target);
+      ops::from_host(context_, values + run.segment.parameter_begin, target);
     }
   }
 }
@@ -171,12 +171,12 @@ void gather_owned(ModelState& model, int bucket, int state, comm::Communicator& 
                   core::TensorView whole) {
   core::ConstTensorView own = model.owned_values(bucket, state);
   if (model.updates_everything()) {
-    models::ops::to_host(model.context(), own, whole.raw());
+    ops::to_host(model.context(), own, whole.raw());
     return;
   }
   if (!model.context().device_ref().on_cpu()) {
     auto* place = whole.data<float>() + model.owned_begin(bucket);
-    models::ops::to_host(model.context(), own, place);
+    ops::to_host(model.context(), own, place);
     own = {place, own.dtype(), own.shape()};
   }
   communicator.all_gather(own, whole, model.layout()[bucket].spec.name).wait();

@@ -6,8 +6,8 @@
 #include "comm/communicator.h"
 #include "core/memory.h"
 #include "models/model_io.h"
-#include "models/ops/op_context.h"
-#include "models/ops/optimizer_update.h"
+#include "ops/op_context.h"
+#include "ops/optimizer_update.h"
 #include "runtime/sharding/bucket_layout.h"
 
 namespace lockstep::runtime {
@@ -23,15 +23,17 @@ struct OwnedRun {
 
 // Parameters, master weights and optimizer state of one rank, sharded by ZeRO stage:
 //   parameters  whole, in the compute type, on every rank (flat, padded, readable by the ranks of
-//   the node) master      fp32; of the elements this rank updates. With fp32 compute it *is* that
-//   part of the parameters states      fp32; of the elements this rank updates
+//               the node)
+//   master      fp32; of the elements this rank updates. With fp32 compute it *is* that part of the
+//               parameters
+//   states      fp32; of the elements this rank updates
 // In stage 0 every rank updates all elements; in stages 1 and 2 its own shard of every bucket, and
 // gather() brings the others'. All of it lies on the device of the context.
 class ModelState : public models::ParameterSource {
  public:
   ModelState(const models::ParameterTable& table, const BucketLayout& layout, core::DType compute,
              int zero_stage, int state_tensors, comm::Communicator& communicator,
-             models::ops::OpContext& context, core::MemoryTracker& memory);
+             ops::OpContext& context, core::MemoryTracker& memory);
 
   // models::ParameterSource: waits for the all-gather of the parameter's buckets if one is in
   // flight.
@@ -65,7 +67,7 @@ class ModelState : public models::ParameterSource {
   // (state -1) or a state.
   core::ConstTensorView owned_values(int bucket, int state);
 
-  models::ops::OpContext& context() const { return context_; }
+  ops::OpContext& context() const { return context_; }
 
   // Bytes that the constructor allocates, by region: what `lockstep plan` prints.
   static std::size_t parameter_bytes(const BucketLayout& layout, core::DType compute);
@@ -85,7 +87,7 @@ class ModelState : public models::ParameterSource {
   core::DType compute_;
   int zero_stage_;
   comm::Communicator& communicator_;
-  models::ops::OpContext& context_;
+  ops::OpContext& context_;
   comm::SharedBuffer parameters_;
   core::Buffer master_;  // empty with fp32 compute
   std::vector<core::Buffer> states_;

@@ -16,7 +16,7 @@ std::size_t tensors_of(const BucketLayout& layout) {
 }  // namespace
 
 NonFiniteSearch::NonFiniteSearch(const BucketLayout& layout, std::int64_t rounds,
-                                 models::ops::OpContext& context, core::MemoryTracker& memory)
+                                 ops::OpContext& context, core::MemoryTracker& memory)
     : context_(context),
       rounds_(rounds),
       counts_(context, static_cast<std::size_t>(rounds) * tensors_of(layout), memory,
@@ -34,7 +34,7 @@ NonFiniteSearch::NonFiniteSearch(const BucketLayout& layout, std::int64_t rounds
 }
 
 std::size_t NonFiniteSearch::bytes(const BucketLayout& layout, std::int64_t rounds) {
-  return static_cast<std::size_t>(rounds) * tensors_of(layout) * sizeof(models::ops::NonFinite);
+  return static_cast<std::size_t>(rounds) * tensors_of(layout) * sizeof(ops::NonFinite);
 }
 
 std::size_t NonFiniteSearch::index_of(std::int64_t round, int bucket) const {
@@ -43,9 +43,8 @@ std::size_t NonFiniteSearch::index_of(std::int64_t round, int bucket) const {
 }
 
 void NonFiniteSearch::count(std::int64_t round, int bucket, core::ConstTensorView leaf) {
-  models::ops::count_nonfinite_ranges(context_, leaf,
-                                      buckets_[static_cast<std::size_t>(bucket)].ranges,
-                                      counts_.at(index_of(round, bucket)));
+  ops::count_nonfinite_ranges(context_, leaf, buckets_[static_cast<std::size_t>(bucket)].ranges,
+                              counts_.at(index_of(round, bucket)));
 }
 
 NonFiniteReport NonFiniteSearch::first(int mirror) const {
@@ -53,7 +52,7 @@ NonFiniteReport NonFiniteSearch::first(int mirror) const {
     for (int b = static_cast<int>(buckets_.size()) - 1; b >= 0; --b) {
       const Tensors& tensors = buckets_[static_cast<std::size_t>(b)];
       for (std::size_t i = tensors.ranges.size(); i-- > 0;) {
-        const models::ops::NonFinite& found = counts_.value(index_of(round, b) + i, mirror);
+        const ops::NonFinite& found = counts_.value(index_of(round, b) + i, mirror);
         if (found.total() > 0) return {found.inf, found.nan, b, tensors.parameters[i]};
       }
     }

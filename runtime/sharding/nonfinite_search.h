@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "core/memory.h"
-#include "models/ops/gradient_stats.h"
-#include "models/ops/results.h"
+#include "ops/gradient_stats.h"
+#include "ops/results.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/step/step_report.h"
 
@@ -16,7 +16,7 @@ namespace lockstep::runtime {
 // until then.
 class NonFiniteSearch {
  public:
-  NonFiniteSearch(const BucketLayout& layout, std::int64_t rounds, models::ops::OpContext& context,
+  NonFiniteSearch(const BucketLayout& layout, std::int64_t rounds, ops::OpContext& context,
                   core::MemoryTracker& memory);
 
   // leaf: [padded] elements of the bucket.
@@ -25,30 +25,30 @@ class NonFiniteSearch {
   // Starts bringing the counts to the host; first() is true to them once the context's work is
   // done: in the earliest round, the first such bucket in backward order, and in it the first such
   // tensor in backward order.
-  // mirror: see models::ops::Results.
+  // mirror: see ops::Results.
   void fetch(int mirror) { counts_.fetch(mirror); }
   NonFiniteReport first(int mirror) const;
 
   // All counts of a step, where they lie.
-  const models::ops::NonFinite* counts() const { return counts_.at(); }
+  const ops::NonFinite* counts() const { return counts_.at(); }
   std::int64_t count_of_counts() const { return static_cast<std::int64_t>(counts_.size()); }
 
   static std::size_t bytes(const BucketLayout& layout, std::int64_t rounds);
 
  private:
   struct Tensors {
-    std::vector<models::ops::Range> ranges;
+    std::vector<ops::Range> ranges;
     std::vector<models::ParameterId> parameters;
     std::size_t first = 0;  // of a round's counts
   };
 
   std::size_t index_of(std::int64_t round, int bucket) const;
 
-  models::ops::OpContext& context_;
+  ops::OpContext& context_;
   std::int64_t rounds_;
   std::vector<Tensors> buckets_;
-  std::size_t tensors_ = 0;                              // of all buckets
-  models::ops::Results<models::ops::NonFinite> counts_;  // [rounds, tensors]
+  std::size_t tensors_ = 0;              // of all buckets
+  ops::Results<ops::NonFinite> counts_;  // [rounds, tensors]
 };
 
 }  // namespace lockstep::runtime

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "core/error.h"
-#include "runtime/memory_plan.h"
+#include "runtime/plan/memory_plan.h"
+#include "runtime/plan/run_plan.h"
 #include "runtime/sharding/gradient_buckets.h"
 #include "runtime/simulate/step_costs.h"
 #include "runtime/step/step_report.h"
-#include "runtime/trainer.h"
 
 namespace lockstep::runtime {
 

@@ -6,9 +6,9 @@
 #include "core/cuda_module.h"
 #include "core/tensor.h"
 #include "models/model_io.h"
-#include "models/ops/gradient_stats.h"
-#include "models/ops/op_context.h"
-#include "models/ops/optimizer_update.h"
+#include "ops/gradient_stats.h"
+#include "ops/op_context.h"
+#include "ops/optimizer_update.h"
 #include "runtime/step/numeric_decision.h"
 
 namespace lockstep::runtime {
@@ -16,18 +16,18 @@ namespace lockstep::runtime {
 // What the ops of a step left in the memory of the device: of this rank's shard of the aggregated
 // gradient, of its rounds, and of its own gradient before any reduction.
 struct StepMeasurements {
-  const models::ops::SumOfSquares* shard = nullptr;
+  const ops::SumOfSquares* shard = nullptr;
   std::int64_t shard_sums = 0;
-  const models::LossSums* losses = nullptr;
+  const ops::LossSums* losses = nullptr;
   std::int64_t rounds = 0;
-  const models::ops::NonFinite* own = nullptr;
+  const ops::NonFinite* own = nullptr;
   std::int64_t own_counts = 0;
 };
 
 // What a device decided of a step.
 struct DecidedStep {
-  NumericDecision numbers;  // coefficient: with tensor_norm the smallest one of all tensors
-  models::ops::UpdateChoice choice;  // rule: applied steps before, counted from `first_applied`
+  NumericDecision numbers;   // coefficient: with tensor_norm the smallest one of all tensors
+  ops::UpdateChoice choice;  // rule: applied steps before, counted from `first_applied`
 };
 
 // Where a decision lies in the memory of the device.
@@ -41,25 +41,23 @@ struct DecisionMemory {
 // memory unless said otherwise.
 struct DecisionBodies {
   // Adds up what this rank has measured.
-  void (*add_up_step)(models::ops::OpContext& context, const StepMeasurements& measured,
+  void (*add_up_step)(ops::OpContext& context, const StepMeasurements& measured,
                       StepNumbers* numbers);
   // decide_numbers() from the numbers of all ranks, in rank order. first_applied: the number of
   // applied steps for which the first rule of the update is meant.
-  void (*decide)(models::ops::OpContext& context, const DecisionRules& rules,
-                 const StepNumbers* numbers, int ranks, std::int64_t first_applied,
-                 const DecisionMemory& memory);
+  void (*decide)(ops::OpContext& context, const DecisionRules& rules, const StepNumbers* numbers,
+                 int ranks, std::int64_t first_applied, const DecisionMemory& memory);
   // sums[p] = what this rank's shard has of parameter p; parameter_of[i]: which one shard[i] is of.
-  void (*add_up_parameters)(models::ops::OpContext& context, const models::ops::SumOfSquares* shard,
+  void (*add_up_parameters)(ops::OpContext& context, const ops::SumOfSquares* shard,
                             const std::int32_t* parameter_of, std::int64_t shard_sums,
-                            std::int64_t parameters, models::ops::ExactSum* sums);
+                            std::int64_t parameters, ops::ExactSum* sums);
   // clip.mode tensor_norm, from the sums of all ranks [ranks, parameters]: factors[p] = clip
   // coefficient of parameter p * numbers.unscale. The smallest coefficient becomes
   // numbers.coefficient.
-  void (*clip_parameters)(models::ops::OpContext& context, double threshold,
-                          const models::ops::ExactSum* sums, int ranks, std::int64_t parameters,
-                          DecidedStep* decided, float* factors);
+  void (*clip_parameters)(ops::OpContext& context, double threshold, const ops::ExactSum* sums,
+                          int ranks, std::int64_t parameters, DecidedStep* decided, float* factors);
   // Copies `bytes` bytes of the device to pinned memory of the host unless the update goes ahead.
-  void (*keep_unless_applied)(models::ops::OpContext& context, const DecidedStep* decided,
+  void (*keep_unless_applied)(ops::OpContext& context, const DecidedStep* decided,
                               const void* memory, void* pinned, std::size_t bytes);
 };
 

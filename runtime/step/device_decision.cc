@@ -9,8 +9,8 @@ namespace lockstep::runtime {
 
 namespace {
 
-using models::ops::ExactSum;
-using models::ops::kResultsRegion;
+using ops::ExactSum;
+using ops::kResultsRegion;
 
 bool by_tensor(const DecisionRules& rules) {
   return rules.clip.mode == ClipMode::kTensorNorm;
@@ -31,7 +31,7 @@ bool same(double a, double b) {
 
 DeviceDecision::DeviceDecision(const DecisionRules& rules, const models::ParameterTable& table,
                                const std::vector<models::ParameterId>& parameter_of,
-                               comm::Communicator& communicator, models::ops::OpContext& context,
+                               comm::Communicator& communicator, ops::OpContext& context,
                                const DecisionBodies& bodies, core::MemoryTracker& memory)
     : rules_(rules),
       communicator_(communicator),

@@ -7,10 +7,10 @@
 
 #include "comm/communicator.h"
 #include "core/memory.h"
-#include "models/ops/op_context.h"
-#include "models/ops/plan_table.h"
-#include "models/ops/results.h"
 #include "models/parameter_table.h"
+#include "ops/op_context.h"
+#include "ops/plan_table.h"
+#include "ops/results.h"
 #include "runtime/step/decision_bodies.h"
 #include "runtime/step/step_decision.h"
 #include "runtime/step/steps_under_way.h"
@@ -27,7 +27,7 @@ class DeviceDecision {
   // parameter_of: of which parameter each of the shard's sums is (StepMeasurements::shard).
   DeviceDecision(const DecisionRules& rules, const models::ParameterTable& table,
                  const std::vector<models::ParameterId>& parameter_of,
-                 comm::Communicator& communicator, models::ops::OpContext& context,
+                 comm::Communicator& communicator, ops::OpContext& context,
                  const DecisionBodies& bodies, core::MemoryTracker& memory);
 
   // What the next step starts from, where the host has decided it: at the start, and after a step
@@ -40,7 +40,7 @@ class DeviceDecision {
 
   // In device memory, as the work given to the stream after launch() finds it.
   const DecidedStep* decided_on_device() const { return decided_.at(); }
-  const models::ops::UpdateChoice* choice() const { return &decided_.at()->choice; }
+  const ops::UpdateChoice* choice() const { return &decided_.at()->choice; }
   std::span<const float> factors() const;  // by parameter, with clip.mode tensor_norm; else none
   // Loss scale / D of the next step to be computed.
   const float* gradient_weight() const;
@@ -60,14 +60,14 @@ class DeviceDecision {
 
   DecisionRules rules_;
   comm::Communicator& communicator_;
-  models::ops::OpContext& context_;
+  ops::OpContext& context_;
   const DecisionBodies& bodies_;
   std::int64_t parameters_;
   core::Buffer numbers_;  // StepNumbers [ranks]
   core::Buffer state_;    // NumericState, then the gradient's weight
-  models::ops::Results<DecidedStep> decided_;
+  ops::Results<DecidedStep> decided_;
   // With tensor_norm only:
-  models::ops::PlanTable<std::int32_t> parameter_of_;
+  ops::PlanTable<std::int32_t> parameter_of_;
   core::Buffer sums_;     // ExactSum [ranks, parameters]
   core::Buffer factors_;  // fp32 [parameters]
 };

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/metrics/append_file.h"
+#include "runtime/files/append_file.h"
 
 namespace lockstep::runtime {
 

@@ -6,10 +6,10 @@
 #include <limits>
 #include <type_traits>
 
-#include "models/ops/exact_sum.h"
+#include "ops/exact_sum.h"
 #include "runtime/config/config.h"
-#include "runtime/health/spike_guard.h"
 #include "runtime/step/loss_scaler.h"
+#include "runtime/step/spike_guard.h"
 
 // The numeric half of the step decision: whether the update goes ahead, with which factor, and what
 // the next step starts from. Plain bytes and constexpr functions, compiled for the host and for
@@ -46,8 +46,8 @@ enum class StepOutcome { kApplied, kOverflow, kDiverged, kSpike, kNoTokens, kLef
 
 // What was measured of a step, by one rank or, added up, by all.
 struct StepNumbers {
-  models::ops::ExactSum sum_of_squares;  // of the aggregated, scaled gradient
-  models::ops::ExactSum loss;            // optimised; one addend a micro-batch, unscaled
+  ops::ExactSum sum_of_squares;          // of the aggregated, scaled gradient
+  ops::ExactSum loss;                    // optimised; one addend a micro-batch, unscaled
   std::int64_t counted = 0;              // target tokens
   std::int64_t nonfinite_losses = 0;     // micro-batches
   std::int64_t nonfinite_gradients = 0;  // elements, before any reduction and in the sum

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "runtime/health/rollback.h"
-#include "runtime/health/spike_guard.h"
 #include "runtime/step/numeric_decision.h"
+#include "runtime/step/rollback.h"
+#include "runtime/step/spike_guard.h"
 #include "runtime/step/step_report.h"
 
 namespace lockstep::runtime {
@@ -71,7 +71,7 @@ struct StepDecision {
   int overflow_rank = -1;
   NonFiniteReport culprit;
   int diverged_rank = -1;  // the lowest rank with a loss that is not finite
-  int diverged_layer = 0;  // of that rank's first such micro-batch: LossSums::nonfinite_layer
+  int diverged_layer = 0;  // of that rank's first such micro-batch: ops::LossSums::nonfinite_layer
   SpikeVerdict spike;
   LargestGradient
       largest;            // of a spike; decide() leaves it to the trainer, whose ranks exchange it

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "models/ops/exact_sum.h"
-#include "runtime/checkpoint/save_progress.h"
+#include "ops/exact_sum.h"
+#include "runtime/step/save_progress.h"
 #include "runtime/step/step_timing.h"
 
 namespace lockstep::runtime {
@@ -48,13 +48,13 @@ enum ControlRequest : std::uint32_t {
 
 struct StepReport {
   RunView view;
-  models::ops::ExactSum sum_of_squares;  // of this rank's shard of the aggregated, scaled gradient
-  models::ops::ExactSum optimised_loss;  // one addend a micro-batch, unscaled
-  std::int64_t counted = 0;              // target tokens
-  std::int64_t nonfinite_losses = 0;     // micro-batches of this rank
-  std::int64_t nonfinite_layer = 0;      // of the first of them: LossSums::nonfinite_layer
-  NonFiniteReport own;                   // before any reduction
-  NonFiniteReport shard;                 // in the aggregated shard
+  ops::ExactSum sum_of_squares;       // of this rank's shard of the aggregated, scaled gradient
+  ops::ExactSum optimised_loss;       // one addend a micro-batch, unscaled
+  std::int64_t counted = 0;           // target tokens
+  std::int64_t nonfinite_losses = 0;  // micro-batches of this rank
+  std::int64_t nonfinite_layer = 0;   // of the first of them: ops::LossSums::nonfinite_layer
+  NonFiniteReport own;                // before any reduction
+  NonFiniteReport shard;              // in the aggregated shard
   std::uint32_t requests = kRequestNone;
   SaveProgress save = SaveProgress::kNone;  // of the checkpoint in flight
   std::int32_t contradicted_bucket =

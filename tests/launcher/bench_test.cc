@@ -16,8 +16,8 @@
 #include "core/cuda_module.h"
 #include "launcher/bench/bench_device.h"
 #include "launcher/bench/ops_bench.h"
-#include "models/ops/cuda/stand_in_bodies.h"
 #include "models/parameter_table.h"
+#include "ops/cuda/stand_in_bodies.h"
 #include "tests/support/run_command.h"
 #include "tests/support/temporary_directory.h"
 
@@ -196,8 +196,8 @@ TEST(OpsBench, MeasuresEveryOperationOnADevice) {
       shapes.model.context = 32;
     }
     BenchDevice device(core::open_device(core::cuda::stand_in_runtime(), 0),
-                       models::ops::cuda::stand_in_op_bodies(), 1, std::size_t{256} << 20,
-                       models::ops::Determinism::kRun);
+                       ops::cuda::stand_in_op_bodies(), 1, std::size_t{256} << 20,
+                       ops::Determinism::kRun);
     OpsBenchOptions options;
     options.limits = {1, 0.0, 0.0};
     options.rotate_bytes = 0;

@@ -15,7 +15,7 @@
 #include "core/cuda/stand_in/machine.h"
 #include "launcher/bench/device_comm_bench.h"
 #include "launcher/bench/step_bench.h"
-#include "models/ops/cuda/stand_in_bodies.h"
+#include "ops/cuda/stand_in_bodies.h"
 #include "runtime/config/load_config.h"
 #include "runtime/cuda/decision_kernels.h"
 #include "tests/comm/nccl_stand_in.h"
@@ -27,8 +27,8 @@ namespace {
 using comm::Communicator;
 using comm::testing::NcclFaults;
 using lockstep::testing::async_runtime;
-using models::ops::Determinism;
-using models::ops::OpContext;
+using ops::Determinism;
+using ops::OpContext;
 using std::chrono_literals::operator""ms;
 using std::chrono_literals::operator""s;
 
@@ -76,7 +76,7 @@ std::vector<std::vector<CommMeasurement>> measure(int ranks, const comm::LocalWo
   world.run(
       [&](Communicator& communicator) {
         core::MemoryTracker memory;
-        OpContext context(1, memory, device_under_test(), models::ops::cuda::stand_in_op_bodies(),
+        OpContext context(1, memory, device_under_test(), ops::cuda::stand_in_op_bodies(),
                           Determinism::kRun);
         communicator.work_on(context.stream());
         auto& report = reports[static_cast<std::size_t>(communicator.rank())];
@@ -175,8 +175,7 @@ TEST(StepBench, SplitsTheCommunicationOfADevice) {
   core::cuda::stand_in_settings().memory_bytes = std::size_t{100} << 20;  // no room for a product
   const runtime::DecisionBodies decision = runtime::cuda::decision_kernels();
   const runtime::BackendDevice device{core::open_device(core::cuda::stand_in_runtime(), 0),
-                                      &models::ops::cuda::stand_in_op_bodies(), &decision,
-                                      "stand-in"};
+                                      &ops::cuda::stand_in_op_bodies(), &decision, "stand-in"};
   runtime::Config config = runtime::parse_config(kTiny, "tiny.yaml", {});
   config.backend.device = runtime::DeviceChoice::kCuda;
   StepMeasurement measured;

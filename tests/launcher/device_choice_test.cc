@@ -14,7 +14,7 @@
 #include "comm/local/local_world.h"
 #include "core/cuda/stand_in/machine.h"
 #include "core/error.h"
-#include "models/ops/op_bodies.h"
+#include "ops/op_bodies.h"
 #include "runtime/config/load_config.h"
 #include "tests/comm/nccl_stand_in.h"
 #include "tests/support/async_device.h"
@@ -30,7 +30,7 @@ using ::testing::HasSubstr;
 
 // A module with the two devices of the stand-in; nothing is computed with its operations.
 core::CudaModule stand_in_module() {
-  static const models::ops::OpBodies bodies{};
+  static const ops::OpBodies bodies{};
   static const runtime::DecisionBodies decision{};
   static const core::cuda::ModuleDescription description{
       .version = "",

@@ -1,5 +1,5 @@
-// Stands in for runtime/built_instruction_sets.cc: a build for a processor that nobody has.
-#include "runtime/built_instruction_sets.h"
+// Stands in for runtime/version/built_instruction_sets.cc: a build for a processor that nobody has.
+#include "runtime/version/built_instruction_sets.h"
 
 namespace lockstep::runtime {
 

@@ -17,7 +17,7 @@ struct Combination {
   const char* name;
   Family family;
   std::function<void(ModelConfig&)> change = [](ModelConfig&) {};
-  LossOptions loss = {};
+  ops::LossOptions loss = {};
   std::int64_t split_rows = 0;  // 0: a bucket per group
   double step = 2e-4;           // smaller for activations with a kink
 };
@@ -66,7 +66,7 @@ TEST_P(ModelGradientTest, MatchesCentralDifferences) {
       split > 0 ? test::split_buckets(table, split) : test::bucket_per_group(table));
 
   Transformer model(config, table, core::DType::kF64, 2, 17, context, memory);
-  LossOptions options = GetParam().loss;
+  ops::LossOptions options = GetParam().loss;
   options.gradient_weight = 0.25F;
   model.forward(batch, options, parameters);
   model.backward(parameters, gradients);

@@ -31,8 +31,8 @@ struct Rig {
     parameters.perturb(0.1, 5);
   }
 
-  LossSums train(const MicroBatch& batch, const LossOptions& options = {}) {
-    const LossSums sums = model.forward(batch, options, parameters);
+  ops::LossSums train(const MicroBatch& batch, const ops::LossOptions& options = {}) {
+    const ops::LossSums sums = model.forward(batch, options, parameters);
     model.backward(parameters, gradients);
     return sums;
   }
@@ -207,8 +207,8 @@ TEST(Transformer, EvaluateIsForwardWithoutDropout) {
   plain.dropout = 0.0;
   Rig without(plain);
   const test::TokenBatch data(plain, 2, 5, 4);
-  const LossSums evaluated = with.model.evaluate(data.batch(), with.parameters);
-  const LossSums trained = without.model.forward(data.batch(), {}, without.parameters);
+  const ops::LossSums evaluated = with.model.evaluate(data.batch(), with.parameters);
+  const ops::LossSums trained = without.model.forward(data.batch(), {}, without.parameters);
   EXPECT_EQ(evaluated.cross_entropy, trained.cross_entropy);
   EXPECT_EQ(evaluated.optimised, trained.optimised);
   EXPECT_EQ(evaluated.counted, 8);  // of 10, two are ignored
@@ -230,7 +230,7 @@ TEST(Transformer, LogitsGiveTheLoss) {
     double sum = 0.0;
     for (std::int64_t n = 0; n < logits.rows(); ++n) {
       const std::int32_t target = targets[static_cast<std::size_t>(n)];
-      if (target == kIgnored) continue;
+      if (target == ops::kIgnored) continue;
       double total = 0.0;
       for (std::int64_t v = 0; v < logits.cols(); ++v) {
         EXPECT_LE(std::abs(logits.row<double>(n)[v]), 2.0);
@@ -268,7 +268,7 @@ TEST(Transformer, APoisonedBlockShowsInTheLoss) {
         MicroBatch batch = data.batch();
         EXPECT_TRUE(std::isfinite(rig.train(batch).optimised));
         batch.poison_block = block;
-        const LossSums poisoned = rig.train(batch);
+        const ops::LossSums poisoned = rig.train(batch);
         EXPECT_FALSE(std::isfinite(poisoned.optimised));
         EXPECT_EQ(poisoned.nonfinite_layer, block);
         batch.poison_block = -1;
@@ -287,7 +287,7 @@ TEST(Transformer, AWeightThatIsNotFiniteIsFoundInItsLayer) {
       const test::TokenBatch data(config, 2, 5, 4);
       const ParameterId id = rig.table.in_group(group).front();
       std::ranges::fill(rig.parameters.values<float>(id), std::numeric_limits<float>::infinity());
-      const LossSums sums = rig.train(data.batch());
+      const ops::LossSums sums = rig.train(data.batch());
       EXPECT_FALSE(std::isfinite(sums.optimised)) << rig.table[id].name;
       EXPECT_EQ(sums.nonfinite_layer, group - 1) << rig.table[id].name;
     }
@@ -298,7 +298,8 @@ TEST(Transformer, AWeightThatIsNotFiniteIsFoundInItsLayer) {
 TEST(Transformer, APoisonedBlockShowsThoughTheFirstTargetsAreIgnored) {
   Rig rig(test::tiny_config(Family::kGpt));
   const std::vector<std::int32_t> tokens = {1, 2, 3, 4, 5};
-  const std::vector<std::int32_t> targets = {kIgnored, kIgnored, kIgnored, 7, kIgnored};
+  const std::vector<std::int32_t> targets = {ops::kIgnored, ops::kIgnored, ops::kIgnored, 7,
+                                             ops::kIgnored};
   MicroBatch batch;
   batch.sequences = 1;
   batch.length = 5;
@@ -311,13 +312,13 @@ TEST(Transformer, APoisonedBlockShowsThoughTheFirstTargetsAreIgnored) {
 TEST(Transformer, AMicroBatchWithoutTargetsThatCountHasNoGradient) {
   Rig rig(test::tiny_config(Family::kLlama));
   const std::vector<std::int32_t> tokens = {1, 2, 3};
-  const std::vector<std::int32_t> targets = {kIgnored, kIgnored, kIgnored};
+  const std::vector<std::int32_t> targets = {ops::kIgnored, ops::kIgnored, ops::kIgnored};
   MicroBatch batch;
   batch.sequences = 1;
   batch.length = 3;
   batch.inputs = tokens;
   batch.targets = targets;
-  const LossSums sums = rig.train(batch, {.label_smoothing = 0.1, .z_loss = 0.1});
+  const ops::LossSums sums = rig.train(batch, {.label_smoothing = 0.1, .z_loss = 0.1});
   EXPECT_EQ(sums.optimised, 0.0);
   EXPECT_EQ(sums.counted, 0);
   for (ParameterId id = 0; id < rig.table.size(); ++id)

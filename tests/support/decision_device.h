@@ -1,7 +1,7 @@
 #pragma once
 
-#include "runtime/backend_device.h"
 #include "runtime/cuda/decision_kernels.h"
+#include "runtime/device/backend_device.h"
 #include "tests/support/device_harness.h"
 
 // Devices under test for the layer that trains: with the kernels of the step decision.

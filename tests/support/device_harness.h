@@ -14,8 +14,8 @@
 #include "core/cuda/stand_in/machine.h"
 #include "core/cuda_module.h"
 #include "core/device_runtime.h"
-#include "models/ops/cuda/stand_in_bodies.h"
-#include "models/ops/op_bodies.h"
+#include "ops/cuda/stand_in_bodies.h"
+#include "ops/op_bodies.h"
 #include "tests/support/host_tensor.h"
 
 // Runs an op on the CPU and on a device on the same random inputs, and compares. Devices are the
@@ -25,7 +25,7 @@ namespace lockstep::test {
 struct TestDevice {
   std::string name;
   core::DeviceRef ref;
-  const models::ops::OpBodies* bodies = nullptr;
+  const ops::OpBodies* bodies = nullptr;
   bool stand_in = false;
 };
 
@@ -53,12 +53,12 @@ inline const std::vector<TestDevice>& devices_under_test() {
     std::vector<TestDevice> found;
     if (!only_gpu()) {
       found.push_back({"stand-in", core::open_device(core::cuda::stand_in_runtime(), 0),
-                       &models::ops::cuda::stand_in_op_bodies(), true});
+                       &ops::cuda::stand_in_op_bodies(), true});
     }
     if (why_no_gpu().empty()) {
       const core::CudaModule module = core::load_cuda_module();
-      found.push_back({"cuda:0", core::open_device(module.runtime(), 0),
-                       &models::ops::cuda_op_bodies(module), false});
+      found.push_back(
+          {"cuda:0", core::open_device(module.runtime(), 0), &ops::cuda_op_bodies(module), false});
     }
     return found;
   }();
@@ -123,8 +123,7 @@ class Operand {
 // One comparison. Inputs are fresh random numbers, outputs NaN until they are written.
 class Harness {
  public:
-  explicit Harness(const TestDevice& device,
-                   models::ops::Determinism determinism = models::ops::Determinism::kRun)
+  explicit Harness(const TestDevice& device, ops::Determinism determinism = ops::Determinism::kRun)
       : device_(device),
         cpu_context_(1, memory_),
         device_context_(1, memory_, device.ref, *device.bodies, determinism) {}
@@ -148,7 +147,7 @@ class Harness {
     return add(std::move(tensor));
   }
 
-  using Body = std::function<void(models::ops::OpContext&, Side)>;
+  using Body = std::function<void(ops::OpContext&, Side)>;
 
   // On the CPU once and on the device twice, from the same beginnings: equal bits are expected of
   // the device (unless they may depend on chance), on the stand-in also when its threads run in the
@@ -157,7 +156,7 @@ class Harness {
     body(cpu_context_, Side::kCpu);
     const auto first = run_on_device(body, false);
     const auto second = run_on_device(body, device_.stand_in);
-    if (device_context_.determinism() == models::ops::Determinism::kNone) return;
+    if (device_context_.determinism() == ops::Determinism::kNone) return;
     ASSERT_EQ(first, second) << device_.name << ": two runs gave different bits";
   }
 
@@ -173,9 +172,7 @@ class Harness {
   }
 
   const TestDevice& device() const { return device_; }
-  models::ops::OpContext& context(Side side) {
-    return side == Side::kCpu ? cpu_context_ : device_context_;
-  }
+  ops::OpContext& context(Side side) { return side == Side::kCpu ? cpu_context_ : device_context_; }
   core::MemoryTracker& memory() { return memory_; }
 
  private:
@@ -198,8 +195,8 @@ class Harness {
 
   const TestDevice& device_;
   core::MemoryTracker memory_;
-  models::ops::OpContext cpu_context_;
-  models::ops::OpContext device_context_;
+  ops::OpContext cpu_context_;
+  ops::OpContext device_context_;
   std::deque<std::unique_ptr<Operand>> operands_;
   std::uint64_t seed_ = 0;
 };

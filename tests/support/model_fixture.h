@@ -218,7 +218,7 @@ class TokenBatch {
       const core::Philox4x32Block block = core::stream_block(key, i);
       inputs_.push_back(static_cast<std::int32_t>(block[0] % config.vocab));
       if (!classifies) {
-        targets_.push_back(i % 5 == 2 ? models::kIgnored
+        targets_.push_back(i % 5 == 2 ? ops::kIgnored
                                       : static_cast<std::int32_t>(block[1] % config.vocab));
       } else if (i < static_cast<std::size_t>(sequences)) {
         targets_.push_back(static_cast<std::int32_t>(block[1] % config.classes));

@@ -10,7 +10,7 @@ namespace lockstep::testing {
 
 namespace {
 
-using models::ops::OpContext;
+using ops::OpContext;
 
 template <typename T>
 Access access(const T* values, std::int64_t count, bool writes) {
@@ -47,18 +47,17 @@ void decide(OpContext& context, const runtime::DecisionRules& rules,
   plain().decide(context, rules, numbers, ranks, first_applied, memory);
 }
 
-void add_up_parameters(OpContext& context, const models::ops::SumOfSquares* shard,
+void add_up_parameters(OpContext& context, const ops::SumOfSquares* shard,
                        const std::int32_t* parameter_of, std::int64_t shard_sums,
-                       std::int64_t parameters, models::ops::ExactSum* sums) {
+                       std::int64_t parameters, ops::ExactSum* sums) {
   const OpScope scope(
       "add_up_parameters",
       {reads(shard, shard_sums), reads(parameter_of, shard_sums), writes(sums, parameters)});
   plain().add_up_parameters(context, shard, parameter_of, shard_sums, parameters, sums);
 }
 
-void clip_parameters(OpContext& context, double threshold, const models::ops::ExactSum* sums,
-                     int ranks, std::int64_t parameters, runtime::DecidedStep* decided,
-                     float* factors) {
+void clip_parameters(OpContext& context, double threshold, const ops::ExactSum* sums, int ranks,
+                     std::int64_t parameters, runtime::DecidedStep* decided, float* factors) {
   const OpScope scope("clip_parameters", {reads(sums, ranks * parameters), writes(decided),
                                           writes(factors, parameters)});
   plain().clip_parameters(context, threshold, sums, ranks, parameters, decided, factors);

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "models/ops/cuda/stand_in_bodies.h"
+#include "ops/cuda/stand_in_bodies.h"
 #include "tests/support/device_memory.h"
 #include "tests/support/trace_recording.h"
 
@@ -16,8 +16,8 @@ namespace {
 
 using core::ConstTensorView;
 using core::TensorView;
-using models::ops::OpBodies;
-using models::ops::OpContext;
+using ops::OpBodies;
+using ops::OpContext;
 
 using Touches = std::vector<Access>;
 
@@ -43,14 +43,14 @@ void add(Touches& touches, const ConstTensorView& view) {
 void add(Touches& touches, const TensorView& view) {
   add_view(touches, view, true);
 }
-void add(Touches& touches, const models::ops::UpdateFactor& factor) {
+void add(Touches& touches, const ops::UpdateFactor& factor) {
   add_bytes(touches, factor.on_device, sizeof(float), false);
 }
-void add(Touches& touches, const models::ops::RunFactors& factors) {
+void add(Touches& touches, const ops::RunFactors& factors) {
   add(touches, factors.common);
   add_bytes(touches, factors.by_run.data(), factors.by_run.size_bytes(), false);
 }
-void add(Touches& touches, const models::LossOptions& loss) {
+void add(Touches& touches, const ops::LossOptions& loss) {
   add_bytes(touches, loss.weight_on_device, sizeof(float), false);
 }
 // Lists of the host's: what is in them counts, if it is tensors.
@@ -58,9 +58,9 @@ void add(Touches& touches, const std::span<const ConstTensorView>& views) {
   for (const ConstTensorView& view : views)
     add(touches, view);
 }
-void add(Touches&, const std::span<const models::ops::UpdateRule>&) {}
-void add(Touches& touches, const models::ops::UpdatePlan& plan) {
-  for (const models::ops::UpdateRun& run : plan.runs()) {
+void add(Touches&, const std::span<const ops::UpdateRule>&) {}
+void add(Touches& touches, const ops::UpdatePlan& plan) {
+  for (const ops::UpdateRun& run : plan.runs()) {
     add(touches, run.gradient);
     for (const TensorView& view : {run.master, run.state0, run.state1, run.parameter})
       add(touches, view);
@@ -87,7 +87,7 @@ Touches touched_by(const A&... arguments) {
 
 // Of arrays whose length another argument tells.
 template <typename T>
-Touches touched_by(const ConstTensorView& x, const std::span<const models::ops::Range>& ranges,
+Touches touched_by(const ConstTensorView& x, const std::span<const ops::Range>& ranges,
                    T* const& results) {
   Touches touches;
   add(touches, x);
@@ -96,11 +96,11 @@ Touches touched_by(const ConstTensorView& x, const std::span<const models::ops::
 }
 
 // Only what is hashed of the base.
-Touches touched_by(const models::ops::HashPlan& plan, const ConstTensorView& base,
+Touches touched_by(const ops::HashPlan& plan, const ConstTensorView& base,
                    std::uint64_t* const& hashes) {
   Touches touches;
   for (std::int64_t i = 0; i < plan.segments().size(); ++i) {
-    const models::ops::HashSegment& segment = plan.segments().data()[i];  // which lies on the host
+    const ops::HashSegment& segment = plan.segments().data()[i];  // which lies on the host
     add_bytes(touches, static_cast<const std::byte*>(base.raw()) + segment.offset,
               static_cast<std::size_t>(segment.end - segment.begin), false);
   }
@@ -111,7 +111,7 @@ Touches touched_by(const models::ops::HashPlan& plan, const ConstTensorView& bas
 // ---- The table ------------------------------------------------------------------------------
 
 const OpBodies& plain() {
-  return models::ops::cuda::stand_in_op_bodies();
+  return ops::cuda::stand_in_op_bodies();
 }
 
 // kOp: a member of OpBodies.

@@ -11,7 +11,7 @@
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/config/load_config.h"
 #include "runtime/sharding/model_state.h"
-#include "runtime/trainer.h"
+#include "runtime/trainer/trainer.h"
 #include "tests/support/temporary_directory.h"
 
 namespace lockstep::testing {
@@ -42,7 +42,7 @@ struct TinyCheckpoint {
     const runtime::BucketLayout layout = runtime::bucket_layout(config, table, 1);
     const auto communicator = comm::make_self_communicator(std::chrono::seconds(10));
     core::MemoryTracker memory;
-    models::ops::OpContext context(1, memory);
+    ops::OpContext context(1, memory);
     core::Logger log(0, 1, core::LogLevel::kError);
     runtime::ModelState model(table, layout, config.precision.compute, config.parallel.zero_stage,
                               2, *communicator, context, memory);

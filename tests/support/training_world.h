@@ -20,9 +20,9 @@
 #include "core/log.h"
 #include "core/memory.h"
 #include "core/random.h"
-#include "runtime/agree.h"
 #include "runtime/config/load_config.h"
-#include "runtime/trainer.h"
+#include "runtime/ranks/agree.h"
+#include "runtime/trainer/trainer.h"
 #include "tests/support/temporary_directory.h"
 
 // The real trainer on a tiny model, ranks as threads, files in a temporary directory.

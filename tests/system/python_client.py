@@ -3,7 +3,7 @@
 
 The modules lockstep.v1.*_pb2 are made by protoc, e.g.
 
-    protoc -I launcher/coordinator/proto --python_out=OUT --grpc_out=OUT \
+    protoc -I coordinator/proto --python_out=OUT --grpc_out=OUT \
       --plugin=protoc-gen-grpc=$(which grpc_python_plugin) \
       lockstep/v1/run.proto lockstep/v1/run_service.proto
 

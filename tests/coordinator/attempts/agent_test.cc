@@ -1,4 +1,4 @@
-#include "launcher/agent/agent.h"
+#include "coordinator/agent/agent.h"
 
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
@@ -15,7 +15,7 @@
 #include "runtime/step/step_report.h"
 #include "tests/support/temporary_directory.h"
 
-namespace lockstep::launcher::agent {
+namespace lockstep::coordinator::agent {
 namespace {
 
 namespace v1 = lockstep::v1;
@@ -216,4 +216,4 @@ TEST(AgentOptions, ReadsTheEnvironmentOfAnAttempt) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::agent
+}  // namespace lockstep::coordinator::agent

@@ -11,16 +11,16 @@
 #include <thread>
 #include <vector>
 
+#include "coordinator/attempts/attempt_files.h"
+#include "coordinator/attempts/attempt_host.h"
+#include "coordinator/attempts/process.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/engine/file_checkpoints.h"
+#include "coordinator/store/store.h"
 #include "core/log.h"
-#include "launcher/coordinator/attempts/attempt_files.h"
-#include "launcher/coordinator/attempts/attempt_host.h"
-#include "launcher/coordinator/attempts/process.h"
-#include "launcher/coordinator/engine/engine.h"
-#include "launcher/coordinator/engine/file_checkpoints.h"
-#include "launcher/coordinator/store/store.h"
 #include "tests/coordinator/engine/invariants.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 
 // A real engine and its store above real processes: what a test launches is a run with an attempt
 // and leased slots, so that all invariants can be looked at whatever the processes did. Nothing
@@ -175,4 +175,4 @@ class AttemptEngine {
   std::unique_ptr<Engine> engine_;
 };
 
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

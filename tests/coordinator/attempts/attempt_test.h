@@ -13,15 +13,15 @@
 
 #include <nlohmann/json.hpp>
 
-#include "launcher/coordinator/attempts/attempt_files.h"
-#include "launcher/coordinator/attempts/control_channel.h"
-#include "launcher/coordinator/attempts/log_reader.h"
-#include "launcher/coordinator/attempts/process.h"
-#include "launcher/coordinator/attempts/supervised_attempts.h"
+#include "coordinator/attempts/attempt_files.h"
+#include "coordinator/attempts/control_channel.h"
+#include "coordinator/attempts/log_reader.h"
+#include "coordinator/attempts/process.h"
+#include "coordinator/attempts/supervised_attempts.h"
 #include "tests/coordinator/attempts/attempt_engine.h"
 #include "tests/support/temporary_directory.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 
 // Attempts of fake ranks (fake_rank.cc) under the real supervisor, mpirun and engine. At the end of
 // every test nothing runs any more, and all invariants are checked.
@@ -142,4 +142,4 @@ class AttemptTest : public ::testing::Test {
   std::vector<LaunchSpec> launched_;
 };
 
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

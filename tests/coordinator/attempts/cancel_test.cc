@@ -8,7 +8,7 @@
 
 // F5: a cancel leaves no process, whatever the ranks do. LOCKSTEP_CANCEL_LOOPS (default: 2) times
 // each way.
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using nlohmann::json;
@@ -145,4 +145,4 @@ TEST_F(CancelTest, F5_WhileTheCoordinatorIsKilled) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

@@ -1,4 +1,4 @@
-#include "launcher/coordinator/attempts/exit_classification.h"
+#include "coordinator/attempts/exit_classification.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -6,7 +6,7 @@
 
 #include <random>
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using ::testing::HasSubstr;
@@ -146,4 +146,4 @@ TEST(ExitClassification, AHangNamesWhoIsStuck) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

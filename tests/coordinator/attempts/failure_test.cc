@@ -7,7 +7,7 @@
 #include "comm/flight_recorder.h"
 #include "tests/coordinator/attempts/attempt_test.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using nlohmann::json;
@@ -121,4 +121,4 @@ TEST_F(FailureTest, F9_TheStuckRankIsNamedAndExaminedBeforeItIsEnded) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

@@ -25,13 +25,13 @@
 
 #include <nlohmann/json.hpp>
 
-#include "launcher/coordinator/attempts/rank_start.h"
-#include "launcher/coordinator/attempts/supervisor.h"
+#include "coordinator/attempts/rank_start.h"
+#include "coordinator/attempts/supervisor.h"
 
 namespace {
 
 using nlohmann::json;
-using namespace lockstep::launcher::coordinator;
+using namespace lockstep::coordinator;
 
 volatile sig_atomic_t stop_asked = 0;
 

@@ -1,11 +1,11 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "coordinator/attempts/launch_command.h"
 #include "core/error.h"
-#include "launcher/coordinator/attempts/launch_command.h"
 #include "tests/coordinator/attempts/attempt_test.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using nlohmann::json;
@@ -150,4 +150,4 @@ TEST(LaunchCommand, NamesHostsSlotsAndDevices) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

@@ -6,12 +6,12 @@
 #include <filesystem>
 #include <random>
 
+#include "coordinator/attempts/log_reader.h"
+#include "coordinator/attempts/log_writer.h"
 #include "core/error.h"
-#include "launcher/coordinator/attempts/log_reader.h"
-#include "launcher/coordinator/attempts/log_writer.h"
 #include "tests/support/temporary_directory.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 namespace fs = std::filesystem;
@@ -242,4 +242,4 @@ TEST_F(LogTest, S7_NoLinkIsEverFollowed) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

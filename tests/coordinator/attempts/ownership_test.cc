@@ -6,7 +6,7 @@
 #include "tests/support/run_command.h"
 
 // F4: nothing is ever signalled because of what a file says.
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using nlohmann::json;
@@ -105,4 +105,4 @@ TEST_F(OwnershipTest, S15_DamagedFilesEndNothingButTheirOwnAttempt) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

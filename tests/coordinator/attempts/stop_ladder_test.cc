@@ -1,11 +1,11 @@
-#include "launcher/coordinator/attempts/stop_ladder.h"
+#include "coordinator/attempts/stop_ladder.h"
 
 #include <gtest/gtest.h>
 
 #include <string>
 #include <vector>
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 constexpr std::int64_t kTick = kSecond / 10;
@@ -135,4 +135,4 @@ TEST(StopLadder, AShorterGraceHolds) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

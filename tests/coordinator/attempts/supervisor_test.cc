@@ -4,7 +4,7 @@
 #include "core/error.h"
 #include "tests/coordinator/attempts/attempt_test.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using ::testing::ElementsAre;
@@ -84,4 +84,4 @@ TEST_F(AttemptTest, F11_AnOldFenceChangesNothing) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

@@ -7,13 +7,13 @@
 #include <random>
 #include <thread>
 
-#include "launcher/coordinator/attempts/attempt_files.h"
-#include "launcher/coordinator/attempts/supervised_attempts.h"
+#include "coordinator/attempts/attempt_files.h"
+#include "coordinator/attempts/supervised_attempts.h"
 #include "tests/coordinator/attempts/attempt_engine.h"
 #include "tests/support/training_test.h"
 
 // Attempts of real training under an engine. All invariants are checked behind each test.
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using ::testing::HasSubstr;
@@ -132,4 +132,4 @@ TEST_F(TrainingAttemptTest, F12_StoppingAndResumingAreBitIdentical) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

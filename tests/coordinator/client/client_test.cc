@@ -1,4 +1,4 @@
-#include "launcher/coordinator/client/client.h"
+#include "coordinator/client/client.h"
 
 #include <gtest/gtest.h>
 
@@ -6,12 +6,12 @@
 #include <set>
 #include <thread>
 
+#include "coordinator/client/follow.h"
+#include "coordinator/client/interrupt.h"
 #include "google/rpc/error_details.pb.h"
-#include "launcher/coordinator/client/follow.h"
-#include "launcher/coordinator/client/interrupt.h"
 #include "tests/coordinator/client/fake_run_service.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using lockstep::testing::FakeRunService;
@@ -271,4 +271,4 @@ TEST(Client, AWaitThatTakesTooLongSaysSo) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

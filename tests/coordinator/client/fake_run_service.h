@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "launcher/coordinator/client/client.h"
+#include "coordinator/client/client.h"
 #include "lockstep/v1/run_service.grpc.pb.h"
 #include "tests/support/temporary_directory.h"
 
@@ -32,8 +32,8 @@ class FakeRunService : public v1::RunService::Service {
   }
 
   std::string address() const { return "unix:" + (directory_ / "socket").string(); }
-  launcher::coordinator::Endpoint endpoint() const {
-    launcher::coordinator::Endpoint endpoint;
+  coordinator::Endpoint endpoint() const {
+    coordinator::Endpoint endpoint;
     endpoint.address = address();
     endpoint.patience = std::chrono::seconds(20);
     return endpoint;

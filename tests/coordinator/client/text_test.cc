@@ -1,16 +1,16 @@
-#include "launcher/coordinator/client/text.h"
+#include "coordinator/client/text.h"
 
 #include <gtest/gtest.h>
 
 #include <sstream>
 
+#include "coordinator/client/endpoint.h"
+#include "coordinator/client/log_printer.h"
 #include "core/error.h"
-#include "launcher/coordinator/client/endpoint.h"
-#include "launcher/coordinator/client/log_printer.h"
 #include "lockstep/v1/run.pb.h"
 #include "tests/support/temporary_directory.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 TEST(S13_ControlBytesAreEscapedOnATerminal, OfEveryKind) {
@@ -175,4 +175,4 @@ TEST(Endpoint, TakesOptionsThenEnvironmentThenTheDefaultSocket) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

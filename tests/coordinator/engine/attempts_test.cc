@@ -10,7 +10,7 @@
 #include "tests/coordinator/engine/engine_fixture.h"
 
 // Starting, ending, retrying, stopping: with processes that the test ends.
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 class Attempts : public EngineTest {
@@ -423,4 +423,4 @@ TEST_F(Attempts, WhatCannotBeCleanedUpDrainsTheHostAndChangesNoOutcome) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

@@ -2,7 +2,7 @@
 
 #include "tests/coordinator/engine/engine_fixture.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 class Create : public EngineTest {};
@@ -170,4 +170,4 @@ TEST_F(Create, WrongFieldsAreAllNamed) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

@@ -6,14 +6,14 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/engine/engine.h"
+#include "coordinator/store/store.h"
 #include "core/log.h"
-#include "launcher/coordinator/engine/engine.h"
-#include "launcher/coordinator/store/store.h"
 #include "tests/coordinator/engine/fakes.h"
 #include "tests/coordinator/engine/invariants.h"
 #include "tests/support/temporary_directory.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 
 // An engine on a real store, with time, processes and checkpoints that the test sets. The
 // invariants are checked after every test.
@@ -197,4 +197,4 @@ std::string refusal_of(const Call& call) {
   return "";
 }
 
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

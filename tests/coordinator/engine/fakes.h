@@ -6,12 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "launcher/coordinator/attempts/attempt_host.h"
-#include "launcher/coordinator/engine/checkpoints.h"
-#include "launcher/coordinator/model/clock.h"
+#include "coordinator/attempts/attempt_host.h"
+#include "coordinator/engine/checkpoints.h"
+#include "coordinator/model/clock.h"
 
 // Time, processes and checkpoints that tests set.
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 
 class FakeClock final : public Clock {
  public:
@@ -111,4 +111,4 @@ class FakeCheckpoints final : public Checkpoints {
   std::map<std::string, std::vector<CheckpointInfo>> by_output;
 };
 
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

@@ -11,14 +11,14 @@
 #include <utility>
 #include <vector>
 
-#include "launcher/coordinator/model/run_json.h"
-#include "launcher/coordinator/store/store.h"
+#include "coordinator/model/run_json.h"
+#include "coordinator/store/store.h"
 
 // What must hold after whatever has happened, as far as the store tells it:
 //   I1 row == replay of its events        I4 the rows of ended runs never change
 //   I2 no slot is leased twice            I5 every acknowledged request id belongs to one run
 //   I3 no process of an ended attempt     I6 restart_count == number of retry events
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 
 // Kept over a whole scenario, restarts included: what it remembers must still be so at the end.
 class Invariants {
@@ -146,4 +146,4 @@ class Invariants {
   std::set<std::string> damaged_;
 };
 
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

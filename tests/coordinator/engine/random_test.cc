@@ -7,7 +7,7 @@
 #include "tests/coordinator/engine/engine_fixture.h"
 
 // Whatever happens in whatever order, the invariants hold and the engine never takes a wrong edge.
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 class Random : public EngineTest {
@@ -199,4 +199,4 @@ TEST_F(Random, VerbsFromManyThreadsAreOneAfterAnother) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

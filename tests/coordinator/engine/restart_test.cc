@@ -3,11 +3,11 @@
 
 #include <csignal>
 
-#include "launcher/coordinator/model/failpoint.h"
+#include "coordinator/model/failpoint.h"
 #include "tests/coordinator/engine/engine_fixture.h"
 
 // The coordinator dies; its store and the processes stay.
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 class Restart : public EngineTest {
@@ -195,4 +195,4 @@ TEST_F(Restart, F14_AStoreThatCannotBeWrittenRefusesAndHealsAlone) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

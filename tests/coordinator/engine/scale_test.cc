@@ -9,7 +9,7 @@
 // 1,000 queued runs: how long calls and a restart take. Printed as they are on the clock; what is
 // required is processor time and waiting for the disk, which other work on the machine does not
 // stretch as much.
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 constexpr int kRuns = 1000;
@@ -83,4 +83,4 @@ TEST_F(Scale, F17_AThousandQueuedRuns) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

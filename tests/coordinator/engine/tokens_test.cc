@@ -1,6 +1,6 @@
 #include "tests/coordinator/engine/engine_fixture.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 class Tokens : public EngineTest {};
@@ -84,4 +84,4 @@ TEST_F(Tokens, S14_EveryMutationIsInTheAuditLogAlsoARefusedOne) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

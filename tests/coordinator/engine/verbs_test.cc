@@ -2,7 +2,7 @@
 
 #include "tests/coordinator/engine/engine_fixture.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 using S = RunState;
@@ -208,4 +208,4 @@ TEST_F(Verbs, RunsAreFoundByUniquePrefix) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

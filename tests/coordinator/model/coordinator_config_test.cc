@@ -1,4 +1,4 @@
-#include "launcher/coordinator/model/coordinator_config.h"
+#include "coordinator/model/coordinator_config.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using ::testing::AllOf;
@@ -133,4 +133,4 @@ TEST(CoordinatorConfig, TheFileThatComesWithTheSourceIsRight) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

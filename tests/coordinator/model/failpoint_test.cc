@@ -1,4 +1,4 @@
-#include "launcher/coordinator/model/failpoint.h"
+#include "coordinator/model/failpoint.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 class Failpoint : public ::testing::Test {
@@ -53,4 +53,4 @@ TEST_F(Failpoint, RefusesWhatItDoesNotKnow) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

@@ -1,4 +1,4 @@
-#include "launcher/coordinator/model/retry_rules.h"
+#include "coordinator/model/retry_rules.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 
 #include "tests/coordinator/model/run_fixture.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 using Category = FailureCategory;
@@ -252,4 +252,4 @@ TEST(EndOfAttempt, ACheckpointThatIsGoneIsForgotten) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

@@ -3,12 +3,12 @@
 #include <string>
 #include <vector>
 
-#include "launcher/coordinator/model/run_change.h"
-#include "launcher/coordinator/model/run_json.h"
-#include "launcher/coordinator/model/run_machine.h"
+#include "coordinator/model/run_change.h"
+#include "coordinator/model/run_json.h"
+#include "coordinator/model/run_machine.h"
 
 // Runs in every state, made by events alone.
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 
 inline const std::vector<RunState>& all_states() {
   static const std::vector<RunState> states = {
@@ -121,4 +121,4 @@ inline RunChange run_in(RunState state) {
   return change;
 }
 
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

@@ -1,4 +1,4 @@
-#include "launcher/coordinator/model/run_machine.h"
+#include "coordinator/model/run_machine.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "tests/coordinator/model/run_fixture.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 using nlohmann::json;
@@ -316,4 +316,4 @@ TEST(RunMachine, I1_I4_I6_HoldOverRandomWalks) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

@@ -1,4 +1,4 @@
-#include "launcher/coordinator/model/verbs.h"
+#include "coordinator/model/verbs.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 
 #include "tests/coordinator/model/run_fixture.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 constexpr auto A = VerbAnswer::kAllowed;
@@ -87,4 +87,4 @@ TEST(Verbs, ARefusalNamesTheStateAndWhatIsAllowed) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

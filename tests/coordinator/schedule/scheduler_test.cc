@@ -1,4 +1,4 @@
-#include "launcher/coordinator/schedule/scheduler.h"
+#include "coordinator/schedule/scheduler.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <random>
 #include <set>
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 constexpr std::int64_t kNow = 1'000'000 * kSecond;
@@ -407,4 +407,4 @@ TEST(SchedulerProperties, TheOrderOfTheQueueDoesNotMatter) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

@@ -7,14 +7,14 @@
 #include <set>
 #include <thread>
 
-#include "launcher/coordinator/server/method_table.h"
+#include "coordinator/server/method_table.h"
 #include "lockstep/v1/admin_service.grpc.pb.h"
 #include "lockstep/v1/agent_service.grpc.pb.h"
 #include "lockstep/v1/run_service.grpc.pb.h"
 #include "tests/coordinator/server/raw_call.h"
 #include "tests/coordinator/server/test_server.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 using grpc::StatusCode;
@@ -347,4 +347,4 @@ TEST(F10_LostContact, IsSuspectNotFailureAndHealsWithoutARestart) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

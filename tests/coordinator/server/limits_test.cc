@@ -10,15 +10,15 @@
 #include <fstream>
 #include <thread>
 
-#include "launcher/coordinator/attempts/attempt_files.h"
-#include "launcher/coordinator/attempts/log_writer.h"
-#include "launcher/coordinator/server/conversions.h"
-#include "launcher/coordinator/server/run_list.h"
+#include "coordinator/attempts/attempt_files.h"
+#include "coordinator/attempts/log_writer.h"
+#include "coordinator/server/conversions.h"
+#include "coordinator/server/run_list.h"
 #include "lockstep/v1/run_service.grpc.pb.h"
 #include "tests/coordinator/server/raw_call.h"
 #include "tests/coordinator/server/test_server.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 using grpc::StatusCode;
@@ -355,4 +355,4 @@ TEST(S13_ControlBytes, NeverReachNamesReasonsOrTheServersLog) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

@@ -4,17 +4,17 @@
 
 #include <random>
 
+#include "coordinator/server/filter_expression.h"
+#include "coordinator/server/line_file.h"
+#include "coordinator/server/page_token.h"
+#include "coordinator/server/rate_limiter.h"
+#include "coordinator/server/run_query.h"
+#include "coordinator/server/secrets.h"
+#include "coordinator/server/yaml_limits.h"
 #include "core/error.h"
-#include "launcher/coordinator/server/filter_expression.h"
-#include "launcher/coordinator/server/line_file.h"
-#include "launcher/coordinator/server/page_token.h"
-#include "launcher/coordinator/server/rate_limiter.h"
-#include "launcher/coordinator/server/run_query.h"
-#include "launcher/coordinator/server/secrets.h"
-#include "launcher/coordinator/server/yaml_limits.h"
 #include "tests/support/temporary_directory.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using ::testing::HasSubstr;
@@ -274,4 +274,4 @@ TEST(Keys, AreMadeOnceAndMustBePrivate) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

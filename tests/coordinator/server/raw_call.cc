@@ -8,7 +8,7 @@
 #include "lockstep/v1/cluster_service.pb.h"
 #include "lockstep/v1/run_service.pb.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 
 std::unique_ptr<grpc::ClientContext> new_context(const std::string& secret,
                                                  std::chrono::milliseconds timeout) {
@@ -72,4 +72,4 @@ std::string reason_of(const grpc::Status& status) {
   return "";
 }
 
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

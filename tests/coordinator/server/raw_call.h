@@ -9,7 +9,7 @@
 
 #include "google/rpc/error_details.pb.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 
 struct RawAnswer {
   grpc::Status status;
@@ -32,4 +32,4 @@ google::rpc::Status details_of(const grpc::Status& status);
 std::unique_ptr<grpc::ClientContext> new_context(
     const std::string& secret = "", std::chrono::milliseconds timeout = std::chrono::seconds(10));
 
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

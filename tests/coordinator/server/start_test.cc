@@ -13,12 +13,12 @@
 #include <cstring>
 #include <thread>
 
-#include "launcher/coordinator/store/store.h"
+#include "coordinator/store/store.h"
 #include "tests/coordinator/engine/invariants.h"
 #include "tests/support/run_command.h"
 #include "tests/support/temporary_directory.h"
 
-namespace lockstep::launcher::coordinator {
+namespace lockstep::coordinator {
 namespace {
 
 using ::lockstep::testing::Command;
@@ -165,4 +165,4 @@ TEST_F(S1_Listening, ASocketThatADeadOneLeftIsTakenOver) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator
+}  // namespace lockstep::coordinator

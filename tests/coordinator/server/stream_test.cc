@@ -9,14 +9,14 @@
 #include <random>
 #include <thread>
 
-#include "launcher/coordinator/attempts/attempt_files.h"
-#include "launcher/coordinator/attempts/log_writer.h"
+#include "coordinator/attempts/attempt_files.h"
+#include "coordinator/attempts/log_writer.h"
 #include "lockstep/v1/cluster_service.grpc.pb.h"
 #include "lockstep/v1/run_service.grpc.pb.h"
 #include "tests/coordinator/server/raw_call.h"
 #include "tests/coordinator/server/test_server.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 using grpc::StatusCode;
@@ -380,4 +380,4 @@ TEST(S15_RandomBytes, ToEveryMethodNeverCrashOrConfuse) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

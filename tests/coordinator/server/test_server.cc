@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <thread>
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 
 void FakeAttempts::launch(const LaunchSpec& spec) {
   const std::lock_guard lock(mutex_);
@@ -170,4 +170,4 @@ std::string new_request_id() {
                      a & 0xfff, b >> 52, b & 0xffffffffffff);
 }
 
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

@@ -8,16 +8,16 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/attempts/attempt_host.h"
+#include "coordinator/engine/checkpoints.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/engine/engine_loop.h"
+#include "coordinator/model/coordinator_config.h"
+#include "coordinator/server/coordinator_server.h"
+#include "coordinator/server/server_log.h"
+#include "coordinator/server/server_metrics.h"
+#include "coordinator/store/store.h"
 #include "core/log.h"
-#include "launcher/coordinator/attempts/attempt_host.h"
-#include "launcher/coordinator/engine/checkpoints.h"
-#include "launcher/coordinator/engine/engine.h"
-#include "launcher/coordinator/engine/engine_loop.h"
-#include "launcher/coordinator/model/coordinator_config.h"
-#include "launcher/coordinator/server/coordinator_server.h"
-#include "launcher/coordinator/server/server_log.h"
-#include "launcher/coordinator/server/server_metrics.h"
-#include "launcher/coordinator/store/store.h"
 #include "tests/coordinator/engine/invariants.h"
 #include "tests/support/temporary_directory.h"
 
@@ -25,7 +25,7 @@ namespace grpc {
 class Channel;
 }
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 
 // Attempts without processes: they run from launch until a test ends them or they are stopped.
 class FakeAttempts final : public AttemptHost {
@@ -112,4 +112,4 @@ std::string tiny_config(const std::string& output);
 
 std::string new_request_id();
 
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

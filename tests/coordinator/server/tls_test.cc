@@ -9,7 +9,7 @@
 #include "tests/coordinator/server/test_server.h"
 #include "tests/support/run_command.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 using grpc::StatusCode;
@@ -168,4 +168,4 @@ TEST(S5_TlsFiles, WrongOnesAreRefusedAtTheStart) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

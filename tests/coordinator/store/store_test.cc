@@ -1,4 +1,4 @@
-#include "launcher/coordinator/store/store.h"
+#include "coordinator/store/store.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -8,14 +8,14 @@
 #include <csignal>
 #include <fstream>
 
+#include "coordinator/model/run_json.h"
+#include "coordinator/model/sha256.h"
+#include "coordinator/store/schema.h"
 #include "core/error.h"
-#include "launcher/coordinator/model/run_json.h"
-#include "launcher/coordinator/model/sha256.h"
-#include "launcher/coordinator/store/schema.h"
 #include "tests/coordinator/model/run_fixture.h"
 #include "tests/support/temporary_directory.h"
 
-namespace lockstep::launcher::coordinator::testing {
+namespace lockstep::coordinator::testing {
 namespace {
 
 class StoreTest : public ::testing::Test {
@@ -317,4 +317,4 @@ TEST_F(StoreTest, F14_AFullDiskFailsTheCommitAndNothingElse) {
 }
 
 }  // namespace
-}  // namespace lockstep::launcher::coordinator::testing
+}  // namespace lockstep::coordinator::testing

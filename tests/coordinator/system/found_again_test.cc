@@ -12,8 +12,8 @@
 #include <thread>
 #include <utility>
 
-#include "launcher/coordinator/attempts/attempt_files.h"
-#include "launcher/coordinator/attempts/process.h"
+#include "coordinator/attempts/attempt_files.h"
+#include "coordinator/attempts/process.h"
 #include "tests/coordinator/system/undisturbed_test.h"
 
 namespace lockstep::testing {
@@ -189,7 +189,7 @@ class F4_ProcessesOfOthers : public Undisturbed {};
 // The supervisor is dead, and what it left says that a process of somebody else was it and its
 // rank. The run goes on in a new attempt; the other process goes on too.
 TEST_F(F4_ProcessesOfOthers, AreLeftAloneWhateverTheRecordsSay) {
-  using namespace launcher::coordinator;
+  using namespace coordinator;
   const Command foreign({"sleep", "300"});
   const auto stat = read_stat(foreign.pid());
   ASSERT_TRUE(stat);

@@ -45,8 +45,7 @@ class F14_FullStore : public JobControlTest {
   int health() const {
     const auto channel =
         grpc::CreateChannel("unix:" + path("socket").string(), grpc::InsecureChannelCredentials());
-    const auto answer =
-        launcher::coordinator::testing::raw_call(channel, "/grpc.health.v1.Health/Check", "");
+    const auto answer = coordinator::testing::raw_call(channel, "/grpc.health.v1.Health/Check", "");
     return answer.status.ok() && answer.bytes.size() == 2 ? answer.bytes[1] : 0;
   }
   bool becomes(int status) const {

@@ -11,12 +11,12 @@
 #include <stdexcept>
 #include <thread>
 
-#include "launcher/coordinator/store/store.h"
+#include "coordinator/store/store.h"
 
 namespace lockstep::testing {
 namespace {
 
-using launcher::coordinator::AttemptRef;
+using coordinator::AttemptRef;
 using std::chrono::milliseconds;
 
 // Two ranks, a checkpoint now and then; long enough to be disturbed, short enough for a test.
@@ -51,10 +51,10 @@ std::string value_of(const Arguments& arguments, const std::string& option) {
 
 }  // namespace
 
-void check_invariants(launcher::coordinator::testing::Invariants& invariants,
+void check_invariants(coordinator::testing::Invariants& invariants,
                       const std::filesystem::path& state_directory) {
-  launcher::coordinator::Store store(state_directory);
-  const launcher::coordinator::StoreContents contents = store.load();
+  coordinator::Store store(state_directory);
+  const coordinator::StoreContents contents = store.load();
   std::vector<AttemptRef> living;
   for (const auto& process : std::filesystem::directory_iterator("/proc")) {
     const pid_t pid = std::atoi(process.path().filename().c_str());

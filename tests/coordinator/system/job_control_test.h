@@ -65,13 +65,13 @@ class JobControlTest : public TrainingTest {
  private:
   void end_all_runs() const;
   void end_coordinator();  // SIGTERM
-  launcher::coordinator::testing::Invariants invariants_;
+  coordinator::testing::Invariants invariants_;
   std::unique_ptr<Command> coordinator_;
   int starts_ = 0;
 };
 
 // Checks the invariants on the store of a coordinator that is not there just now.
-void check_invariants(launcher::coordinator::testing::Invariants& invariants,
+void check_invariants(coordinator::testing::Invariants& invariants,
                       const std::filesystem::path& state_directory);
 
 // A random one, as --request-id takes it.

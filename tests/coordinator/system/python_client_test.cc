@@ -22,7 +22,7 @@ class PythonClient : public JobControlTest {
  protected:
   void SetUp() override {
     JobControlTest::SetUp();
-    const std::string proto = variable("LOCKSTEP_SOURCE_DIR") + "/launcher/coordinator/proto";
+    const std::string proto = variable("LOCKSTEP_SOURCE_DIR") + "/coordinator/proto";
     const std::string out = path("python").string();
     std::filesystem::create_directories(out);
     const CommandResult made = run_command(

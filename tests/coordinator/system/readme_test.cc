@@ -130,7 +130,7 @@ TEST_F(Readme, ItsCommandsDoWhatItSays) {
   EXPECT_THAT(text("followed.txt"), Not(HasSubstr("[mpirun]"))) << "nothing went wrong";
   EXPECT_THAT(session.out, HasSubstr("CANCELLED"));
   EXPECT_EQ(metrics("runs/submitted", "step").size(), static_cast<std::size_t>(kSteps));
-  launcher::coordinator::testing::Invariants invariants;
+  coordinator::testing::Invariants invariants;
   check_invariants(invariants, path(".local/state/lockstep"));
 }
 

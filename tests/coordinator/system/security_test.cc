@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "launcher/coordinator/store/database.h"
+#include "coordinator/store/database.h"
 #include "tests/coordinator/system/job_control_test.h"
 
 namespace lockstep::testing {
@@ -21,7 +21,7 @@ class DamagedStore : public JobControlTest {
  protected:
   // Behind the coordinator's back, while it is away.
   void execute(const std::string& sql) const {
-    using launcher::coordinator::Database;
+    using coordinator::Database;
     Database database(path("state") / "store.db", Database::Mode::kWrite);
     database.execute(sql);
   }

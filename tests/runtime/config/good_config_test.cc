@@ -35,7 +35,7 @@ TEST(DefaultsTest, AreThoseOfTheDesign) {
   EXPECT_EQ(config.model.dropout, 0.0);
   EXPECT_EQ(config.data.order, DataOrder::kShuffled);
   EXPECT_EQ(config.data.token_type, core::DType::kU16);
-  EXPECT_EQ(config.optimizer.name, models::ops::OptimizerKind::kAdamW);
+  EXPECT_EQ(config.optimizer.name, ops::OptimizerKind::kAdamW);
   EXPECT_THAT(config.optimizer.betas, ElementsAre(0.9, 0.95));
   EXPECT_EQ(config.optimizer.eps, 1e-8);
   EXPECT_EQ(config.optimizer.weight_decay, 0.1);

@@ -15,8 +15,8 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/log.h"
-#include "models/ops/op_context.h"
-#include "runtime/step/gradient_norm.h"
+#include "ops/op_context.h"
+#include "runtime/sharding/gradient_norm.h"
 #include "tests/support/recording_communicator.h"
 
 namespace lockstep::runtime {
@@ -170,7 +170,7 @@ class OneRank {
   BucketLayout layout_;
   core::MemoryTracker memory_;
   core::Logger log_;
-  models::ops::OpContext context_;
+  ops::OpContext context_;
   FaultInjector faults_;
   int rank_;
   GradientBuckets buckets_;
@@ -253,8 +253,8 @@ TEST(GradientBuckets, SquaresCountEveryElementOnce) {
       on_every_rank(c, [&](OneRank& rank, comm::Communicator& communicator) {
         rank.run_step(1);
         const ShardNorm mine = rank.norm();
-        const std::vector<models::ops::ExactSum> by_parameter = mine.by_parameter();
-        models::ops::ExactSum total;
+        const std::vector<ops::ExactSum> by_parameter = mine.by_parameter();
+        ops::ExactSum total;
         for (const auto& part : communicator.all_gather_small(mine.total(), "total"))
           total.merge(part);
         double expected = 0.0;
@@ -262,7 +262,7 @@ TEST(GradientBuckets, SquaresCountEveryElementOnce) {
           double squares = 0.0;
           for (std::int64_t i = 0; i < rank.table_[id].elements(); ++i)
             squares += std::pow(static_cast<double>(expected_sum(c, id, i)), 2);
-          models::ops::ExactSum of_parameter;
+          ops::ExactSum of_parameter;
           for (const auto& part : communicator.all_gather_small(
                    by_parameter[static_cast<std::size_t>(id)], "parameter"))
             of_parameter.merge(part);

@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "runtime/config/load_config.h"
-#include "runtime/memory_plan.h"
+#include "runtime/plan/memory_plan.h"
 #include "runtime/simulate/step_costs.h"
 #include "runtime/step/step_report.h"
 

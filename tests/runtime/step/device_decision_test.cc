@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "comm/self/self_communicator.h"
-#include "models/ops/transfer.h"
+#include "ops/transfer.h"
 #include "tests/support/decision_device.h"
 
 // The kernels of the step decision against the host's, bit for bit, on the stand-in and, where
@@ -17,9 +17,9 @@
 namespace lockstep::runtime {
 namespace {
 
-using models::ops::ExactSum;
-using models::ops::NonFinite;
-using models::ops::SumOfSquares;
+using ops::ExactSum;
+using ops::NonFinite;
+using ops::SumOfSquares;
 using test::TestDevice;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -29,7 +29,7 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 template <typename T>
 class OnDevice {
  public:
-  OnDevice(models::ops::OpContext& context, core::MemoryTracker& memory, std::vector<T> values)
+  OnDevice(ops::OpContext& context, core::MemoryTracker& memory, std::vector<T> values)
       : context_(context),
         n_(values.size()),
         buffer_(memory, "test", std::max<std::size_t>(n_, 1) * sizeof(T), context.device_ref()) {
@@ -44,7 +44,7 @@ class OnDevice {
   }
 
  private:
-  models::ops::OpContext& context_;
+  ops::OpContext& context_;
   std::size_t n_;
   core::Buffer buffer_;
 };
@@ -97,7 +97,7 @@ class DeviceDecisionTest : public ::testing::TestWithParam<bool> {
   void compare(const TestDevice& device, const DecisionRules& rules, const NumericState& before,
                const std::vector<StepNumbers>& ranks, const std::string& what) {
     core::MemoryTracker memory;
-    models::ops::OpContext context(1, memory, device.ref, *device.bodies);
+    ops::OpContext context(1, memory, device.ref, *device.bodies);
     const OnDevice<StepNumbers> gathered(context, memory, ranks);
     const OnDevice<NumericState> state(context, memory, {before});
     const OnDevice<DecidedStep> decided(context, memory, std::vector<DecidedStep>(1));
@@ -214,7 +214,7 @@ TEST_P(DeviceDecisionTest, AddsUpWhatTheOpsHaveLeft) {
     for (const std::size_t sums : {0U, 1U, 7U, 148U, 301U}) {
       for (const bool broken : {false, true}) {
         core::MemoryTracker memory;
-        models::ops::OpContext context(1, memory, device.ref, *device.bodies);
+        ops::OpContext context(1, memory, device.ref, *device.bodies);
         StepNumbers expected;
         std::vector<SumOfSquares> shard(sums);
         for (SumOfSquares& each : shard) {
@@ -223,8 +223,8 @@ TEST_P(DeviceDecisionTest, AddsUpWhatTheOpsHaveLeft) {
           expected.sum_of_squares.merge(each.sum);
           expected.nonfinite_gradients += each.nonfinite.total();
         }
-        std::vector<models::LossSums> losses(5);
-        for (models::LossSums& each : losses) {
+        std::vector<ops::LossSums> losses(5);
+        for (ops::LossSums& each : losses) {
           each = {broken && random_() % 3 == 0 ? kNaN : 40.0 * uniform(), 0.0,
                   static_cast<std::int64_t>(random_() % 100)};
           expected.loss.add(each.optimised);
@@ -234,7 +234,7 @@ TEST_P(DeviceDecisionTest, AddsUpWhatTheOpsHaveLeft) {
         std::vector<NonFinite> own(600);
         if (broken) own[599] = {2, 5}, expected.nonfinite_gradients += 7;
         const OnDevice<SumOfSquares> s(context, memory, shard);
-        const OnDevice<models::LossSums> l(context, memory, losses);
+        const OnDevice<ops::LossSums> l(context, memory, losses);
         const OnDevice<NonFinite> o(context, memory, own);
         const OnDevice<StepNumbers> out(context, memory, std::vector<StepNumbers>(1));
         test::decision_bodies_of(device).add_up_step(
@@ -255,7 +255,7 @@ TEST_P(DeviceDecisionTest, ClipsEveryTensorAsTheHostDoes) {
   constexpr std::int64_t kParameters = 300;
   for (const TestDevice& device : test::devices_under_test()) {
     core::MemoryTracker memory;
-    models::ops::OpContext context(1, memory, device.ref, *device.bodies);
+    ops::OpContext context(1, memory, device.ref, *device.bodies);
     std::vector<SumOfSquares> shard(700);
     std::vector<std::int32_t> parameter_of(shard.size());
     std::vector<ExactSum> own(kParameters);
@@ -324,7 +324,7 @@ TEST_P(DeviceDecisionTest, TellsWhatDiffers) {
 TEST_P(DeviceDecisionTest, KeepsParametersOfAStepThatIsNotApplied) {
   for (const TestDevice& device : test::devices_under_test()) {
     core::MemoryTracker memory;
-    models::ops::OpContext context(1, memory, device.ref, *device.bodies);
+    ops::OpContext context(1, memory, device.ref, *device.bodies);
     std::vector<float> values(200064);
     for (float& each : values)
       each = static_cast<float>(uniform());

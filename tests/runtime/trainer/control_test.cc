@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <thread>
 
-#include "runtime/run_monitor.h"
+#include "runtime/trainer/run_monitor.h"
 #include "tests/support/training_world.h"
 
 namespace lockstep::testing {

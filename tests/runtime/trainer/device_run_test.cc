@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "comm/nccl/nccl_communicator.h"
-#include "models/ops/transfer.h"
+#include "ops/transfer.h"
 #include "runtime/checkpoint/safetensors.h"
-#include "runtime/health/replay_bundle.h"
+#include "runtime/replay/replay_bundle.h"
 #include "tests/comm/nccl_stand_in.h"
 #include "tests/support/decision_device.h"
 #include "tests/support/training_world.h"
@@ -274,7 +274,7 @@ TEST(DeviceRun, ABundleHoldsTheWeightsOfItsStep) {
       for (models::ParameterId id = 0; id < rank.trainer.table().size(); ++id) {
         const core::ConstTensorView values = rank.trainer.state().parameter(id);
         std::vector<std::byte> bytes(values.bytes());
-        models::ops::to_host(rank.trainer.context(), values, bytes.data());
+        ops::to_host(rank.trainer.context(), values, bytes.data());
         const std::string& name = rank.trainer.table()[id].name;
         const runtime::StoredTensor* kept = file.find(name);
         ASSERT_NE(kept, nullptr) << name;
@@ -293,7 +293,7 @@ TEST(DeviceRun, ADeviceThatDecidesOtherwiseIsFound) {
   const test::TestDevice& device = test::devices_under_test().front();
   static runtime::DecisionBodies good = test::decision_bodies_of(device);
   runtime::DecisionBodies faulty = good;
-  faulty.decide = [](models::ops::OpContext& context, const runtime::DecisionRules& rules,
+  faulty.decide = [](ops::OpContext& context, const runtime::DecisionRules& rules,
                      const runtime::StepNumbers* numbers, int ranks, std::int64_t first_applied,
                      const runtime::DecisionMemory& memory) {
     const bool third = memory.state->applied_steps == 2;

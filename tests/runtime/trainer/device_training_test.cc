@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/health/replay_step.h"
-#include "runtime/memory_plan.h"
+#include "runtime/plan/memory_plan.h"
+#include "runtime/replay/replay_step.h"
 #include "tests/support/decision_device.h"
 #include "tests/support/recording_communicator.h"
 #include "tests/support/training_world.h"
@@ -339,7 +339,7 @@ TEST(DeviceTraining, HoldsWhatThePlanSays) {
           const auto found = actual.find(region.name);
           const std::size_t peak = found == actual.end() ? 0 : found->second.peak;
           // Of the tables the plan knows a bound.
-          const bool bound = region.name == models::ops::kTablesRegion;
+          const bool bound = region.name == ops::kTablesRegion;
           EXPECT_TRUE(bound ? peak <= region.bytes : peak == region.bytes)
               << device.name << ", " << c.name << ": " << region.name << " is " << peak
               << ", planned " << region.bytes;

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/memory_plan.h"
+#include "runtime/plan/memory_plan.h"
 #include "tests/support/training_world.h"
 
 namespace lockstep::testing {
@@ -70,16 +70,14 @@ TEST(Memory, AgreesWithThePlanAndDoesNotGrowAfterTheFirstStep) {
             EXPECT_EQ(usage.current, first.at(name).current) << name;
             EXPECT_EQ(usage.peak, first.at(name).peak) << name;
           }
-          const MemoryPlan plan =
-              runtime::plan_memory(rank.config, 3, 1, rank.communicator.rank());
+          const MemoryPlan plan = runtime::plan_memory(rank.config, 3, 1, rank.communicator.rank());
           for (const char* region :
                {"parameters", "optimizer", "gradients", "buckets", "checkpoint"}) {
             const auto found = rank.memory.regions();
             const std::size_t peak = found.contains(region) ? found.at(region).peak : 0;
             EXPECT_EQ(peak, planned(plan, region)) << region;
           }
-          EXPECT_EQ(plan.total(), rank.memory.peak())
-              << runtime::to_table(plan, &rank.memory);
+          EXPECT_EQ(plan.total(), rank.memory.peak()) << runtime::to_table(plan, &rank.memory);
         };
         const TrainingResult result = world.train(run);
         EXPECT_FALSE(result.error) << result.message;

@@ -15,7 +15,7 @@
 #include "core/log.h"
 #include "core/memory.h"
 #include "runtime/config/load_config.h"
-#include "runtime/trainer.h"
+#include "runtime/trainer/trainer.h"
 #include "tests/support/temporary_directory.h"
 
 namespace lockstep::runtime {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "runtime/checkpoint/checkpoint.h"
-#include "runtime/health/rollback.h"
-#include "runtime/metrics/append_file.h"
+#include "runtime/files/append_file.h"
+#include "runtime/step/rollback.h"
 #include "tests/support/training_world.h"
 
 namespace lockstep::testing {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/health/rollback.h"
-#include "runtime/health/spike_guard.h"
+#include "runtime/step/rollback.h"
+#include "runtime/step/spike_guard.h"
 #include "tests/support/training_world.h"
 
 namespace lockstep::testing {

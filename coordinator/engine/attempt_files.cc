@@ -1,0 +1,109 @@
+#include "coordinator/engine/attempt_files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "coordinator/attempts/launch_command.h"
+#include "core/error.h"
+#include "runtime/files/write_file.h"
+
+namespace lockstep::coordinator {
+namespace {
+
+std::string run_directory(const EngineOptions& options, const std::string& run) {
+  return fmt::format("{}/runs/{}", options.state_directory, run);
+}
+
+void make_run_directory(const EngineOptions& options, const std::string& run) {
+  std::error_code error;
+  std::filesystem::create_directories(run_directory(options, run), error);
+  if (error) {
+    throw core::Error(core::ErrorKind::kData,
+                      fmt::format("{}: {}", run_directory(options, run), error.message()));
+  }
+}
+
+[[noreturn]] void fail(const std::string& path) {
+  throw core::Error(core::ErrorKind::kData,
+                    fmt::format("cannot write {}: {}", path, std::strerror(errno)));
+}
+
+}  // namespace
+
+std::string config_file(const EngineOptions& options, const std::string& run) {
+  return run_directory(options, run) + "/config.yaml";
+}
+
+std::string token_file(const EngineOptions& options, const AttemptRef& attempt) {
+  return fmt::format("{}/agent-{}.token", run_directory(options, attempt.run), attempt.number);
+}
+
+void write_config_file(const EngineOptions& options, const Run& run) {
+  make_run_directory(options, run.id);
+  runtime::replace_file(config_file(options, run.id), run.texts->resolved_config);
+}
+
+void write_token_file(const EngineOptions& options, const AttemptRef& attempt,
+                      const std::string& secret) {
+  make_run_directory(options, attempt.run);
+  const std::string path = token_file(options, attempt);
+  ::unlink(path.c_str());
+  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+  if (file < 0) fail(path);
+  const bool written =
+      ::write(file, secret.data(), secret.size()) == static_cast<ssize_t>(secret.size()) &&
+      ::fsync(file) == 0;
+  ::close(file);
+  if (!written) fail(path);
+}
+
+void remove_token_file(const EngineOptions& options, const AttemptRef& attempt) noexcept {
+  ::unlink(token_file(options, attempt).c_str());
+}
+
+namespace {
+
+// A slot of this machine stands for an equal part of its cores, whoever leases the others. Of other
+// machines nothing is known here, and an OMP_NUM_THREADS of the coordinator's own holds for all.
+int threads_of_slot(const HostSpec& host) {
+  if (std::getenv("OMP_NUM_THREADS") != nullptr || !is_this_machine(host.address)) return 0;
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / host.slots);
+}
+
+}  // namespace
+
+LaunchSpec launch_spec(const EngineOptions& options, const RunRecord& record) {
+  const Attempt& attempt = *record.current();
+  LaunchSpec spec;
+  spec.attempt = record.current_ref();
+  spec.config_file = config_file(options, record.run.id);
+  spec.output = record.run.output;
+  spec.resume = attempt.resume;
+  for (const Placement& placement : attempt.placements) {
+    for (const HostSpec& host : options.hosts) {
+      if (host.name != placement.host) continue;
+      spec.device_kind = host.kind;
+      const int threads = threads_of_slot(host);
+      spec.threads_per_rank =
+          spec.hosts.empty() ? threads : std::min(spec.threads_per_rank, threads);
+      spec.hosts.push_back({host.name, host.address, placement.slots});
+    }
+  }
+  spec.logs.bytes = options.log_bytes;
+  spec.agent_address = options.agent_address;
+  if (!options.agent_address.empty()) spec.agent_token_file = token_file(options, spec.attempt);
+  spec.program = options.program;
+  return spec;
+}
+
+}  // namespace lockstep::coordinator

@@ -1,0 +1,143 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "coordinator/attempts/attempt_host.h"
+#include "coordinator/engine/checkpoints.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/engine/live_attempts.h"
+#include "coordinator/engine/run_ids.h"
+#include "coordinator/engine/run_table.h"
+#include "coordinator/model/run_change.h"
+#include "coordinator/schedule/scheduler.h"
+#include "coordinator/store/store.h"
+#include "core/log.h"
+
+// The inside of Engine. Locks, always taken in this order: tick_mutex (what only the tick does, and
+// every call of AttemptHost), write_mutex (deciding and committing), then those inside of tables.
+namespace lockstep::coordinator {
+
+// A checkpoint being looked at on a thread of its own, since that reads all of its files.
+struct Verification {
+  std::int64_t step = 0;  // 0: the newest whole one, whichever
+  std::shared_future<std::optional<CheckpointInfo>> result;
+
+  bool ready() const;
+};
+
+// What the tick keeps of an attempt between two calls. Lost with the coordinator: all of it is
+// found again, or asked again.
+struct AttemptWatch {
+  AttemptRef ref;
+  bool launched_here = false;
+  std::optional<StopRequest> stop_sent;
+  std::optional<Verification> verification;        // of a step that the agent told of
+  std::int64_t verified_step = 0;                  // newest one looked at, whatever came out
+  std::optional<Verification> final_verification;  // after the end
+  std::int64_t recorded_ack = 0;
+};
+
+// A call that changes something, for the audit log and for being served once.
+struct Call {
+  std::string method;
+  Caller caller;
+  std::string request_id;
+  std::string digest;  // of the arguments
+};
+
+struct EngineCore {
+  EngineCore(Store& store_, AttemptHost& attempts_, Checkpoints& checkpoints_, const Clock& clock_,
+             core::Logger& log_, EngineOptions options_);
+
+  Store& store;
+  AttemptHost& attempts;
+  Checkpoints& checkpoints;
+  const Clock& clock;
+  core::Logger& log;
+  const EngineOptions options;
+
+  RunTable table;
+  LiveAttempts live;
+  std::vector<QuarantinedRun> quarantined;
+
+  std::mutex write_mutex;
+  std::int64_t fence = 0;
+  RunIds ids;
+  std::map<std::string, std::string> canonical_outputs;  // symbolic links resolved, once each
+  std::mt19937_64 random;
+  std::atomic<bool> healthy = true;
+  std::atomic<bool> schedule_due = true;
+
+  mutable std::mutex token_mutex;
+  std::map<std::string, TokenRow> tokens;  // by name
+  std::atomic<std::int64_t> token_generation = 0;
+
+  mutable std::mutex host_mutex;
+  std::map<std::string, HostRow> host_rows;  // by name; drained or once drained
+
+  std::mutex tick_mutex;
+  std::map<std::string, AttemptWatch> watches;  // by run
+  std::vector<AttemptRef> orphans;              // attempts that no live run has
+  std::int64_t next_probe_ns = 0;
+  std::int64_t next_schedule_ns = 0;
+
+  std::int64_t now() const { return clock.now_ns(); }
+  double jitter();  // in [-1, 1]; write_mutex is held
+
+  // --- committing (engine_commit.cc); write_mutex is held ----------------------------------------
+  // Throws EngineError (DISK_FULL, STORE_ERROR): nothing was changed.
+  void store_write(StoreWrite& write);
+  // All changes and the rest of `write` in one transaction, then publishes. Empty ones are left
+  // out.
+  std::vector<RunPtr> commit(std::vector<RunChange>& changes, StoreWrite write = {});
+  RunPtr commit(RunChange change, StoreWrite write = {});
+  // Decides on a run as it is now; without a call, for what the coordinator itself does.
+  RunPtr change_run(const std::string& id, const std::function<void(RunChange&)>& decide);
+  // The run that an earlier call with this id has served. Throws if that was another call.
+  std::optional<std::string> served_before(const Call& call) const;
+  // The request and audit records of a call.
+  StoreWrite records_of(const Call& call, const std::string& resource, const std::string& before,
+                        const std::string& after);
+  void record_refusal(const Call& call, const std::string& resource, const EngineError& error);
+  // Runs a verb: once per request id, with its records, refusals recorded.
+  RunPtr verb(const Call& call, const std::string& name,
+              const std::function<void(RunChange&)>& decide);
+
+  // --- deciding (several files) ------------------------------------------------------------------
+  const std::string& canonical_output(const std::string& output);  // write_mutex is held
+  void start_up();
+  void run_tick();
+  void watch_attempts(const std::vector<RunPtr>& runs);
+  void watch_attempt(const RunPtr& record);
+  void launch_attempt(const RunPtr& record);  // that was just committed
+  void queue_what_is_due(const std::vector<RunPtr>& runs);
+  void schedule_starts();
+  void stop_orphans();
+  Cluster cluster() const;
+  std::vector<Lease> leases(const std::vector<RunPtr>& runs) const;
+  std::vector<QueuedRun> queued_runs(const std::vector<RunPtr>& runs) const;
+  Plan current_plan() const;
+};
+
+// Adds the request to stop, and what must come with it: a checkpoint first for those that free the
+// slots, the point of no return for the others.
+void add_stop_request(RunChange& change, StopIntent intent, const std::string& actor,
+                      const StopOrder& order);
+void add_checkpoint_request(RunChange& change, const std::string& actor);
+
+// The part of a run that audit records show before and after.
+std::string audit_view(const Run& run);
+
+// {"method", arguments} as hex sha256.
+std::string digest_of(const nlohmann::json& arguments);
+
+}  // namespace lockstep::coordinator

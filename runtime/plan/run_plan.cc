@@ -1,0 +1,34 @@
+#include "runtime/plan/run_plan.h"
+
+namespace lockstep::runtime {
+
+GradientPlan gradient_plan(const Config& config, int world_size) {
+  GradientPlan plan;
+  plan.compute = config.precision.compute;
+  plan.wire = reduce_dtype(config);
+  plan.zero_stage = config.parallel.zero_stage;
+  plan.grad_sync = config.parallel.grad_sync;
+  plan.rounds = accumulation_rounds(config, world_size);
+  plan.overlap = config.parallel.overlap;
+  return plan;
+}
+
+DecisionRules decision_rules(const Config& config) {
+  DecisionRules rules;
+  rules.clip = config.clip;
+  rules.loss_scale = config.precision.loss_scale;
+  rules.on_divergence = config.health.on_divergence;
+  rules.spike_factor = config.health.spike_factor;
+  rules.vanishing_norm = config.health.vanishing_norm;
+  rules.tokens_per_step = static_cast<double>(config.batch.global * config.model.context);
+  return rules;
+}
+
+BucketLayout bucket_layout(const Config& config, const models::ParameterTable& table,
+                           int world_size) {
+  const auto limit = static_cast<std::int64_t>(config.parallel.bucket_mib * 1048576.0);
+  return {table, config.model.tie_embeddings, world_size, limit,
+          static_cast<std::int64_t>(core::size_of(config.precision.compute))};
+}
+
+}  // namespace lockstep::runtime

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "models/parameter_table.h"
+#include "runtime/config/config.h"
+#include "runtime/sharding/bucket_layout.h"
+#include "runtime/sharding/gradient_buckets.h"
+#include "runtime/step/step_decision.h"
+
+// How a config becomes a layout, a gradient plan and decision rules: the same for a run, for
+// `lockstep plan`, for replay and for sampling.
+namespace lockstep::runtime {
+
+GradientPlan gradient_plan(const Config& config, int world_size);
+DecisionRules decision_rules(const Config& config);
+BucketLayout bucket_layout(const Config& config, const models::ParameterTable& table,
+                           int world_size);
+
+}  // namespace lockstep::runtime

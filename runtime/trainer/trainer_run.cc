@@ -1,0 +1,206 @@
+#include <fmt/format.h>
+
+#include <utility>
+#include <vector>
+
+#include "core/check.h"
+#include "core/hash.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/model_file.h"
+#include "runtime/checkpoint/resume_check.h"
+#include "runtime/plan/memory_plan.h"
+#include "runtime/ranks/agree.h"
+#include "runtime/trainer/trainer.h"
+
+namespace lockstep::runtime {
+
+void Trainer::set_initial_weights() {
+  if (!config_.init_from.empty()) {
+    read_model_file(config_.init_from, config_.model, table_, *state_);
+    return;
+  }
+  std::vector<float> values;
+  for (models::ParameterId id = 0; id < table_.size(); ++id) {
+    values.resize(static_cast<std::size_t>(table_[id].elements()));
+    models::initialize(table_[id], config_.run.seed, values.data());
+    state_->set_parameter(id, values.data());
+  }
+}
+
+// What the next attempt compares its own with (runtime/metrics/set_up.h).
+std::string Trainer::set_up_member() const {
+  return fmt::format(R"("set_up":"{}")", core::to_hex(set_up_));
+}
+
+std::string Trainer::run_line_with_set_up(const std::string& run_line) const {
+  return run_line + (run_line.empty() ? "" : ",") + set_up_member();
+}
+
+void Trainer::start(const std::string& run_line) {
+  agree(communicator_, "initial weights", [&] {
+    if (communicator_.rank() == 0) remove_rollbacks(config_.run.output);
+    set_initial_weights();
+    recorder_.open({});
+    recorder_.event("run", run_line_with_set_up(run_line));
+  });
+  guard_.publish();
+  tell_device_state();
+}
+
+void Trainer::resume(const std::string& checkpoint, const std::string& run_line) {
+  std::vector<ConfigDifference> changes;
+  CheckpointManifest manifest;
+  agree(communicator_, "resume", [&] {
+    manifest = read_manifest(checkpoint);
+    changes = check_resumable(manifest, config_, train_data_->fingerprints());
+  });
+  // In another OUTPUT the files of the run begin anew; in its own they go on where the checkpoint
+  // was taken. Where that is, is for rank 0 to say.
+  const int own = belongs_to(manifest, config_.run.output) ? 1 : 0;
+  const bool same_output = communicator_.all_gather_small(own, "resume").front() == 1;
+  const Rollbacks rollbacks = agreed_rollbacks(manifest, same_output);
+  agree(communicator_, "resume", [&] {
+    const ResumePoint point{manifest.state.step, set_up_,
+                            config_.run.reproducible != Reproducible::kNone,
+                            [&](std::int64_t step) { return is_left_out(rollbacks, step); }};
+    continue_from(manifest, same_output ? manifest.state.position : RecordPosition{},
+                  same_output ? &point : nullptr);
+    progress_.decision.rollbacks = rollbacks;
+    if (!same_output) recorder_.event("run", run_line_with_set_up(run_line));
+    recorder_.event("resume", resume_fields(manifest, changes) +
+                                  fmt::format(R"(,"left_out":{},"bits_promised":{},{})",
+                                              left_out_json(rollbacks), recorder_.bits_promised(),
+                                              set_up_member()));
+  });
+  if (same_output) saver_.watch_up_to(progress_.step);
+  guard_.publish();
+  tell_device_state();
+  log_.info("resume", "continuing after step {} from {}", progress_.step, checkpoint);
+  if (!rollbacks.empty()) log_.info("resume", "left out: steps {}", describe_left_out(rollbacks));
+  for (const ConfigDifference& change : changes) {
+    log_.info("resume", "changed: {}: {} -> {}", change.key, change.before, change.after);
+  }
+}
+
+// Weights, optimizer state, counters, metrics and ledger as the checkpoint has them.
+void Trainer::continue_from(const CheckpointManifest& manifest, const RecordPosition& position,
+                            const ResumePoint* resumed) {
+  load_checkpoint(manifest, table_, config_, *state_);
+  progress_.step = manifest.state.step;
+  progress_.decision = manifest.state.decision;
+  recorder_.open(position, resumed);
+}
+
+void Trainer::run() {
+  try {
+    run_steps();
+    finish_save();
+  } catch (const AgreedError&) {
+    // All ranks are here: what was to be saved before the run broke is still good.
+    try {
+      finish_save();
+    } catch (const AgreedError& error) {
+      if (communicator_.rank() == 0) log_.error("checkpoint", "{}", error.what());
+    }
+    throw;
+  }
+  report_memory();
+}
+
+void Trainer::run_steps() {
+  step_begin_ = std::chrono::steady_clock::now();
+  while (progress_.step < config_.train.steps) {
+    const std::optional<StepDecision> decision = advance();
+    if (!decision) continue;
+    const auto aside = std::chrono::steady_clock::now();
+    if (decision->save_settled) finish_save();
+    saver_.promote(progress_.step, progress_.decision.applied_steps);
+    stop_if_decided(*decision);
+    if (decision->stop == StopReason::kRollback) {
+      roll_back(*decision);
+    } else {
+      validate_and_save(*decision);
+    }
+    // The seconds of a step leave out validation and saving.
+    step_begin_ += std::chrono::steady_clock::now() - aside;
+  }
+}
+
+void Trainer::validate_and_save(const StepDecision& decision) {
+  const std::int64_t every = config_.train.validate_every;
+  const bool last = progress_.step == config_.train.steps;
+  if (validation_data_ && every > 0 && (progress_.step % every == 0 || last)) {
+    recorder_.validation(progress_.step, validate());
+  }
+  const bool stops = !last && decision.stop == StopReason::kRequested;
+  const bool saves = checkpoint_due(progress_.step) || decision.checkpoint || checkpoint_owed_;
+  if (!under_way_.empty()) {
+    // Steps launched meanwhile are part of the run: it stops, or is saved, behind them.
+    held_ = held_ || stops || saves;
+    checkpoint_owed_ = saves;
+    return;
+  }
+  if (stops) stop_as_requested();
+  checkpoint_owed_ = false;
+  if (saves) {
+    begin_save();
+    if (!config_.checkpoint.async) finish_save();
+  }
+}
+
+void Trainer::set_attempt(std::int64_t attempt) {
+  faults_.set_attempt(attempt);
+  saver_.set_attempt(attempt);
+}
+
+void Trainer::report_timings(std::int64_t step, const std::vector<StepReport>& reports) {
+  if (communicator_.rank() != 0) return;
+  std::vector<StepTiming> timings;
+  for (const StepReport& report : reports)
+    timings.push_back(report.timing);
+  if (const auto line = timing_log_.observe(step, timings)) recorder_.event("timing", *line);
+  for (const Straggler& straggler : stragglers_.observe(timings))
+    log_.warning("health", "{}", straggler.describe());
+}
+
+void Trainer::report_memory() {
+  const MemoryPlan plan = plan_memory(config_, communicator_.world_size(), context_.threads());
+  recorder_.event(
+      "memory", fmt::format(R"("planned_bytes":{},"peak_bytes":{})", plan.total(), memory_.peak()));
+  log_.info("memory", "planned and actual:\n{}", to_table(plan, &memory_));
+}
+
+void Trainer::save_checkpoint() {
+  begin_save();
+  finish_save();
+}
+
+void Trainer::begin_save() {
+  LOCKSTEP_CHECK(under_way_.empty(), "a save with {} steps under way", under_way_.size());
+  finish_save();  // one at a time
+  monitor_.got_on(RunPhase::kSaving);
+  CheckpointState state;
+  state.step = progress_.step;
+  state.decision = progress_.decision;
+  state.position = recorder_.sync();
+  state.config_fingerprint = fingerprint_;
+  state.world_size = communicator_.world_size();
+  state.seed = config_.run.seed;
+  state.data_position = progress_.step * config_.batch.global;
+  state.training_files = train_data_->fingerprints();
+  state.tokenizer = train_data_->files().front().tokenizer();
+  state_->finish_gather();
+  saver_.begin(state, *state_);
+  saving_step_ = progress_.step;
+}
+
+void Trainer::finish_save() {
+  if (!saver_.in_flight()) return;
+  monitor_.got_on(RunPhase::kSaving);
+  saver_.finish();
+  monitor_.saved(saving_step_);
+  recorder_.event("checkpoint", fmt::format(R"("step":{},"directory":"{}")", saving_step_,
+                                            checkpoint_name(saving_step_)));
+}
+
+}  // namespace lockstep::runtime

@@ -1,0 +1,81 @@
+#include <fmt/format.h>
+
+#include "runtime/ranks/agree.h"
+#include "runtime/trainer/trainer.h"
+
+namespace lockstep::runtime {
+
+// All ranks are here at the same step, because one of them asked for it in its report.
+void Trainer::stop_as_requested() {
+  std::string saved = "without a checkpoint, as checkpoint.on_signal: false asks";
+  if (config_.checkpoint.on_signal || checkpoint_due(progress_.step)) {
+    save_checkpoint();
+    saved = "checkpoint saved; continue with --resume auto";
+  }
+  throw AgreedError(core::ErrorKind::kStopped,
+                    fmt::format("stopped on request after step {}: {}", progress_.step, saved));
+}
+
+std::string Trainer::culprit_text(const StepDecision& decision) const {
+  switch (decision.outcome) {
+    case StepOutcome::kOverflow:
+      return recorder_.describe_overflow(decision, progress_.decision.loss_scale.scale);
+    case StepOutcome::kDiverged:
+    case StepOutcome::kSpike:
+      return broken_text(decision);
+    case StepOutcome::kLeftOut:
+      return fmt::format("the last one was left out by a rollback, as were steps {}",
+                         describe_left_out(progress_.decision.rollbacks));
+    case StepOutcome::kNoTokens:
+      return "the last one counted no token";
+    case StepOutcome::kApplied:
+    case StepOutcome::kDesync:
+      break;
+  }
+  return name_of(decision.outcome);
+}
+
+// What broke a step, and where.
+std::string Trainer::broken_text(const StepDecision& decision) const {
+  if (decision.outcome == StepOutcome::kSpike) return recorder_.describe_spike(decision);
+  const int layer = decision.diverged_layer;
+  const std::string place = layer == models::Transformer::kNonFiniteEmbeddings ? "the embeddings"
+                            : layer == config_.model.layers
+                                ? "the head (the outputs of all blocks are finite)"
+                                : fmt::format("the output of block {}", layer);
+  return fmt::format("the loss is not finite on rank {}: the first inf or NaN is in {}",
+                     decision.diverged_rank, place);
+}
+
+void Trainer::stop_if_decided(const StepDecision& decision) const {
+  const auto fail = [&](const std::string& text) {
+    throw AgreedError(core::ErrorKind::kDiverged, fmt::format("step {}: {}", progress_.step, text));
+  };
+  switch (decision.stop) {
+    case StopReason::kNone:
+    case StopReason::kDesync:  // refuse_desync() threw
+    case StopReason::kRequested:
+    case StopReason::kRollback:
+      return;
+    case StopReason::kDiverged:
+      return fail(broken_text(decision) +
+                  "; lower optimizer.learning_rate, lengthen schedule.warmup_steps, or resume from "
+                  "an earlier checkpoint");
+    case StopReason::kSpike:
+      return fail(broken_text(decision) +
+                  "; resume with health.on_divergence skip or rollback, lower "
+                  "optimizer.learning_rate, or raise health.spike_factor (0: off)");
+    case StopReason::kTooManySkips:
+      return fail(fmt::format(
+          "{} steps in a row were skipped (precision.loss_scale.max_consecutive_skips); {}",
+          decision.next.skips_in_a_row, culprit_text(decision)));
+    case StopReason::kScaleExhausted:
+      return fail(
+          fmt::format("{} overflows in a row at the minimum loss scale {} "
+                      "(precision.loss_scale.overflow_patience); {}",
+                      decision.next.overflows_at_minimum_in_a_row,
+                      config_.precision.loss_scale.minimum, culprit_text(decision)));
+  }
+}
+
+}  // namespace lockstep::runtime
