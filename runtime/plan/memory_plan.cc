@@ -13,6 +13,7 @@
 #include "runtime/health/parameter_guard.h"
 #include "runtime/plan/run_plan.h"
 #include "runtime/sharding/gradient_norm.h"
+#include "runtime/sharding/kept_parameters.h"
 #include "runtime/step/device_decision.h"
 
 namespace lockstep::runtime {

@@ -11,6 +11,7 @@
 #include "runtime/data/open_dataset.h"
 #include "runtime/metrics/set_up.h"
 #include "runtime/optimizer/lr_schedule.h"
+#include "runtime/plan/run_plan.h"
 #include "runtime/ranks/agree.h"
 #include "runtime/trainer/validation.h"
 

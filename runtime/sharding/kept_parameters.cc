@@ -1,4 +1,4 @@
-#include "runtime/replay/kept_parameters.h"
+#include "runtime/sharding/kept_parameters.h"
 
 namespace lockstep::runtime {
 
