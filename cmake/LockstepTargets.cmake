@@ -46,23 +46,28 @@ function(lockstep_configure_target target fp_contract)
     "${PROJECT_BINARY_DIR}/generated")
 endfunction()
 
-# lockstep_add_library(NAME name SOURCES file... DEPENDS target... [FP_CONTRACT off|fast])
+# lockstep_add_library(NAME name SOURCES file... DEPENDS target... [FP_CONTRACT off|fast] [HEADERS set])
 # A static library `lockstep_<name>`, alias `lockstep::<name>`. DEPENDS become public: a layer's
 # headers show what it stands on. Without sources it is an interface library, so that a layer that
-# holds only headers builds too.
+# holds only headers builds too. HEADERS is a set of precompiled ones (FasterBuilds.cmake); the default
+# is that of the standard library.
 function(lockstep_add_library)
-  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;FP_CONTRACT" "SOURCES;DEPENDS")
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;FP_CONTRACT;HEADERS" "SOURCES;DEPENDS")
   if(arg_UNPARSED_ARGUMENTS OR NOT arg_NAME)
     message(FATAL_ERROR "lockstep_add_library: NAME missing or unknown: ${arg_UNPARSED_ARGUMENTS}")
   endif()
   if(NOT arg_FP_CONTRACT)
     set(arg_FP_CONTRACT off)
   endif()
+  if(NOT arg_HEADERS)
+    set(arg_HEADERS ${arg_FP_CONTRACT})
+  endif()
   set(target lockstep_${arg_NAME})
   if(arg_SOURCES)
     add_library(${target} STATIC ${arg_SOURCES})
     lockstep_configure_target(${target} ${arg_FP_CONTRACT})
     target_link_libraries(${target} PUBLIC ${arg_DEPENDS})
+    lockstep_use_headers(${target} ${arg_HEADERS})
   else()
     add_library(${target} INTERFACE)
     target_include_directories(${target} INTERFACE "${PROJECT_SOURCE_DIR}"
@@ -72,10 +77,11 @@ function(lockstep_add_library)
   add_library(lockstep::${arg_NAME} ALIAS ${target})
 endfunction()
 
-# lockstep_add_executable(NAME name SOURCES file... DEPENDS target... [OUTPUT_DIRECTORY dir])
-# OUTPUT_DIRECTORY is relative to the build folder; the default is bin.
+# lockstep_add_executable(NAME name SOURCES file... DEPENDS target... [OUTPUT_DIRECTORY dir]
+#                         [HEADERS set])
+# OUTPUT_DIRECTORY is relative to the build folder; the default is bin. The default of HEADERS is none.
 function(lockstep_add_executable)
-  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;OUTPUT_DIRECTORY" "SOURCES;DEPENDS")
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;OUTPUT_DIRECTORY;HEADERS" "SOURCES;DEPENDS")
   if(arg_UNPARSED_ARGUMENTS OR NOT arg_NAME OR NOT arg_SOURCES)
     message(FATAL_ERROR
       "lockstep_add_executable: NAME or SOURCES missing or unknown: ${arg_UNPARSED_ARGUMENTS}")
@@ -83,9 +89,13 @@ function(lockstep_add_executable)
   if(NOT arg_OUTPUT_DIRECTORY)
     set(arg_OUTPUT_DIRECTORY bin)
   endif()
+  if(NOT arg_HEADERS)
+    set(arg_HEADERS none)
+  endif()
   add_executable(${arg_NAME} ${arg_SOURCES})
   lockstep_configure_target(${arg_NAME} off)
   target_link_libraries(${arg_NAME} PRIVATE ${arg_DEPENDS})
+  lockstep_use_headers(${arg_NAME} ${arg_HEADERS})
   set_target_properties(${arg_NAME} PROPERTIES
     RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/${arg_OUTPUT_DIRECTORY}")
 endfunction()

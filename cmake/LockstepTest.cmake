@@ -46,7 +46,7 @@ function(lockstep_add_test)
     set(libraries GTest::gmock_main)
   endif()
   lockstep_add_executable(NAME ${arg_NAME} SOURCES ${arg_SOURCES} ${main}
-    DEPENDS ${arg_DEPENDS} lockstep::test_support ${libraries} OUTPUT_DIRECTORY tests)
+    DEPENDS ${arg_DEPENDS} lockstep::test_support ${libraries} OUTPUT_DIRECTORY tests HEADERS tests)
 
   if(NOT arg_RANKS)
     add_test(NAME ${arg_NAME} COMMAND ${arg_NAME})
