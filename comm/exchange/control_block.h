@@ -88,7 +88,7 @@ static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 
 // The block's memory: one Failure, then one RankSlot per rank of the node. A view; the memory,
-// control_block_bytes(ranks) zero bytes on a 64-byte boundary, belongs to the backend.
+// bytes(ranks) zero bytes on a 64-byte boundary, belongs to the backend.
 class ControlBlock {
  public:
   ControlBlock() = default;

@@ -39,7 +39,7 @@ enum class LadderAction : std::uint8_t {
 // ladder begins at kill.
 class StopLadder {
  public:
-  // asks_first: who asks rank 0 by another way gets this long before it is asked by a signal.
+  // asks_first_ns: what asks rank 0 by another way gets this long before it is asked by a signal.
   explicit StopLadder(std::int64_t asks_first_ns) : asks_first_ns_(asks_first_ns) {}
 
   void request(const StopRequest& request, std::int64_t now_ns);

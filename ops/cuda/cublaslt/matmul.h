@@ -4,7 +4,7 @@
 
 #include "ops/fused_matmul.h"
 
-// The products of matmul.h and fused_matmul.h by cuBLASLt (cublaslt_library.h says which algorithm
+// The products of matmul.h and fused_matmul.h by cuBLASLt (library.h says which algorithm
 // and when in one call). What it has no algorithm for is done by our own kernels, in steps.
 namespace lockstep::ops::cuda {
 
