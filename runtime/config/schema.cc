@@ -42,7 +42,8 @@ constexpr std::array<std::string_view, 9> kFingerprintSections = {
 bool belongs_to_fingerprint(const Key& key) {
   if (key.path == "run.seed") return true;
   if (key.kind == ValueKind::kPath || key.kind == ValueKind::kPaths) return false;
-  const std::string_view top = std::string_view(key.path).substr(0, key.path.find('.'));
+  const std::string_view path = key.path;
+  const std::string_view top = path.substr(0, path.find('.'));
   return std::find(kFingerprintSections.begin(), kFingerprintSections.end(), top) !=
          kFingerprintSections.end();
 }
