@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <sstream>
 
 #include "core/error.h"
 
@@ -43,10 +44,9 @@ std::vector<std::string> places_of(const StartedProcess& process) {
   std::vector<std::string> places;
   for (const std::string& variable : process.environment) {
     if (!variable.starts_with("PATH=")) continue;
-    std::string rest = variable.substr(5) + ":";
-    for (std::size_t end = rest.find(':'); end != std::string::npos; end = rest.find(':')) {
-      if (end > 0) places.push_back(rest.substr(0, end) + "/" + program);
-      rest.erase(0, end + 1);
+    std::istringstream folders(variable.substr(5));
+    for (std::string folder; std::getline(folders, folder, ':');) {
+      if (!folder.empty()) places.push_back(folder + "/" + program);
     }
   }
   return places;
