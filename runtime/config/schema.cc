@@ -42,8 +42,8 @@ constexpr std::array<std::string_view, 9> kFingerprintSections = {
 bool belongs_to_fingerprint(const Key& key) {
   if (key.path == "run.seed") return true;
   if (key.kind == ValueKind::kPath || key.kind == ValueKind::kPaths) return false;
-  const std::string_view path = key.path;
-  const std::string_view top = path.substr(0, path.find('.'));
+  const auto dot = std::find(key.path.begin(), key.path.end(), '.');
+  const std::string top(key.path.begin(), dot);
   return std::find(kFingerprintSections.begin(), kFingerprintSections.end(), top) !=
          kFingerprintSections.end();
 }
