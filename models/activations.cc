@@ -45,13 +45,21 @@ class ActivationPlan::Maker {
     return slots;
   }
 
-  BlockSlots block() {
+  // first: the slots of block 0, where what is computed again lies; null for block 0 itself.
+  BlockSlots block(const BlockSlots* first) {
+    if (first != nullptr && plan_.recompute_ == Recompute::kBlock) {
+      BlockSlots slots = *first;
+      slots.input = stream();
+      return slots;
+    }
+    const bool shares = first != nullptr && plan_.recompute_ == Recompute::kAttention;
+    const bool shares_norm = shares && c_.norm_position == NormPosition::kPre;
     const bool gates = c_.residual_gate == ResidualGate::kScalar;
     BlockSlots slots;
     slots.input = stream();
-    slots.attention_norm = stream();
+    slots.attention_norm = shares_norm ? first->attention_norm : stream();
     slots.attention_stats = norm();
-    slots.attention = attention();
+    slots.attention = shares ? first->attention : attention();
     if (gates) slots.attention_branch = stream();
     slots.middle = stream();
     slots.mlp_norm = stream();
@@ -177,19 +185,22 @@ class ActivationPlan::Maker {
 };
 
 ActivationPlan::ActivationPlan(const ModelConfig& config, core::DType compute,
-                               std::int64_t max_sequences, core::DeviceType device) {
+                               std::int64_t max_sequences, core::DeviceType device,
+                               Recompute recompute)
+    : recompute_(recompute) {
   Maker maker(config, compute, max_sequences, device, *this);
   embedding = maker.embedding();
+  blocks.reserve(static_cast<std::size_t>(config.layers));
   for (std::int64_t layer = 0; layer < config.layers; ++layer)
-    blocks.push_back(maker.block());
+    blocks.push_back(maker.block(layer == 0 ? nullptr : &blocks.front()));
   head = maker.head();
   gradients = maker.gradients();
   positions = maker.positions();
 }
 
 Activations::Activations(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
-                         core::DeviceRef device, core::MemoryTracker& memory)
-    : plan_(config, compute, max_sequences, device.device.type) {
+                         core::DeviceRef device, core::MemoryTracker& memory, Recompute recompute)
+    : plan_(config, compute, max_sequences, device.device.type, recompute) {
   for (int r = 0; r < kRegions; ++r) {
     const auto region = static_cast<Region>(r);
     buffers_[static_cast<std::size_t>(r)] =

@@ -9,11 +9,16 @@
 #include "core/memory.h"
 #include "core/tensor.h"
 #include "models/model_config.h"
+#include "models/recompute.h"
 
 // The memory of a Transformer: one plan of regions and slots, computed from sizes alone, that both
 // `memory_regions()` and the allocation read. Sizes in the comments are those of the largest
 // micro-batch (N = max_sequences * context); a smaller one uses the front of each slot. "compute"
 // is the compute type, "accumulate" fp32 (fp64 for fp64).
+//
+// What is computed again in backward has one place that all blocks share: with Recompute::kBlock
+// everything of a block but its input, with kAttention what leads from the block's input to the
+// input of the attention's output projection. Forward leaves there what the last block wrote.
 namespace lockstep::models {
 
 enum class Region {
@@ -112,9 +117,11 @@ struct PositionSlots {
 class ActivationPlan {
  public:
   ActivationPlan(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
-                 core::DeviceType device = core::DeviceType::kCpu);
+                 core::DeviceType device = core::DeviceType::kCpu,
+                 Recompute recompute = Recompute::kNone);
 
   std::size_t bytes(Region region) const { return bytes_[static_cast<std::size_t>(region)]; }
+  Recompute recompute() const { return recompute_; }
 
   EmbeddingSlots embedding;
   std::vector<BlockSlots> blocks;
@@ -125,13 +132,15 @@ class ActivationPlan {
  private:
   class Maker;
   std::array<std::size_t, kRegions> bytes_{};
+  Recompute recompute_;
 };
 
 // The plan's regions, allocated on a device (one buffer each), and the plan itself.
 class Activations {
  public:
   Activations(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
-              core::DeviceRef device, core::MemoryTracker& memory);
+              core::DeviceRef device, core::MemoryTracker& memory,
+              Recompute recompute = Recompute::kNone);
 
   const ActivationPlan& plan() const { return plan_; }
 

@@ -61,8 +61,8 @@ ops::AttentionSpec AttentionLayer::spec(const Pass& pass) const {
   return spec;
 }
 
-void AttentionLayer::forward(const Pass& pass, const AttentionSlots& slots, ConstTensorView x,
-                             TensorView y) const {
+void AttentionLayer::forward_context(const Pass& pass, const AttentionSlots& slots,
+                                     ConstTensorView x) const {
   project(pass, x, pass.tokens(slots.qkv, pass.config.width + 2 * pass.config.kv_width()));
   if (pass.config.qk_norm) norm_heads(pass, slots);
   const Heads heads = attention_inputs(pass, slots);
@@ -71,7 +71,11 @@ void AttentionLayer::forward(const Pass& pass, const AttentionSlots& slots, Cons
   const TensorView lse = pass.activations.view(
       slots.lse, {pass.batch.sequences * pass.config.heads, pass.batch.length});
   ops::attention_forward(pass.ops, spec(pass), heads.q, heads.k, heads.v, context, lse);
-  linear_forward(pass, out_, context, y);
+}
+
+void AttentionLayer::project_output(const Pass& pass, const AttentionSlots& slots,
+                                    TensorView y) const {
+  linear_forward(pass, out_, pass.stream(slots.context), y);
 }
 
 void AttentionLayer::backward(const Pass& pass, const AttentionSlots& slots, ConstTensorView dy,

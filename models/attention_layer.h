@@ -23,7 +23,14 @@ class AttentionLayer {
 
   // x: [N, C] -> y: [N, C]; keeps `slots`.
   void forward(const Pass& pass, const AttentionSlots& slots, core::ConstTensorView x,
-               core::TensorView y) const;
+               core::TensorView y) const {
+    forward_context(pass, slots, x);
+    project_output(pass, slots, y);
+  }
+  // Its two halves: from x to what is kept, and from that to y.
+  void forward_context(const Pass& pass, const AttentionSlots& slots,
+                       core::ConstTensorView x) const;
+  void project_output(const Pass& pass, const AttentionSlots& slots, core::TensorView y) const;
 
   // dy, x: [N, C] -> dx: [N, C] and the gradients of this layer's parameters. dy may be the
   // gradient slot `branch`, which serves as a temporary once dy is used up; dx may be neither.

@@ -26,6 +26,14 @@ void Block::forward(const Pass& pass, const BlockSlots& slots, TensorView y) con
   }
 }
 
+void Block::recompute(const Pass& pass, const BlockSlots& slots) const {
+  if (pass.config.norm_position == NormPosition::kPre) {
+    recompute_pre(pass, slots);
+  } else {
+    recompute_post(pass, slots);
+  }
+}
+
 void Block::backward(const Pass& pass, const BlockSlots& slots, BlockGradients& gradients,
                      TensorView dstream) const {
   if (pass.config.norm_position == NormPosition::kPre) {
@@ -50,6 +58,24 @@ void Block::forward_pre(const Pass& pass, const BlockSlots& slots, TensorView y)
   norm_forward(pass, mlp_norm_, slots.mlp_stats, middle, mlp_input);
   mlp_.forward(pass, slots.mlp, mlp_input, transformed);
   join(pass, mlp_residual_, middle, transformed, y);
+}
+
+void Block::recompute_pre(const Pass& pass, const BlockSlots& slots) const {
+  const TensorView x = pass.stream(slots.input);
+  const TensorView attention_input = pass.stream(slots.attention_norm);
+  norm_forward(pass, attention_norm_, slots.attention_stats, x, attention_input);
+  attention_.forward_context(pass, slots.attention, attention_input);
+  if (pass.activations.plan().recompute() != Recompute::kBlock) return;
+
+  const TensorView middle = pass.stream(slots.middle);
+  const TensorView attended = branch_output(pass, slots.attention_branch);
+  attention_.project_output(pass, slots.attention, attended);
+  join(pass, attention_residual_, x, attended, middle);
+  const TensorView mlp_input = pass.stream(slots.mlp_norm);
+  norm_forward(pass, mlp_norm_, slots.mlp_stats, middle, mlp_input);
+  mlp_.forward_activated(pass, slots.mlp, mlp_input);
+  if (mlp_residual_.gate != kNoParameter)
+    mlp_.project_output(pass, slots.mlp, pass.stream(slots.mlp_branch));
 }
 
 void Block::backward_pre(const Pass& pass, const BlockSlots& slots, BlockGradients& gradients,
@@ -84,6 +110,15 @@ void Block::forward_post(const Pass& pass, const BlockSlots& slots, TensorView y
   mlp_.forward(pass, slots.mlp, middle, transformed);
   join(pass, mlp_residual_, middle, transformed, mlp_sum);
   norm_forward(pass, mlp_norm_, slots.mlp_stats, mlp_sum, y);
+}
+
+// The last norm's output, which nobody reads, goes where backward has nothing yet.
+void Block::recompute_post(const Pass& pass, const BlockSlots& slots) const {
+  if (pass.activations.plan().recompute() == Recompute::kBlock) {
+    forward_post(pass, slots, pass.stream(pass.gradients().inner));
+  } else {
+    attention_.forward_context(pass, slots.attention, pass.stream(slots.input));
+  }
 }
 
 void Block::backward_post(const Pass& pass, const BlockSlots& slots, BlockGradients& gradients,

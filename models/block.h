@@ -25,6 +25,11 @@ class Block {
   // slots.input -> y: [N, C].
   void forward(const Pass& pass, const BlockSlots& slots, core::TensorView y) const;
 
+  // Computes again, from slots.input, what backward reads and later blocks have overwritten: with
+  // Recompute::kBlock everything, with kAttention what leads to the attention's output projection.
+  // The same ops on the same operands, hence the same bits; what only y needs is left out.
+  void recompute(const Pass& pass, const BlockSlots& slots) const;
+
   // dstream: [N, C], the gradient of y on entry and of slots.input on return. Fills `gradients`
   // completely.
   void backward(const Pass& pass, const BlockSlots& slots, BlockGradients& gradients,
@@ -39,6 +44,8 @@ class Block {
 
   void forward_pre(const Pass& pass, const BlockSlots& slots, core::TensorView y) const;
   void forward_post(const Pass& pass, const BlockSlots& slots, core::TensorView y) const;
+  void recompute_pre(const Pass& pass, const BlockSlots& slots) const;
+  void recompute_post(const Pass& pass, const BlockSlots& slots) const;
   void backward_pre(const Pass& pass, const BlockSlots& slots, BlockGradients& gradients,
                     core::TensorView dstream) const;
   void backward_post(const Pass& pass, const BlockSlots& slots, BlockGradients& gradients,

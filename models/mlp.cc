@@ -37,7 +37,7 @@ Mlp::Mlp(const ModelConfig& config, const ParameterTable& table, int block)
   down_ = LinearLayer::find(table, name + "down");
 }
 
-void Mlp::forward(const Pass& pass, const MlpSlots& slots, ConstTensorView x, TensorView y) const {
+void Mlp::forward_activated(const Pass& pass, const MlpSlots& slots, ConstTensorView x) const {
   const std::int64_t ffn_width = pass.config.ffn_width;
   const TensorView up = pass.tokens(slots.up, ffn_width);
   const TensorView activated = pass.tokens(slots.activated, ffn_width);
@@ -49,7 +49,10 @@ void Mlp::forward(const Pass& pass, const MlpSlots& slots, ConstTensorView x, Te
   } else {
     linear_activation_forward(pass, up_, function_, x, up, activated);
   }
-  linear_forward(pass, down_, activated, y);
+}
+
+void Mlp::project_output(const Pass& pass, const MlpSlots& slots, TensorView y) const {
+  linear_forward(pass, down_, pass.tokens(slots.activated, pass.config.ffn_width), y);
 }
 
 void Mlp::backward(const Pass& pass, const MlpSlots& slots, ConstTensorView dy, ConstTensorView x,

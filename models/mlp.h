@@ -20,7 +20,13 @@ class Mlp {
 
   // x: [N, C] -> y: [N, C]; keeps `slots`.
   void forward(const Pass& pass, const MlpSlots& slots, core::ConstTensorView x,
-               core::TensorView y) const;
+               core::TensorView y) const {
+    forward_activated(pass, slots, x);
+    project_output(pass, slots, y);
+  }
+  // Its two halves: from x to what is kept, and from that to y.
+  void forward_activated(const Pass& pass, const MlpSlots& slots, core::ConstTensorView x) const;
+  void project_output(const Pass& pass, const MlpSlots& slots, core::TensorView y) const;
 
   // dy, x: [N, C] -> dx: [N, C] and the gradients of this layer's parameters. Overwrites slots.gate
   // and slots.up. dy may be the gradient slot `branch`, which serves as a temporary once dy is used

@@ -66,13 +66,14 @@ void poison(const Pass& pass, core::TensorView x) {
 struct Transformer::Parts {
   Parts(const ModelConfig& model_config, const ParameterTable& parameter_table,
         core::DType compute_type, std::int64_t sequences, std::uint64_t run_seed,
-        ops::OpContext& op_context, core::MemoryTracker& memory)
+        ops::OpContext& op_context, core::MemoryTracker& memory, Recompute recompute)
       : config(model_config),
         table(parameter_table),
         max_sequences(sequences),
         seed(run_seed),
         ops(op_context),
-        activations(model_config, compute_type, sequences, op_context.device_ref(), memory),
+        activations(model_config, compute_type, sequences, op_context.device_ref(), memory,
+                    recompute),
         losses(op_context, 1, memory),
         embedding(parameter_table),
         head(model_config, parameter_table) {
@@ -157,9 +158,9 @@ void Transformer::Parts::find_nonfinite_layer(const Pass& pass, ops::LossSums* s
 
 Transformer::Transformer(const ModelConfig& config, const ParameterTable& table,
                          core::DType compute, std::int64_t max_sequences, std::uint64_t seed,
-                         ops::OpContext& context, core::MemoryTracker& memory)
-    : parts_(
-          std::make_unique<Parts>(config, table, compute, max_sequences, seed, context, memory)) {}
+                         ops::OpContext& context, core::MemoryTracker& memory, Recompute recompute)
+    : parts_(std::make_unique<Parts>(config, table, compute, max_sequences, seed, context, memory,
+                                     recompute)) {}
 
 Transformer::~Transformer() = default;
 
@@ -191,9 +192,13 @@ void Transformer::backward(ParameterSource& parameters, GradientSink& gradients)
   const core::TensorView dstream = pass.stream(pass.gradients().stream);
 
   parts_->head.backward(pass, parts_->table, gradients, dstream);
+  const ActivationPlan& plan = parts_->activations.plan();
   for (std::size_t i = parts_->blocks.size(); i-- > 0;) {
+    const bool last = i + 1 == parts_->blocks.size();  // what forward left is still its own
+    if (plan.recompute() != Recompute::kNone && !last)
+      parts_->blocks[i].recompute(pass, plan.blocks[i]);
     BlockGradients bucket(gradients, parts_->table, static_cast<GroupIndex>(i) + 1);
-    parts_->blocks[i].backward(pass, parts_->activations.plan().blocks[i], bucket, dstream);
+    parts_->blocks[i].backward(pass, plan.blocks[i], bucket, dstream);
     bucket.finish();
   }
   parts_->embedding.backward(pass, parts_->table, gradients, dstream);
@@ -225,8 +230,9 @@ core::ConstTensorView Transformer::logits(const MicroBatch& batch, ParameterSour
 std::vector<MemoryRegion> Transformer::memory_regions(const ModelConfig& config,
                                                       core::DType compute,
                                                       std::int64_t max_sequences,
-                                                      core::DeviceType device) {
-  const ActivationPlan plan(config, compute, max_sequences, device);
+                                                      core::DeviceType device,
+                                                      Recompute recompute) {
+  const ActivationPlan plan(config, compute, max_sequences, device, recompute);
   std::vector<MemoryRegion> regions;
   for (int r = 0; r < kRegions; ++r) {
     const auto region = static_cast<Region>(r);

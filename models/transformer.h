@@ -9,6 +9,7 @@
 #include "models/model_config.h"
 #include "models/model_io.h"
 #include "models/parameter_table.h"
+#include "models/recompute.h"
 #include "ops/op_context.h"
 
 namespace lockstep::models {
@@ -27,7 +28,7 @@ class Transformer {
   // compute: fp32, bf16, fp16; fp64 for tests. max_sequences: B of the largest micro-batch.
   Transformer(const ModelConfig& config, const ParameterTable& table, core::DType compute,
               std::int64_t max_sequences, std::uint64_t seed, ops::OpContext& context,
-              core::MemoryTracker& memory);
+              core::MemoryTracker& memory, Recompute recompute = Recompute::kNone);
   ~Transformer();
 
   // Training forward: computes the loss and keeps what backward needs, a copy of the tokens
@@ -63,7 +64,8 @@ class Transformer {
   // ("workspace") is not among them.
   static std::vector<MemoryRegion> memory_regions(const ModelConfig& config, core::DType compute,
                                                   std::int64_t max_sequences,
-                                                  core::DeviceType device = core::DeviceType::kCpu);
+                                                  core::DeviceType device = core::DeviceType::kCpu,
+                                                  Recompute recompute = Recompute::kNone);
 
  private:
   struct Parts;

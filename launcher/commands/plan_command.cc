@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <ostream>
 
 #include "launcher/cluster_file.h"
@@ -84,6 +85,7 @@ struct Fit {
   std::uint64_t budget = 0;  // bytes; 0: nobody asked
   bool fits = true;
   std::vector<runtime::MemoryAdvice> advice;
+  std::optional<runtime::MemorySetting> first;  // that fits
 };
 
 Fit fit_of(const PlanOptions& options, const runtime::Config& config, std::uint64_t needed,
@@ -94,6 +96,7 @@ Fit fit_of(const PlanOptions& options, const runtime::Config& config, std::uint6
                    : static_cast<std::uint64_t>(config.memory.limit_mib * 1048576.0);
   if (fit.budget == 0) return fit;
   fit.fits = needed <= fit.budget;
+  fit.first = runtime::first_fitting(config, options.ranks, threads, 0, fit.budget, true);
   if (!fit.fits) {
     fit.advice = runtime::advise_memory(config, options.ranks, threads, 0, fit.budget, true);
   }
@@ -106,8 +109,13 @@ std::string fit_text(const Fit& fit) {
   if (fit.fits) return fmt::format("\nfits in {:.1f} MiB\n", mebibytes);
   return fmt::format("\ndoes not fit in {:.1f} MiB; {}\n", mebibytes,
                      fit.advice.empty()
-                         ? "no batch.micro, no parallel.zero_stage and no number of ranks does"
-                         : "what would: " + runtime::to_text(fit.advice));
+                         ? "no batch.micro, no memory.recompute, no parallel.zero_stage and no "
+                           "number of ranks does"
+                         : "what would: " + runtime::to_text(fit.advice)) +
+         (fit.first
+              ? fmt::format("first setting that fits: {} ({:.1f} MiB)\n", fit.first->to_text(),
+                            static_cast<double>(fit.first->bytes) / 1048576.0)
+              : "");
 }
 
 void add_fit(const Fit& fit, nlohmann::ordered_json& json) {
@@ -117,6 +125,14 @@ void add_fit(const Fit& fit, nlohmann::ordered_json& json) {
   json["advice"] = nlohmann::ordered_json::array();
   for (const runtime::MemoryAdvice& advice : fit.advice)
     json["advice"].push_back({{"change", advice.change}, {"bytes_per_rank", advice.bytes}});
+  json["first_fit"] = nullptr;
+  if (!fit.first) return;
+  json["first_fit"] = {{"batch.micro", fit.first->micro},
+                       {"memory.recompute", runtime::name_of(fit.first->recompute)},
+                       {"parallel.zero_stage", fit.first->zero_stage},
+                       {"parallel.grad_sync", name_of(fit.first->grad_sync)},
+                       {"ranks", fit.first->ranks},
+                       {"bytes_per_rank", fit.first->bytes}};
 }
 
 int plan_cluster(const PlanOptions& options, const runtime::Config& config, std::ostream& out) {

@@ -101,8 +101,8 @@ std::string describe_shortage(const MemoryShortage& shortage, const Config& conf
   const std::vector<MemoryAdvice> advice = advise_memory(config, world_size, threads, shortage.rank,
                                                          shortage.budget, !shortage.by_machine);
   const std::string way_out =
-      advice.empty() ? "no batch.micro and no parallel.zero_stage fits: it takes a smaller model "
-                       "(or global batch) or more memory"
+      advice.empty() ? "no batch.micro, no memory.recompute and no parallel.zero_stage fits: it "
+                       "takes a smaller model (or global batch) or more memory"
                      : "what would fit: " + to_text(advice);
   return fmt::format("{}; nothing was allocated\n{}{}", describe(shortage), to_table(plan, nullptr),
                      way_out);

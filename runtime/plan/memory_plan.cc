@@ -125,7 +125,7 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
   const bool on_cuda = config.backend.device == DeviceChoice::kCuda;
   for (const models::MemoryRegion& region : models::Transformer::memory_regions(
            config.model, compute, config.batch.micro,
-           on_cuda ? core::DeviceType::kCuda : core::DeviceType::kCpu)) {
+           on_cuda ? core::DeviceType::kCuda : core::DeviceType::kCpu, recompute_of(config))) {
     const bool results = region.name == ops::kResultsRegion;
     plan.regions.push_back(
         {region.name, region.bytes + (results ? result_bytes(config, table, layout, rank) : 0)});

@@ -24,6 +24,18 @@ DecisionRules decision_rules(const Config& config) {
   return rules;
 }
 
+models::Recompute recompute_of(const Config& config) {
+  switch (config.memory.recompute) {
+    case Recompute::kNone:
+      break;
+    case Recompute::kAttention:
+      return models::Recompute::kAttention;
+    case Recompute::kBlock:
+      return models::Recompute::kBlock;
+  }
+  return models::Recompute::kNone;
+}
+
 BucketLayout bucket_layout(const Config& config, const models::ParameterTable& table,
                            int world_size) {
   const auto limit = static_cast<std::int64_t>(config.parallel.bucket_mib * 1048576.0);

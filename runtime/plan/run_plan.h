@@ -1,6 +1,7 @@
 #pragma once
 
 #include "models/parameter_table.h"
+#include "models/recompute.h"
 #include "runtime/config/config.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/sharding/gradient_buckets.h"
@@ -12,6 +13,7 @@ namespace lockstep::runtime {
 
 GradientPlan gradient_plan(const Config& config, int world_size);
 DecisionRules decision_rules(const Config& config);
+models::Recompute recompute_of(const Config& config);  // memory.recompute
 BucketLayout bucket_layout(const Config& config, const models::ParameterTable& table,
                            int world_size);
 

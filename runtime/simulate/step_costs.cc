@@ -30,6 +30,32 @@ double all_parameters(const models::ParameterTable& table, models::GroupIndex gr
   return count;
 }
 
+// What backward computes again, of pre-norm blocks: with `attention` the projections of queries,
+// keys and values and the attention; with `block` all but the down-projection.
+void add_recomputation(const Config& config, GroupWork& work) {
+  const models::ModelConfig& model = config.model;
+  const double tokens = tokens_of(config);
+  const auto width = static_cast<double>(model.width);
+  double again = 0.0;  // weights
+  double bytes = 0.0;  // part of the forward's
+  switch (config.memory.recompute) {
+    case Recompute::kNone:
+      return;
+    case Recompute::kAttention:
+      again = width * (width + 2.0 * static_cast<double>(model.kv_width()));
+      bytes = 0.25;
+      break;
+    case Recompute::kBlock:
+      again =
+          work.forward.matmul_flop / (2.0 * tokens) - width * static_cast<double>(model.ffn_width);
+      bytes = 1.0;
+      break;
+  }
+  work.backward.matmul_flop += 2.0 * tokens * again;
+  work.backward.attention_flop += work.forward.attention_flop;
+  work.backward.bytes += bytes * work.forward.bytes;
+}
+
 // Norms read the branch and the stream and write both back; the activation keeps its input for
 // backward; a bias gradient reads the gradient of its product's output once.
 GroupWork block_work(const Config& config, double weights) {
@@ -51,6 +77,7 @@ GroupWork block_work(const Config& config, double weights) {
       tokens * element * (8.0 * width + (model.gated() ? 3.0 : 2.0) * ffn + rotated);
   work.backward.bytes =
       tokens * element * (8.0 * width + (model.gated() ? 5.0 : 3.0) * ffn + rotated + biased);
+  add_recomputation(config, work);
   return work;
 }
 

@@ -54,7 +54,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       update_(table_, *state_, *gradients_, context_, memory),
       model_(std::make_unique<models::Transformer>(config.model, table_, config.precision.compute,
                                                    config.batch.micro, config.run.seed, context_,
-                                                   memory)),
+                                                   memory, recompute_of(config))),
       guard_(table_, layout_, *state_, communicator.rank(), config.parallel.verify_every > 0,
              memory),
       recorder_(config, table_, layout_, communicator.rank(), log),

@@ -21,13 +21,14 @@ namespace {
 // A model with everything it needs, at `threads` threads.
 struct Rig {
   explicit Rig(const ModelConfig& model_config, core::DType compute = core::DType::kF32,
-               std::int64_t max_sequences = 4, int threads = 1)
+               std::int64_t max_sequences = 4, int threads = 1,
+               Recompute recompute = Recompute::kNone)
       : config(model_config),
         table(config),
         context(threads, memory),
         parameters(table, compute, 5),
         gradients(table, compute),
-        model(config, table, compute, max_sequences, 17, context, memory) {
+        model(config, table, compute, max_sequences, 17, context, memory, recompute) {
     parameters.perturb(0.1, 5);
   }
 
@@ -144,6 +145,55 @@ TEST(Transformer, SameBitsAtAnyNumberOfThreads) {
       EXPECT_TRUE(one.gradients.bytes() == five.gradients.bytes());
     }
   }
+}
+
+// Dropout included; with several micro-batches, shorter ones among them, so that what one leaves
+// behind would show in the next.
+TEST(Transformer, RecomputingChangesNoBitOfTheGradients) {
+  for (ModelConfig config : various_configs()) {
+    config.layers = 3;
+    if (config.dropout == 0.0) config.dropout = 0.2;
+    for (const core::DType compute : {core::DType::kF32, core::DType::kBF16, core::DType::kF16}) {
+      Rig kept(config, compute, 3);
+      std::size_t bytes = kept.memory.regions()["activations"].current;
+      for (const Recompute recompute : {Recompute::kAttention, Recompute::kBlock}) {
+        SCOPED_TRACE(static_cast<int>(recompute));
+        Rig again(config, compute, 3, 1, recompute);
+        for (const std::int64_t length : {config.context, std::int64_t{3}, config.context}) {
+          const test::TokenBatch data(config, length == 3 ? 2 : 3, length, 2);
+          EXPECT_EQ(kept.train(data.batch()).optimised, again.train(data.batch()).optimised);
+          EXPECT_TRUE(kept.gradients.bytes() == again.gradients.bytes());
+          EXPECT_EQ(kept.model.evaluate(data.batch(), kept.parameters).cross_entropy,
+                    again.model.evaluate(data.batch(), again.parameters).cross_entropy);
+        }
+        const std::size_t less = again.memory.regions()["activations"].current;
+        EXPECT_LT(less, bytes);
+        bytes = less;
+        std::size_t planned = 0;
+        for (const MemoryRegion& region :
+             Transformer::memory_regions(config, compute, 3, core::DeviceType::kCpu, recompute)) {
+          if (region.name == "activations") planned = region.bytes;
+        }
+        EXPECT_EQ(planned, less);
+      }
+    }
+  }
+}
+
+// Of 12 blocks of a GPT, at least 70 % of what is kept.
+TEST(Transformer, RecomputingBlocksSavesMostOfTheActivations) {
+  ModelConfig config = test::tiny_config(Family::kGpt);
+  config.layers = 12;
+  config.width = 64;
+  config.ffn_width = 256;
+  const auto bytes = [&](Recompute recompute) {
+    return static_cast<double>(
+        ActivationPlan(config, core::DType::kF32, 4, core::DeviceType::kCpu, recompute)
+            .bytes(Region::kActivations));
+  };
+  const double all = bytes(Recompute::kNone);
+  EXPECT_LT(bytes(Recompute::kBlock), 0.3 * all);
+  EXPECT_LT(bytes(Recompute::kAttention), 0.75 * all);
 }
 
 TEST(Transformer, SplitBucketsHoldTheSameGradients) {

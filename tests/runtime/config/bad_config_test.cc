@@ -199,7 +199,6 @@ const std::vector<BadLine> kNotBuilt = {
     {"MaskToken", 3, "data: {train: a, mask_token: 5}", {"3:30", "not built yet"}},
     {"MaskProbability", 3, "data: {train: a, mask_probability: 0.2}", {"3:36", "not built yet"}},
     {"LabelField", 3, "data: {train: a, label_field: x}", {"3:31", "not built yet"}},
-    {"Recompute", 7, "memory: {recompute: block}", {"7:21", "legal until then: none"}},
     {"Ema", 7, "ema: {decay: 0.99}", {"7:14", "legal until then: 0"}},
     {"Tensorboard", 7, "metrics: {tensorboard: true}", {"7:24", "not built yet"}},
     {"PerLayer", 7, "metrics: {per_layer_every: 10}", {"7:28", "not built yet"}},

@@ -172,7 +172,8 @@ TEST_F(FitTest, HalvesUntilItFits) {
 TEST_F(FitTest, GivesUpAtOneSequence) {
   const Config asked = config({"memory.on_exhausted=halve_micro"});
   EXPECT_THAT(outcomes(asked, 1000).front(),
-              AllOf(HasSubstr("exit 6"), HasSubstr("no batch.micro and no parallel.zero_stage")));
+              AllOf(HasSubstr("exit 6"),
+                    HasSubstr("no batch.micro, no memory.recompute and no parallel.zero_stage")));
 }
 
 // Every change that is offered fits, and none was needed for what fits already.
@@ -191,8 +192,45 @@ TEST_F(FitTest, AdviceIsTrue) {
   };
   EXPECT_THAT(change(asked, 0.9), StartsWith("batch.micro="));
   const Config least = config({"parallel.zero_stage=0", "batch.micro=1"});
-  EXPECT_THAT(change(least, 0.99), StartsWith("parallel."));
+  EXPECT_THAT(change(least, 0.99), StartsWith("memory.recompute=attention ("));
+  EXPECT_THAT(change(least, 0.99), HasSubstr("or parallel."));
   EXPECT_THAT(change(asked, 0.001), IsEmpty());
+}
+
+// What stands before it in the order does not fit; tried, it stays within the budget.
+TEST_F(FitTest, TheFirstSettingThatFitsIsTheFirstAndFitsWhenTried) {
+  const Config asked = config({"parallel.zero_stage=0", "parallel.grad_sync=boundary"});
+  const auto whole = static_cast<double>(plan_memory(asked, kRanks, 1).total());
+  std::vector<std::string> texts;
+  for (const double part : {1.0, 0.9, 0.6, 0.5, 0.35, 0.3}) {
+    const auto budget = static_cast<std::uint64_t>(part * whole);
+    const auto setting = first_fitting(asked, kRanks, 1, 0, budget, true);
+    ASSERT_TRUE(setting.has_value()) << part;
+    texts.push_back(setting->to_text());
+    SCOPED_TRACE(texts.back());
+    TrainingRun run;
+    run.ranks = setting->ranks;
+    run.overrides = {"batch.global=24",
+                     "train.steps=2",
+                     "schedule.warmup_steps=1",
+                     fmt::format("batch.micro={}", setting->micro),
+                     fmt::format("memory.recompute={}", name_of(setting->recompute)),
+                     fmt::format("parallel.zero_stage={}", setting->zero_stage),
+                     setting->grad_sync == GradSync::kBoundary ? "parallel.grad_sync=boundary"
+                                                               : "parallel.grad_sync=every_round"};
+    run.body = [&](lockstep::testing::Rank& rank) {
+      rank.trainer.run();
+      EXPECT_LE(rank.memory.peak(), budget);
+      if (rank.number() == 0) EXPECT_EQ(rank.memory.peak(), setting->bytes);
+    };
+    EXPECT_FALSE(world_.train(run).error.has_value());
+  }
+  EXPECT_THAT(texts.front(),
+              StartsWith("batch.micro=8, memory.recompute=none, parallel.zero_stage=0"
+                         ", parallel.grad_sync=boundary, 3 ranks"));
+  EXPECT_THAT(texts[1], AllOf(HasSubstr("recompute=none"), HasSubstr("zero_stage=0")));
+  EXPECT_THAT(texts.back(), HasSubstr("zero_stage=2"));
+  EXPECT_FALSE(first_fitting(asked, kRanks, 1, 0, 1000, true).has_value());
 }
 
 // What it does to the curve: nothing that shows.

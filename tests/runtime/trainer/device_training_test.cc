@@ -156,6 +156,31 @@ TEST(DeviceTraining, OverlapGivesTheSameBitsAsWaiting) {
   }
 }
 
+TEST(DeviceTraining, RecomputingChangesNoBit) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    for (const Case& c : cases()) {
+      for (const char* type : {"fp32", "bf16"}) {
+        SCOPED_TRACE(device.name + ", " + c.name + ", " + type);
+        TrainingRun run;
+        run.overrides = c.overrides;
+        run.overrides.insert(run.overrides.end(), {std::string("precision.compute=") + type,
+                                                   "train.steps=2", "schedule.warmup_steps=1"});
+        run.device = backend_of(device);
+        const TrainingResult kept = world.train(run);
+        ASSERT_FALSE(kept.error) << kept.message;
+        for (const char* recompute : {"attention", "block"}) {
+          TrainingRun again = run;
+          again.overrides.push_back(std::string("memory.recompute=") + recompute);
+          const TrainingResult found = world.train(again);
+          EXPECT_EQ(found.state, kept.state) << recompute;
+          EXPECT_EQ(found.step_lines(), kept.step_lines()) << recompute;
+        }
+      }
+    }
+  }
+}
+
 TEST(DeviceTraining, TheSameRunTwiceGivesTheSameBits) {
   TrainingWorld world(small_config());
   for (const test::TestDevice& device : test::devices_under_test()) {

@@ -92,6 +92,33 @@ TEST(ReproducibleRanksWithClipping, EveryModeIsTheSame) {
   }
 }
 
+// What is computed again has the bits of what is kept, in every precision.
+TEST(ReproducibleRanksWithRecompute, SameBitsAsKeeping) {
+  TrainingWorld world(tiny_config());
+  for (const char* compute : {"fp32", "bf16", "fp16"}) {
+    TrainingRun run;
+    run.overrides = {"batch.global=24",        "train.steps=3",
+                     "run.reproducible=ranks", "model.layers=3",
+                     "model.dropout=0.1",      fmt::format("precision.compute={}", compute)};
+    const TrainingResult kept = world.train(run);
+    for (const char* recompute : {"attention", "block"}) {
+      for (const int ranks : {1, 2, 3, 4, 8}) {
+        for (const int stage : {0, 2}) {
+          SCOPED_TRACE(fmt::format("{} {} {} ranks stage {}", compute, recompute, ranks, stage));
+          TrainingRun again = run;
+          again.ranks = ranks;
+          again.overrides.push_back(fmt::format("memory.recompute={}", recompute));
+          again.overrides.push_back(fmt::format("parallel.zero_stage={}", stage));
+          const TrainingResult found = world.train(again);
+          EXPECT_EQ(found.state, kept.state);
+          EXPECT_EQ(found.step_lines(), kept.step_lines());
+          EXPECT_EQ(found.ledger, kept.ledger);
+        }
+      }
+    }
+  }
+}
+
 // The same run twice, without `ranks`: the same bits on the same number of ranks.
 TEST(ReproducibleRun, TwiceTheSame) {
   TrainingWorld world(tiny_config());
