@@ -8,6 +8,7 @@
 #include <ostream>
 
 #include "core/hash.h"
+#include "launcher/commands/tokenizer_command.h"
 #include "runtime/data/prepare.h"
 #include "runtime/data/token_file.h"
 
@@ -15,6 +16,13 @@ namespace lockstep::launcher {
 namespace {
 
 using nlohmann::ordered_json;
+
+// Without the vocabulary.
+ordered_json short_description(const std::string& tokenizer) {
+  nlohmann::json object = nlohmann::json::parse(tokenizer);
+  object.erase("tokenizer_json");
+  return object;
+}
 
 struct PrepareArguments {
   std::vector<std::string> inputs;
@@ -35,6 +43,7 @@ int prepare(const PrepareArguments& arguments, std::ostream& out) {
   const runtime::PrepareResult result = runtime::prepare_data(options);
   if (arguments.format == OutputFormat::kJson) {
     ordered_json json = ordered_json::parse(runtime::to_json(result.meta));
+    json["tokenizer"] = short_description(result.meta.tokenizer);
     json["output"] = arguments.output;
     json["unchanged"] = result.unchanged;
     out << json.dump(-1, ' ', false, ordered_json::error_handler_t::replace) << "\n";
@@ -57,7 +66,9 @@ void add_prepare(CLI::App& data, CommandContext& context) {
       ->required()
       ->option_text("DIR");
   command
-      ->add_option("--tokenizer", arguments->tokenizer, "how text becomes tokens: bytes (default)")
+      ->add_option(
+          "--tokenizer", arguments->tokenizer,
+          "how text becomes tokens: bytes (default) or bpe:PATH, a tokenizer.json or its directory")
       ->option_text("KIND");
   command
       ->add_option("--validation-fraction", arguments->validation_fraction,
@@ -92,7 +103,7 @@ ordered_json describe(const runtime::TokenFile& file, std::uint64_t context) {
   json["fingerprint"] = core::to_hex(fingerprint.hash);
   if (file.tokenizer_vocab()) {
     json["vocab"] = *file.tokenizer_vocab();
-    json["tokenizer"] = ordered_json::parse(file.tokenizer());
+    json["tokenizer"] = short_description(file.tokenizer());
   }
   return json;
 }
@@ -155,6 +166,7 @@ void add_data_command(CLI::App& app, CommandContext& context) {
   command->require_subcommand(1);
   add_prepare(*command, context);
   add_info(*command, context);
+  add_tokenizer_commands(*command, context);
 }
 
 }  // namespace lockstep::launcher

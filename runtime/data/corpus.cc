@@ -96,6 +96,13 @@ void Corpus::lay_out() {
   }
 }
 
+std::vector<std::string_view> Corpus::texts() const {
+  std::vector<std::string_view> texts;
+  for (const Text& text : texts_)
+    texts.push_back(text_of(text.file));
+  return texts;
+}
+
 std::vector<SourceText> Corpus::sources() const {
   std::vector<SourceText> sources;
   for (const Text& text : texts_)

@@ -22,6 +22,9 @@ class Corpus {
 
   std::uint64_t bytes() const { return bytes_; }
 
+  // The files' contents, in reading order, without the newlines put between them.
+  std::vector<std::string_view> texts() const;
+
   // In reading order; a file below a directory is named by its path from there.
   std::vector<SourceText> sources() const;
 

@@ -17,7 +17,7 @@
 #include "core/error.h"
 #include "core/mapped_file.h"
 #include "runtime/data/corpus.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/data/tokenizer/tokenizer.h"
 
 namespace lockstep::runtime {
 
@@ -81,27 +81,56 @@ void sync_directory(const fs::path& path) {
   if (status != 0) fail_to_write(path);
 }
 
-// Encodes the text [begin, end) into a file of its own; gives the number of tokens.
+// Tokens to a file, in the type of the directory.
+class TokenWriter {
+ public:
+  TokenWriter(const fs::path& path, core::DType token_type) : file_(path), type_(token_type) {}
+
+  void write(const std::vector<std::int32_t>& ids) {
+    tokens_ += ids.size();
+    if (type_ == core::DType::kU32) {
+      file_.write(ids.data(), ids.size() * sizeof(std::uint32_t));
+      return;
+    }
+    narrow_.resize(ids.size());
+    std::transform(ids.begin(), ids.end(), narrow_.begin(),
+                   [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
+    file_.write(narrow_.data(), narrow_.size() * sizeof(std::uint16_t));
+  }
+
+  // The number of tokens.
+  std::uint64_t finish() {
+    file_.finish();
+    return tokens_;
+  }
+
+ private:
+  OutputFile file_;
+  core::DType type_;
+  std::vector<std::uint16_t> narrow_;
+  std::uint64_t tokens_ = 0;
+};
+
+// Encodes the text [begin, end) into a file of its own; gives the number of tokens. The tokens are
+// those of the text encoded as a whole: it is cut only where the tokenizer allows it.
 std::uint64_t write_tokens(const Corpus& corpus, std::uint64_t begin, std::uint64_t end,
                            const Tokenizer& tokenizer, core::DType token_type,
                            const fs::path& path) {
-  OutputFile file(path);
-  std::uint64_t tokens = 0;
-  std::vector<std::uint16_t> narrow;
+  constexpr std::size_t kPieceBytes = 1 << 20;
+  TokenWriter writer(path, token_type);
+  std::string waiting;
+  std::size_t wanted = kPieceBytes;
   corpus.visit(begin, end, [&](std::string_view text) {
-    const std::vector<std::int32_t> ids = tokenizer.encode(text);
-    tokens += ids.size();
-    if (token_type == core::DType::kU32) {
-      file.write(ids.data(), ids.size() * sizeof(std::uint32_t));
-      return;
-    }
-    narrow.resize(ids.size());
-    std::transform(ids.begin(), ids.end(), narrow.begin(),
-                   [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
-    file.write(narrow.data(), narrow.size() * sizeof(std::uint16_t));
+    waiting += text;
+    if (waiting.size() < wanted) return;
+    const std::size_t cut = tokenizer.cut_before(waiting, waiting.size() - 1);
+    wanted = cut == 0 ? 2 * waiting.size() : kPieceBytes;
+    if (cut == 0) return;
+    writer.write(tokenizer.encode(std::string_view(waiting).substr(0, cut)));
+    waiting.erase(0, cut);
   });
-  file.finish();
-  return tokens;
+  writer.write(tokenizer.encode(waiting));
+  return writer.finish();
 }
 
 PreparedMeta write_directory(const Corpus& corpus, const PrepareOptions& options,

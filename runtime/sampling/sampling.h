@@ -16,7 +16,7 @@
 #include "ops/op_context.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/config/config.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/data/tokenizer/tokenizer.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/sharding/model_state.h"
 
