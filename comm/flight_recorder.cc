@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "comm/flight_format.h"
+#include "core/system_error.h"
 
 namespace lockstep::comm {
 
@@ -34,7 +35,7 @@ void publish(T& place, T value) {
   throw core::Error(core::ErrorKind::kData,
                     fmt::format("flight recorder: cannot {} {} ({} bytes): {}; run.output must be "
                                 "writable and have free space",
-                                what, path, kFileBytes, std::strerror(error)));
+                                what, path, kFileBytes, core::describe_errno(error)));
 }
 
 void* map_new_file(const std::string& path) {

@@ -1,12 +1,16 @@
 #include "launcher/command_line.h"
 
 #include <algorithm>
+#include <array>
 #include <exception>
 #include <new>
+#include <optional>
 #include <ostream>
+#include <string_view>
 
 #include "core/build_config.h"
 #include "core/error.h"
+#include "core/signals.h"
 #include "runtime/config/nearest.h"
 
 namespace lockstep::launcher {
@@ -56,6 +60,14 @@ std::string suggest_option(const CLI::App& command, const std::vector<std::strin
     if (!nearest.empty()) return "; did you mean '" + nearest + "'?";
   }
   return "";
+}
+
+// The commands that deal with signals themselves, or leave that to the program that they become:
+// they begin with all of them held (core/signals.h). `step` is `bench step`.
+bool takes_signals(const CLI::App& command) {
+  constexpr std::array<std::string_view, 5> kNames = {"train", "step", "coordinator", "supervise",
+                                                      "rank-start"};
+  return std::find(kNames.begin(), kNames.end(), command.get_name()) != kNames.end();
 }
 
 }  // namespace
@@ -111,6 +123,8 @@ int CommandLine::parse_and_act() {
   } catch (const CLI::ParseError& error) {
     return explain_parse_error(error);
   }
+  std::optional<core::SignalThread> signals;
+  if (!takes_signals(deepest_parsed(app_))) signals.emplace();
   return context_.action();
 }
 

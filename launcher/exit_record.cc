@@ -5,11 +5,7 @@
 
 #include <chrono>
 #include <exception>
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
-#include "core/error.h"
 #include "core/json_text.h"
 #include "runtime/files/write_file.h"
 
@@ -33,23 +29,6 @@ bool write_exit_record(const std::string& output, const ExitRecord& record) noex
   } catch (const std::exception&) {
     return false;
   }
-}
-
-bool some_rank_lost_a_peer(const std::string& output) {
-  constexpr auto kLost = static_cast<int>(core::ErrorKind::kCommunication);
-  std::int64_t newest = 0;
-  bool lost = false;
-  std::error_code failure;
-  for (const auto& entry : std::filesystem::directory_iterator(output + "/exit", failure)) {
-    std::ifstream file(entry.path());
-    const auto record = nlohmann::json::parse(file, nullptr, false);
-    if (!record.is_object()) continue;
-    const auto attempt = record.value("attempt", std::int64_t{0});
-    if (attempt < newest) continue;
-    lost = (attempt == newest && lost) || record.value("exit_code", 0) == kLost;
-    newest = attempt;
-  }
-  return lost;
 }
 
 }  // namespace lockstep::launcher

@@ -21,8 +21,4 @@ struct ExitRecord {
 // the end; returns whether it worked.
 bool write_exit_record(const std::string& output, const ExitRecord& record) noexcept;
 
-// Whether a rank of the newest attempt in OUTPUT says that it lost another one (exit code 5).
-// Records that cannot be read say nothing.
-bool some_rank_lost_a_peer(const std::string& output);
-
 }  // namespace lockstep::launcher

@@ -1,5 +1,6 @@
 #include <iostream>
 
+#include "core/signals.h"
 #include "launcher/command_line.h"
 #include "launcher/commands/admin_command.h"
 #include "launcher/commands/audit_command.h"
@@ -27,6 +28,15 @@
 #include "launcher/commands/train_command.h"
 #include "launcher/commands/version_command.h"
 #include "launcher/commands/wait_command.h"
+
+namespace {
+
+// Before any library, preloaded ones too, can start a thread.
+using Initializer = void (*)(int, char**, char**);
+[[gnu::section(".preinit_array"), gnu::used, gnu::retain]] const Initializer hold_signals_first =
+    [](int, char**, char**) { lockstep::core::hold_signals(); };
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace lockstep::launcher;

@@ -1,10 +1,8 @@
 #include "launcher/mpi_launch.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
 #include <signal.h>
-#include <sys/prctl.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,180 +12,220 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <optional>
 
+#include "comm/mpi/mpirun.h"
+#include "coordinator/attempts/attempt_files.h"
+#include "coordinator/attempts/exit_classification.h"
+#include "coordinator/attempts/start_process.h"
 #include "core/error.h"
+#include "core/processors.h"
+#include "core/signals.h"
+#include "launcher/launch_verdict.h"
+#include "launcher/launcher_line.h"
+#include "launcher/output_relay.h"
+#include "launcher/run_description.h"
+#include "launcher/stop_request.h"
+
+extern "C" char** environ;  // NOLINT(readability-redundant-declaration): not in every <unistd.h>
 
 namespace lockstep::launcher {
 
 namespace {
 
-constexpr int kLostRank = static_cast<int>(core::ErrorKind::kCommunication);
-constexpr int kCannotExecute = 127;
+using Clock = std::chrono::steady_clock;
+using core::ErrorKind;
 
-// The handler can reach nothing but globals; they hold numbers, as long as one launch.
-std::atomic<pid_t> forward_to{0};
-std::atomic<bool> asked_to_stop{false};
-
-// mpirun kills its ranks about a second after a SIGTERM, which is no time for a checkpoint, but
-// passes SIGUSR1 on: the first request goes that way, a second one ends the job at once.
-void forward_signal(int) {
-  const pid_t child = forward_to.load();
-  if (child > 0) kill(child, asked_to_stop.exchange(true) ? SIGTERM : SIGUSR1);
-}
-
-// In the child. Ctrl-C must reach only the process that forwards it, hence the group of its own;
-// and mpirun must not outlive that process.
-[[noreturn]] void become(const std::vector<std::string>& command, pid_t parent) {
-  setpgid(0, 0);
-  prctl(PR_SET_PDEATHSIG, SIGTERM);
-  if (getppid() != parent) _exit(kLostRank);
-  const int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  if (nothing >= 0) dup2(nothing, STDIN_FILENO);
-  std::vector<char*> arguments;
-  for (const std::string& word : command)
-    arguments.push_back(const_cast<char*>(word.c_str()));
-  arguments.push_back(nullptr);
-  execvp(arguments[0], arguments.data());
-  _exit(kCannotExecute);
-}
-
-// An mpirun that was killed leaves the memory-mapped files through which it spoke with its ranks:
-// TMPDIR/ompi.HOST.UID/pid.PID.
-void remove_session_of(pid_t mpirun) {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  const std::string owner = fmt::format(".{}", geteuid());
-  for (const auto& entry : fs::directory_iterator(fs::temp_directory_path(ignored), ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with("ompi.") || !name.ends_with(owner)) continue;
-    fs::remove_all(entry.path() / fmt::format("pid.{}", mpirun), ignored);
-  }
-}
-
-// How many processes it has; nothing when the kernel does not tell.
-std::optional<std::ptrdiff_t> count_children(pid_t process) {
-  std::ifstream list(fmt::format("/proc/{}/task/{}/children", process, process));
-  if (!list) return std::nullopt;
-  return std::distance(std::istream_iterator<pid_t>(list), std::istream_iterator<pid_t>());
-}
-
-// Ranks leave together, and mpirun ends the others when one dies; but one that dies in the middle
-// of MPI_Init can leave mpirun, and with it the others, waiting for ever (PMIx 4.2 gives up on the
-// connection with a lock held). Says whether the first rank has been gone for too long.
-class StuckMpirun {
- public:
-  StuckMpirun(pid_t mpirun, int ranks) : mpirun_(mpirun), ranks_(ranks) {}
-
-  bool observe() {
-    const auto now = std::chrono::steady_clock::now();
-    const std::ptrdiff_t found = count_children(mpirun_).value_or(ranks_);
-    started_ = started_ || found > 0;
-    if (!started_ || found >= ranks_) whole_ = now;
-    return now - whole_ > kPatience;
-  }
-  bool started() const { return started_; }
-
-  static constexpr std::chrono::seconds kPatience{10};
-
- private:
-  pid_t mpirun_;
-  std::ptrdiff_t ranks_;
-  bool started_ = false;  // has had a rank
-  std::chrono::steady_clock::time_point whole_ = std::chrono::steady_clock::now();
-};
-
-// Its status, as waitpid gives it.
-int wait_for_end(pid_t child, int ranks) {
-  const int descriptor = static_cast<int>(syscall(SYS_pidfd_open, child, 0));
-  StuckMpirun stuck(child, ranks);
-  int status = 0;
-  pid_t ended = 0;
-  while ((ended = waitpid(child, &status, WNOHANG)) == 0 || (ended < 0 && errno == EINTR)) {
-    pollfd entry{descriptor, POLLIN, 0};
-    poll(&entry, 1, stuck.started() ? 500 : 20);
-    if (!stuck.observe()) continue;
-    kill(child, SIGKILL);
-    waitpid(child, &status, 0);
-    remove_session_of(child);
-    throw core::Error(
-        core::ErrorKind::kCommunication,
-        fmt::format("a rank has ended and mpirun did not end within {} s; it was killed, with the "
-                    "ranks that were left: look into OUTPUT/exit and OUTPUT/logs, and resume",
-                    StuckMpirun::kPatience.count()));
-  }
-  if (descriptor >= 0) close(descriptor);
-  return ended == child ? status : SIGKILL;
-}
-
-int wait_for(pid_t child, int ranks) {
-  const int status = wait_for_end(child, ranks);
-  if (WIFSIGNALED(status)) {
-    remove_session_of(child);
-    return kLostRank;
-  }
-  const int code = WEXITSTATUS(status);
-  if (code == kCannotExecute) {
-    throw core::Error(core::ErrorKind::kConfig,
-                      "cannot start mpirun: install Open MPI (Debian: openmpi-bin), or leave out "
-                      "--ranks to train with one rank");
-  }
-  // mpirun gives 128 + signal for a rank that was killed, and codes of its own for what it lost.
-  return code > static_cast<int>(core::ErrorKind::kStopped) ? kLostRank : code;
-}
-
-}  // namespace
-
-std::vector<std::string> mpirun_command(int ranks, const std::string& program,
-                                        const std::vector<std::string>& arguments) {
-  std::vector<std::string> command = {"mpirun",    "--quiet", "-np", std::to_string(ranks),
-                                      "--bind-to", "none"};
-  const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  if (ranks > cores) {
-    command.insert(command.end(), {"--oversubscribe", "--mca", "mpi_yield_when_idle", "1"});
-  }
-  if (geteuid() == 0) command.emplace_back("--allow-run-as-root");
-  command.push_back(program);
-  command.insert(command.end(), arguments.begin(), arguments.end());
-  return command;
-}
-
-namespace {
+// The first rank comes within seconds, unless mpirun stands still.
+constexpr std::chrono::seconds kStartLimit{120};
+// The same when the run is to stop anyway.
+constexpr std::chrono::seconds kStartLimitOfStop{15};
+constexpr int kPollMs = 200;
 
 // Threads that wait by spinning take the cores from the ranks that they wait for.
 void keep_waiting_threads_from_spinning(int ranks) {
-  const char* threads = std::getenv("OMP_NUM_THREADS");
-  const long of_rank = threads == nullptr ? 1 : std::max(1L, std::atol(threads));
-  if (ranks * of_rank > sysconf(_SC_NPROCESSORS_ONLN)) setenv("OMP_WAIT_POLICY", "passive", 0);
+  if (ranks * std::max(1, threads_from_environment()) > core::usable_cores())
+    setenv("OMP_WAIT_POLICY", "passive", 0);
+}
+
+// Open MPI reads the home directory of the user, and breaks where there is none.
+void give_home(const std::string& directory) {
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || *home == '\0') setenv("HOME", directory.c_str(), 1);
+}
+
+std::vector<std::string> own_environment() {
+  std::vector<std::string> variables;
+  for (char** each = environ; *each != nullptr; ++each)
+    variables.emplace_back(*each);
+  return variables;
+}
+
+// One launch of mpirun, from its start to its end.
+class Launch {
+ public:
+  explicit Launch(const RankLaunch& launch)
+      : launch_(launch),
+        out_(line_, STDOUT_FILENO),
+        err_(line_, STDERR_FILENO),
+        signals_(stop_signals(), [this](int signal) { note(signal); }) {}
+
+  int run() {
+    start();
+    while (!ended()) {
+      const auto progress = ranks_.listen({process_, noted_}, kPollMs);
+      if (progress) line_.show(*progress);
+      answer_signals();
+      end_what_stands_still();
+    }
+    ranks_.listen({}, 0);  // what they said last
+    out_.drain();
+    err_.drain();
+    line_.show("");
+    return conclude();
+  }
+
+ private:
+  void start();
+  void note(int signal);
+  void answer_signals();
+  void kill_everything();
+  void end_what_stands_still();
+  bool ended();
+  int conclude();
+
+  const RankLaunch& launch_;
+  ProgressLine line_;
+  OutputRelay out_;
+  OutputRelay err_;
+  comm::MpirunSession session_;
+  RankLines ranks_;
+  const int noted_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  LaunchFacts facts_;
+  SecondRequest second_;
+  std::atomic<int> stop_{0};  // the first signal
+  std::atomic<bool> at_once_{false};
+  pid_t mpirun_ = 0;
+  int process_ = -1;  // pidfd of mpirun
+  std::int64_t began_ns_ = 0;
+  std::string stuck_;  // what stood still
+  Clock::time_point began_ = Clock::now();
+  std::optional<Clock::time_point> stop_began_;
+  std::optional<Clock::time_point> first_end_;  // of a rank
+  core::SignalThread signals_;
+};
+
+void Launch::start() {
+  comm::allow_mpirun_descriptors(launch_.ranks);
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
+  comm::MpirunCall call{launch_.ranks, {program}};
+  call.program.insert(call.program.end(), launch_.arguments.begin(), launch_.arguments.end());
+  const bool crowded = launch_.ranks > core::usable_cores();
+  for (const auto& [name, value] : comm::mpirun_environment(session_.path(), crowded, true))
+    setenv(name.c_str(), value.c_str(), 0);
+  keep_waiting_threads_from_spinning(launch_.ranks);
+  give_home(session_.path());
+  ranks_.put_into_environment(line_.on_terminal());
+  coordinator::StartedProcess child;
+  child.arguments = comm::mpirun_command(call);
+  child.environment = own_environment();
+  child.out = out_.write_end();
+  child.err = err_.write_end();
+  child.new_session = true;
+  child.held_signals = comm::signals_kept_from_mpirun();
+  child.held_signals.push_back(SIGINT);  // as well: this process passes on what is asked for
+  child.signal_at_parents_end = SIGKILL;
+  began_ns_ = coordinator::unix_now_ns();
+  mpirun_ = coordinator::start_process(child);
+  process_ = static_cast<int>(syscall(SYS_pidfd_open, mpirun_, 0));
+  out_.start();
+  err_.start();
+}
+
+// On the thread of the signals.
+void Launch::note(int signal) {
+  int none = 0;
+  stop_.compare_exchange_strong(none, signal);
+  if (second_.is_second(signal) || !launch_.listen) at_once_ = true;
+  eventfd_write(noted_, 1);
+}
+
+void Launch::answer_signals() {
+  eventfd_t ignored = 0;
+  eventfd_read(noted_, &ignored);
+  if (stop_ != 0 && !stop_began_) {
+    stop_began_ = Clock::now();
+    ranks_.ask_to_stop();
+  }
+  if (at_once_) kill_everything();
+}
+
+void Launch::kill_everything() {
+  for (const RankLines::Rank& rank : ranks_.ranks()) {
+    if (rank.socket >= 0) kill(rank.pid, SIGKILL);  // it lives: its end of the line is open
+  }
+  kill(mpirun_, SIGKILL);  // ranks that have not said yet that they are there end with it
+}
+
+// Says whether mpirun waits for what will never come.
+void Launch::end_what_stands_still() {
+  const auto now = Clock::now();
+  const std::vector<RankLines::Rank>& ranks = ranks_.ranks();
+  const auto gone = [](const RankLines::Rank& rank) { return rank.socket < 0; };
+  if (!first_end_ && std::any_of(ranks.begin(), ranks.end(), gone)) first_end_ = now;
+  const auto fail = [&](const std::string& why) {
+    kill_everything();
+    stuck_ = why;
+  };
+  if (!stuck_.empty()) return;
+  if (first_end_ && now - *first_end_ > comm::kMpirunPatience) {
+    fail(
+        fmt::format("a rank has ended and mpirun did not end within {} s; it was killed, with the "
+                    "ranks that were left: look into {}/exit and {}/logs, and continue with "
+                    "--resume auto",
+                    comm::kMpirunPatience.count(), launch_.output, launch_.output));
+  } else if (ranks.empty() && now - began_ > kStartLimit) {
+    fail(fmt::format("mpirun started no rank within {} s; it was killed", kStartLimit.count()));
+  } else if (ranks.empty() && stop_began_ && now - *stop_began_ > kStartLimitOfStop) {
+    kill_everything();
+  }
+}
+
+bool Launch::ended() {
+  int status = 0;
+  const pid_t found = waitpid(mpirun_, &status, WNOHANG);
+  if (found == 0 || (found < 0 && errno == EINTR)) return false;
+  facts_.mpirun_status = found == mpirun_ ? status : SIGKILL;
+  return true;
+}
+
+int Launch::conclude() {
+  facts_.ranks = launch_.ranks;
+  facts_.stop_signal = stop_;
+  facts_.at_once = at_once_;
+  facts_.spoke = err_.bytes() > 0;
+  facts_.arrived = static_cast<int>(ranks_.ranks().size());
+  for (const RankLines::Rank& rank : ranks_.ranks()) {
+    auto record = coordinator::read_exit_record(launch_.output, rank.number, began_ns_);
+    if (record && record->pid == rank.pid) facts_.records.push_back(std::move(*record));
+  }
+  const LaunchVerdict verdict = judge(facts_);
+  const bool lost = verdict.code != 0 && facts_.records.empty();
+  if (!stuck_.empty() && lost && !facts_.at_once) {
+    throw core::Error(ErrorKind::kCommunication, stuck_);
+  }
+  if (!verdict.message.empty()) {
+    const std::string text = "lockstep: " + verdict.message + "\n";
+    line_.print(STDERR_FILENO, text.data(), text.size());
+  }
+  return verdict.code;
 }
 
 }  // namespace
 
-int launch_ranks(int ranks, const std::vector<std::string>& arguments) {
-  const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
-  const std::vector<std::string> command = mpirun_command(ranks, program, arguments);
-  keep_waiting_threads_from_spinning(ranks);
-  setenv("OMPI_MCA_shmem", "mmap", 0);  // mpirun too would try out POSIX shared memory
-  const pid_t parent = getpid();
-  const pid_t child = fork();
-  if (child < 0) {
-    throw core::Error(core::ErrorKind::kInternal,
-                      fmt::format("cannot start a process: {}", std::strerror(errno)));
-  }
-  if (child == 0) become(command, parent);
-  asked_to_stop = false;
-  forward_to = child;
-  struct sigaction forward {};
-  forward.sa_handler = forward_signal;
-  sigaction(SIGTERM, &forward, nullptr);
-  sigaction(SIGINT, &forward, nullptr);
-  const int code = wait_for(child, ranks);
-  forward_to = 0;
-  return code;
+int launch_ranks(const RankLaunch& launch) {
+  return Launch(launch).run();
 }
 
 }  // namespace lockstep::launcher

@@ -1,14 +1,18 @@
 #include "launcher/run_description.h"
 
 #include <fmt/format.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstdlib>
+#include <string_view>
 
+#include "core/error.h"
 #include "core/hash.h"
 #include "core/json_text.h"
+#include "core/processors.h"
 #include "launcher/device_choice.h"
 #include "runtime/config/dump_config.h"
 #include "runtime/version/build_info.h"
@@ -17,10 +21,7 @@ namespace lockstep::launcher {
 
 namespace {
 
-int positive_number(const char* variable) {
-  const char* text = std::getenv(variable);
-  return text == nullptr ? 0 : std::max(0, std::atoi(text));
-}
+constexpr int kMostThreads = 4096;  // as backend.threads
 
 std::string host_name() {
   char host[256] = {};
@@ -44,22 +45,44 @@ std::string comm_name(runtime::CommChoice choice) {
   return "auto";
 }
 
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
+int threads_from_environment() {
+  const char* text = std::getenv("OMP_NUM_THREADS");
+  if (text == nullptr || *text == '\0') return 0;
+  // A list gives the threads of nested levels, of which there is one here.
+  const std::string_view first = std::string_view(text).substr(0, std::string_view(text).find(','));
+  int threads = 0;
+  const auto [end, failure] = std::from_chars(first.data(), first.data() + first.size(), threads);
+  const bool whole = failure == std::errc() && end == first.data() + first.size();
+  if (!whole || threads < 1 || threads > kMostThreads) {
+    throw core::Error(core::ErrorKind::kConfig,
+                      fmt::format("the environment variable OMP_NUM_THREADS is '{}'; expected a "
+                                  "number from 1 to {}: set it, unset it, or set backend.threads",
+                                  text, kMostThreads));
+  }
+  return threads;
 }
 
-int threads_of_rank(const runtime::Config& config, int world_size) {
+int threads_of_rank(const runtime::Config& config, int ranks_on_node) {
   if (config.backend.threads > 0) return config.backend.threads;
-  const int asked = positive_number("OMP_NUM_THREADS");
-  if (asked > 0) return asked;
-  const int cores = usable_cores();
-  const long on_node = sysconf(_SC_NPROCESSORS_ONLN);
-  // A process bound to a part of the cores has them for itself.
-  if (cores < on_node) return cores;
-  return std::max(1, cores / std::max(1, local_rank(world_size).of));
+  const int asked = threads_from_environment();
+  return asked > 0 ? asked : std::max(1, core::usable_cores() / std::max(1, ranks_on_node));
+}
+
+int threads_of_rank(const runtime::Config& config, comm::Communicator& communicator) {
+  // Ranks that are bound to different cores of a node share nothing but the quota.
+  const std::string host = host_name() + "\n";
+  const std::string cores = host + core::affinity_text();
+  int on_host = 0;
+  int on_cores = 0;
+  for (const std::string& other : communicator.all_gather_bytes(cores, "threads")) {
+    on_host += other.starts_with(host) ? 1 : 0;
+    on_cores += other == cores ? 1 : 0;
+  }
+  if (config.backend.threads > 0) return config.backend.threads;
+  if (const int asked = threads_from_environment(); asked > 0) return asked;
+  const double of_quota = std::ceil(core::cores_of_quota()) / on_host;
+  const double of_affinity = core::cores_of_affinity() / on_cores;
+  return std::max(1, static_cast<int>(std::min(of_quota, of_affinity)));
 }
 
 std::string run_description(const runtime::Config& config, const comm::Communicator& communicator,

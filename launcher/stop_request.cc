@@ -1,45 +1,71 @@
 #include "launcher/stop_request.h"
 
+#include <fmt/format.h>
 #include <signal.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <utility>
+
+#include "core/error.h"
 
 namespace lockstep::launcher {
 
 namespace {
 
-// A signal handler can reach nothing but a global; it holds a number and owns nothing.
-std::atomic<int> requested{0};
-static_assert(std::atomic<int>::is_always_lock_free);
-
-constexpr int kSignals[] = {SIGTERM, SIGINT, SIGUSR1};
-
-void take_note(int signal) {
-  int none = 0;
-  requested.compare_exchange_strong(none, signal);
-  if (signal != SIGUSR1) {
-    // The next one ends the process.
-    ::signal(SIGTERM, SIG_DFL);
-    ::signal(SIGINT, SIG_DFL);
-  }
+bool is_ignored(int signal) {
+  struct sigaction action {};
+  return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
 }  // namespace
 
-StopRequest::StopRequest() {
-  requested = 0;
-  struct sigaction action {};
-  action.sa_handler = take_note;
-  action.sa_flags = SA_RESTART;
-  for (const int signal : kSignals)
-    sigaction(signal, &action, nullptr);
+std::vector<int> stop_signals() {
+  std::vector<int> signals = {SIGTERM, SIGINT, SIGUSR1, SIGXCPU};
+  if (!is_ignored(SIGHUP)) signals.push_back(SIGHUP);
+  return signals;
 }
 
-StopRequest::~StopRequest() {
-  for (const int signal : kSignals)
-    ::signal(signal, SIG_DFL);
+bool SecondRequest::is_second(int signal) {
+  const auto now = std::chrono::steady_clock::now();
+  if (first_ == std::chrono::steady_clock::time_point()) {
+    first_ = now;
+    return false;
+  }
+  const bool ends = signal == SIGTERM || signal == SIGINT || signal == SIGHUP;
+  return ends && now - first_ > kMoment;
 }
 
-const std::atomic<int>& StopRequest::flag() const {
-  return requested;
+StopRequest::StopRequest() : signals_(stop_signals(), [this](int signal) { take(signal); }) {
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);
+  if (!line_.connected()) return;
+  signals_.watch(line_.descriptor(), [this] {
+    bool open = true;
+    if (line_.take_stop(open)) take(SIGUSR1);
+    return open;
+  });
+}
+
+StopRequest::~StopRequest() = default;
+
+void StopRequest::set_last_words(std::function<void(const std::string&)> last_words) {
+  const std::lock_guard lock(mutex_);
+  last_words_ = std::move(last_words);
+}
+
+void StopRequest::take(int signal) {
+  int none = 0;
+  requested_.compare_exchange_strong(none, signal);
+  if (!second_.is_second(signal)) return;
+  const std::lock_guard lock(mutex_);
+  if (last_words_) {
+    last_words_(
+        fmt::format("ended at once by a second signal ({}); what was trained since the "
+                    "last checkpoint is lost; continue with --resume auto",
+                    strsignal(signal)));
+  }
+  _exit(static_cast<int>(core::ErrorKind::kStopped));
 }
 
 }  // namespace lockstep::launcher

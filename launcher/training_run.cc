@@ -31,9 +31,15 @@ namespace lockstep::launcher {
 
 namespace {
 
+namespace agent = coordinator::agent;
+
 runtime::ResumeChoice parse_resume(const std::string& text) {
   if (text == "never") return {runtime::ResumeMode::kNever, ""};
   if (text == "auto") return {runtime::ResumeMode::kAuto, ""};
+  if (text.empty()) {
+    throw core::Error(core::ErrorKind::kConfig,
+                      "--resume is empty; expected never, auto, or a checkpoint directory");
+  }
   return {runtime::ResumeMode::kPath, text};
 }
 
@@ -85,15 +91,18 @@ void tell_coordinator(const runtime::Config& config, runtime::Trainer& trainer,
 }
 
 // Builds the trainer and trains; record.step is what was reached, however it ends.
-void train_fitted(const runtime::FittedConfig& fitted, const std::string& checkpoint,
+void train_fitted(const runtime::FittedConfig& fitted, int threads, const std::string& checkpoint,
                   const runtime::RunDirectory& directory, comm::Communicator& communicator,
                   const runtime::BackendDevice& device, core::MemoryTracker& memory,
                   const StopRequest& stop, core::Logger& log, ExitRecord& record) {
   const runtime::Config& config = fitted.config;
-  const int threads = threads_of_rank(config, communicator.world_size());
   runtime::Trainer trainer(config, threads, communicator, memory, log, device);
   trainer.set_attempt(directory.attempt());
   trainer.listen_to(stop.flag());
+  const LauncherLine& launcher = stop.launcher();
+  if (launcher.shows_progress()) {
+    trainer.show_progress([&launcher](const std::string& line) { launcher.show_progress(line); });
+  }
   const std::string run_line = run_line_fields(config, communicator, threads, device);
   if (checkpoint.empty()) {
     trainer.start(run_line);
@@ -120,13 +129,14 @@ void train(const runtime::Config& config, const runtime::ResumeChoice& resume,
            ExitRecord& record) {
   const std::string checkpoint = choose_checkpoint(config, resume, directory, communicator, log);
   const int ranks = communicator.world_size();
-  const int threads = threads_of_rank(config, ranks);
+  const int threads = threads_of_rank(config, communicator);
   const runtime::FittedConfig fitted =
       runtime::fit_to_memory(config, threads, communicator, device, log);
   core::MemoryTracker memory;
   memory.set_limit(static_cast<std::size_t>(config.memory.limit_mib * 1048576.0));
   try {
-    train_fitted(fitted, checkpoint, directory, communicator, device, memory, stop, log, record);
+    train_fitted(fitted, threads, checkpoint, directory, communicator, device, memory, stop, log,
+                 record);
   } catch (const runtime::AgreedError&) {
     throw;
   } catch (const core::Error& error) {
@@ -178,22 +188,28 @@ void conclude(const std::exception_ptr& failure, comm::Communicator& communicato
   }
 }
 
-// Writes the exit record of a rank whose device never comes back, and with it the thread that
-// should have written one.
+// Writes the exit record of a rank that ends while the thread that should write one is still
+// somewhere else: its device never comes back, or a second signal ends it at once.
 class StuckRank {
  public:
-  StuckRank(std::string output, ExitRecord record)
-      : output_(std::move(output)), record_(std::move(record)) {}
+  StuckRank(std::string output, ExitRecord record, StopRequest& stop)
+      : output_(std::move(output)), record_(std::move(record)), stop_(stop) {
+    stop_.set_last_words(
+        [this](const std::string& cause) { leave_record(core::ErrorKind::kStopped, cause); });
+  }
+  ~StuckRank() { stop_.set_last_words({}); }
+  StuckRank(const StuckRank&) = delete;
+  StuckRank& operator=(const StuckRank&) = delete;
 
   // Whose record it would be; 0: of none, as before the first call.
   void set_attempt(std::int64_t attempt) { attempt_ = attempt; }
 
   // From any thread.
-  void leave_record(const std::string& cause) {
+  void leave_record(core::ErrorKind kind, const std::string& cause) {
     if (attempt_ == 0) return;
     record_.attempt = attempt_;
-    record_.exit_code = static_cast<int>(core::ErrorKind::kCommunication);
-    record_.reason = core::describe(core::ErrorKind::kCommunication);
+    record_.exit_code = static_cast<int>(kind);
+    record_.reason = core::describe(kind);
     record_.message = cause;
     write_exit_record(output_, record_);
   }
@@ -201,6 +217,7 @@ class StuckRank {
  private:
   std::string output_;
   ExitRecord record_;  // its step is not known: that of the last checkpoint counts
+  StopRequest& stop_;
   std::atomic<std::int64_t> attempt_{0};
 };
 
@@ -222,7 +239,7 @@ std::string check_training_request(const TrainRequest& request, int ranks) {
 }
 
 int run_training(const TrainRequest& request) {
-  const StopRequest stop;  // first: a request that comes while the ranks are starting counts too
+  StopRequest stop;  // first: a request that comes while the ranks are starting counts too
   std::optional<comm::MpiEnvironment> environment;
   if (comm::started_by_mpi_launcher()) environment.emplace();
   const int rank = environment ? environment->rank() : 0;
@@ -241,15 +258,16 @@ int run_training(const TrainRequest& request) {
     ExitRecord record;
     record.rank = rank;
     record.world_size = world_size;
-    StuckRank stuck(config.run.output, record);
-    const auto [device, communicator] =
-        connect_ranks(config, environment ? &*environment : nullptr, log,
-                      [&stuck](const std::string& cause) { stuck.leave_record(cause); });
+    StuckRank stuck(config.run.output, record, stop);
+    const auto [device, communicator] = connect_ranks(
+        config, environment ? &*environment : nullptr, log, [&stuck](const std::string& cause) {
+          stuck.leave_record(core::ErrorKind::kCommunication, cause);
+        });
     std::optional<comm::FlightRecorder> recorder;
     std::optional<runtime::RunDirectory> directory;  // locked until the exit record is written
     try {
       const runtime::ResumeChoice resume = parse_resume(request.resume);
-      directory.emplace(config, resume, *communicator, log);
+      directory.emplace(config, resume, *communicator, log, &stop.flag());
       record.attempt = directory->attempt();
       stuck.set_attempt(record.attempt);
       record_flight(config, *directory, *communicator, recorder);

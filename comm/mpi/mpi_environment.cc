@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -28,10 +29,15 @@ bool is_set(const char* name) {
   return std::getenv(name) != nullptr;
 }
 
+// 1 when it is not set.
+int number_of(const char* name) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? 1 : std::atoi(text);
+}
+
 // Tasks of the Slurm step this process belongs to; 1 outside Slurm.
 int slurm_step_tasks() {
-  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
-  return is_set("SLURM_STEP_ID") && tasks != nullptr ? std::atoi(tasks) : 1;
+  return is_set("SLURM_STEP_ID") ? number_of("SLURM_STEP_NUM_TASKS") : 1;
 }
 
 // The name of the loopback interface if it works ("lo"), else empty.
@@ -106,7 +112,20 @@ class StartLimit {
 }  // namespace
 
 bool started_by_mpi_launcher() {
-  return is_set("OMPI_COMM_WORLD_SIZE") || is_set("PMIX_RANK") || slurm_step_tasks() > 1;
+  return is_set("OMPI_COMM_WORLD_SIZE") || is_set("PMIX_RANK") || is_set("PMI_RANK");
+}
+
+void refuse_separate_tasks() {
+  const int tasks = std::max(slurm_step_tasks(), number_of("SLURM_NTASKS"));
+  if (tasks <= 1) return;
+  throw core::Error(
+      core::ErrorKind::kConfig,
+      fmt::format(
+          "this is a Slurm job of {0} tasks, and nothing connects them (no PMIx): each would "
+          "train a run of its own; write `srun --mpi=pmix lockstep train CONFIG`, or, once "
+          "in the batch script, `mpirun --bind-to none lockstep train CONFIG`; --ranks {0} "
+          "starts all ranks on this host, --ranks 1 trains with this one",
+          tasks));
 }
 
 MpiEnvironment::MpiEnvironment() {
@@ -131,12 +150,13 @@ MpiEnvironment::MpiEnvironment() {
   check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &world_size_), "MPI_Comm_size");
-  if (world_size_ == 1 && slurm_step_tasks() > 1 && !is_set("OMPI_COMM_WORLD_SIZE")) {
+  const int tasks = std::max(slurm_step_tasks(), number_of("PMI_SIZE"));
+  if (world_size_ == 1 && tasks > 1 && !is_set("OMPI_COMM_WORLD_SIZE")) {
     throw core::Error(
         core::ErrorKind::kConfig,
-        fmt::format("srun started {} tasks, but MPI sees a world of one; start them with "
-                    "`srun --mpi=pmix` (or mpirun)",
-                    slurm_step_tasks()));
+        fmt::format("the launcher started {} tasks, but MPI sees a world of one; start them with "
+                    "`srun --mpi=pmix`, or with the mpirun of Open MPI",
+                    tasks));
   }
 }
 

@@ -5,6 +5,10 @@ namespace lockstep::comm {
 // Whether this process was started as one rank of several by mpirun, another PMIx launcher or srun.
 bool started_by_mpi_launcher();
 
+// Throws Error(kConfig), saying what to write, in a task of a Slurm job of several tasks that nothing
+// connects: each would train a run of its own. For a process that was not started_by_mpi_launcher().
+void refuse_separate_tasks();
+
 // MPI for the time of one process; made by main in a process that started_by_mpi_launcher().
 // Initialises MPI (thread level SERIALIZED: one thread at a time talks to MPI, which may be that of a
 // communicator that watches over a device) with errors returned as codes.

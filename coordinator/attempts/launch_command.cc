@@ -8,6 +8,7 @@
 #include <cctype>
 #include <string_view>
 
+#include "comm/mpi/mpirun.h"
 #include "coordinator/attempts/attempt_files.h"
 #include "coordinator/attempts/log_writer.h"
 #include "coordinator/attempts/process.h"
@@ -133,49 +134,28 @@ std::vector<std::string> launch_command(const LaunchSpec& spec, const std::strin
   std::vector<std::string> hosts;
   for (const HostSlots& host : spec.hosts)
     hosts.push_back(fmt::format("{}:{}", host.address, host.slots.size()));
-  // Which slots are used was decided by the coordinator, so mpirun is not to count cores; and runs
-  // may share a machine, so whoever waits gives its core away. POSIX shared memory is not even to
-  // be tried: what is killed meanwhile stays in /dev/shm.
-  std::vector<std::string> command = {"mpirun",
-                                      "-np",
-                                      std::to_string(spec.ranks()),
-                                      "--host",
-                                      fmt::format("{}", fmt::join(hosts, ",")),
-                                      "--map-by",
-                                      "slot",
-                                      "--bind-to",
-                                      "none",
-                                      "--oversubscribe",
-                                      "--mca",
-                                      "mpi_yield_when_idle",
-                                      "1",
-                                      "--mca",
-                                      "shmem",
-                                      "mmap"};
-  if (geteuid() == 0) command.emplace_back("--allow-run-as-root");
-  // What mpirun has to say of ranks that ended, the supervisor knows better; of hosts that cannot
-  // be reached it does not.
-  if (all_on_this_machine(spec)) command.emplace_back("--quiet");
+  comm::MpirunCall call;
+  call.ranks = spec.ranks();
+  call.hosts = hosts;
   if (spec.hosts.size() > 1) {
     for (const char* name :
          {kAttemptTagVariable, "LOCKSTEP_COORDINATOR", "LOCKSTEP_AGENT_TOKEN_FILE", "LOCKSTEP_CA",
           "LOCKSTEP_CERTIFICATE", "LOCKSTEP_KEY", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"}) {
-      if (environment.contains(name)) command.insert(command.end(), {"-x", name});
+      if (environment.contains(name)) call.exported.emplace_back(name);
     }
   }
-  command.insert(command.end(),
-                 {self, "rank-start", "--directory", directory, "--boot-id", boot_id()});
+  call.program = {self, "rank-start", "--directory", directory, "--boot-id", boot_id()};
   if (const std::string devices = visible_devices(spec); !devices.empty()) {
-    command.insert(command.end(), {"--devices", devices});
+    call.program.insert(call.program.end(), {"--devices", devices});
   }
-  command.emplace_back("--");
+  call.program.emplace_back("--");
   if (spec.program.empty()) {
-    command.push_back(self);
+    call.program.push_back(self);
   } else {
-    command.insert(command.end(), spec.program.begin(), spec.program.end());
+    call.program.insert(call.program.end(), spec.program.begin(), spec.program.end());
   }
-  command.insert(command.end(), {"train", spec.config_file, "--resume", spec.resume});
-  return command;
+  call.program.insert(call.program.end(), {"train", spec.config_file, "--resume", spec.resume});
+  return comm::mpirun_command(call);
 }
 
 Environment allowed_environment(const char* const* parent) {
@@ -202,7 +182,8 @@ bool is_this_machine(const std::string& address) {
          own.starts_with(address + ".") || address.starts_with(own + ".");
 }
 
-Environment rank_environment(const LaunchSpec& spec, Environment allowed) {
+Environment rank_environment(const LaunchSpec& spec, Environment allowed,
+                             const std::string& session) {
   allowed[kAttemptTagVariable] = attempt_tag(spec.attempt);
   if (!spec.agent_address.empty()) {
     allowed["LOCKSTEP_COORDINATOR"] = spec.agent_address;
@@ -213,6 +194,11 @@ Environment rank_environment(const LaunchSpec& spec, Environment allowed) {
   }
   // Threads that wait by spinning take the cores from the ranks that they wait for.
   allowed.emplace("OMP_WAIT_POLICY", "passive");
+  // Runs may share a machine, so whoever waits gives its core away. What mpirun has to say of ranks
+  // that ended, the supervisor knows better; of hosts that cannot be reached it does not.
+  const bool quiet = all_on_this_machine(spec);
+  for (const auto& [name, value] : comm::mpirun_environment(session, true, quiet))
+    allowed.emplace(name, value);
   return allowed;
 }
 

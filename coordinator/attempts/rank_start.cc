@@ -17,6 +17,7 @@
 #include "coordinator/attempts/control_channel.h"
 #include "coordinator/attempts/process.h"
 #include "core/error.h"
+#include "core/signals.h"
 
 namespace lockstep::coordinator {
 
@@ -68,6 +69,7 @@ void start_rank(const RankStart& start) {
   choose_devices(start.devices, rank);
   // A request to stop may come before the program listens for it; it is repeated.
   signal(SIGUSR1, SIG_IGN);
+  core::release_signals();
   std::vector<char*> arguments;
   for (const std::string& word : start.program)
     arguments.push_back(const_cast<char*>(word.c_str()));

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/signals.h"
 
 namespace lockstep::coordinator {
 
@@ -35,6 +36,7 @@ struct Prepared {
   std::vector<char*> environment;
   std::string complaint;
   std::vector<int> keeps;  // ascending
+  sigset_t held{};
   pid_t parent = 0;
 };
 
@@ -52,12 +54,10 @@ std::vector<std::string> places_of(const StartedProcess& process) {
   return places;
 }
 
-void default_signals() {
+void default_signals(const sigset_t& held) {
   for (int number = 1; number < NSIG; ++number)
     signal(number, SIG_DFL);
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
+  sigprocmask(SIG_SETMASK, &held, nullptr);
 }
 
 void close_all_but(const std::vector<int>& keeps) {
@@ -82,7 +82,7 @@ void close_all_but(const std::vector<int>& keeps) {
   dup2(process.out >= 0 ? process.out : nothing, STDOUT_FILENO);
   dup2(process.err >= 0 ? process.err : nothing, STDERR_FILENO);
   close_all_but(prepared.keeps);
-  default_signals();
+  default_signals(prepared.held);
   for (const std::string& path : prepared.candidates)
     execve(path.c_str(), prepared.arguments.data(), prepared.environment.data());
   if (write(STDERR_FILENO, prepared.complaint.data(), prepared.complaint.size()) < 0) {
@@ -103,6 +103,7 @@ pid_t start_process(const StartedProcess& process) {
                   process.arguments.front());
   prepared.keeps = process.keeps;
   std::sort(prepared.keeps.begin(), prepared.keeps.end());
+  prepared.held = core::signal_set(process.held_signals);
   prepared.parent = getpid();
   const pid_t child = fork();
   if (child < 0) {

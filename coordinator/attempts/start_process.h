@@ -17,9 +17,10 @@ struct StartedProcess {
   std::vector<int> keeps;         // descriptors that it has besides, under the same numbers
   bool new_session = false;       // setsid
   int signal_at_parents_end = 0;  // PR_SET_PDEATHSIG; 0: none
+  std::vector<int> held_signals;  // that it never gets, unless it asks for them
 };
 
-// Every signal has its default effect in it, and no other descriptor is open. Throws
+// Every other signal has its default effect in it, and no other descriptor is open. Throws
 // Error(kInternal) if there can be no process; a program that is not there ends with 127 and says
 // so on its standard error.
 pid_t start_process(const StartedProcess& process);

@@ -1,6 +1,9 @@
 #include "coordinator/attempts/stop_ladder.h"
 
 #include <algorithm>
+#include <chrono>
+
+#include "comm/mpi/mpirun.h"
 
 namespace lockstep::coordinator {
 
@@ -14,7 +17,7 @@ constexpr std::int64_t kKillTime = 2 * kSecond;
 constexpr std::int64_t kLauncherTime = 3 * kSecond;
 constexpr std::int64_t kSweepAgain = 50 * kMillisecond;
 constexpr std::int64_t kSweepTime = 60 * kSecond;
-constexpr std::int64_t kStuckTime = 10 * kSecond;
+constexpr std::int64_t kStuckTime = std::chrono::nanoseconds(comm::kMpirunPatience).count();
 constexpr std::int64_t kLastWords = 500 * kMillisecond;
 
 }  // namespace

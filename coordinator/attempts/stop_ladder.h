@@ -30,7 +30,7 @@ enum class LadderAction : std::uint8_t {
 //   graceful  asks every second, until the grace is over         (not when no rank has started yet)
 //   terminate as long as the grace, but 1 s to 10 s
 //   kill      until no rank is left, at most 2 s
-//   launcher  ends by itself within 3 s, else SIGTERM, 3 s, SIGKILL
+//   launcher  ends by itself within 3 s, else SIGINT, 3 s, SIGKILL
 //   sweep     until nothing is left, at most 60 s
 //
 // A rung that has nothing to do is passed over. A launcher that ended by itself begins at the sweep

@@ -142,14 +142,18 @@ void Supervisor::identify() {
 
 void Supervisor::start_launcher() {
   StartedProcess child;
-  const Environment environment = rank_environment(spec_, allowed_environment(environ));
+  session_.emplace();
+  const Environment environment =
+      rank_environment(spec_, allowed_environment(environ), session_->path());
   child.arguments = launch_command(spec_, directory_, self_, environment);
   child.environment = to_block(environment);
   const Descriptor out = logs_->take_end(-1, false);
   const Descriptor err = logs_->take_end(-1, true);
   child.out = out.get();
   child.err = err.get();
-  child.signal_at_parents_end = SIGTERM;
+  child.new_session = true;
+  child.held_signals = comm::signals_kept_from_mpirun();
+  child.signal_at_parents_end = SIGINT;
   memory_kills_ = count_memory_kills();
   start_ns_ = now();
   launcher_ = start_process(child);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/mpi/mpirun.h"
 #include "coordinator/attempts/attempt_host.h"
 #include "coordinator/attempts/control_channel.h"
 #include "coordinator/attempts/descriptor.h"
@@ -97,6 +98,7 @@ class Supervisor {
   const std::int64_t began_ns_;
   const std::chrono::steady_clock::time_point began_;
   std::vector<Rank> ranks_;  // by number
+  std::optional<comm::MpirunSession> session_;
   pid_t launcher_ = 0;
   std::optional<ProcessHandle> launcher_process_;
   bool launcher_ended_ = false;

@@ -1,10 +1,8 @@
 #include <fmt/format.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
 #include <thread>
 
 #include <nlohmann/json.hpp>
@@ -20,19 +18,6 @@ namespace {
 
 constexpr std::int64_t kPublishEvery = kSecond;
 constexpr std::size_t kLastWords = 1024;  // bytes
-
-// An mpirun that was killed leaves the files through which it spoke with its ranks:
-// TMPDIR/ompi.HOST.UID/pid.PID.
-void remove_session_of(pid_t launcher) {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  const std::string owner = fmt::format(".{}", geteuid());
-  for (const auto& entry : fs::directory_iterator(fs::temp_directory_path(ignored), ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with("ompi.") || !name.ends_with(owner)) continue;
-    fs::remove_all(entry.path() / fmt::format("pid.{}", launcher), ignored);
-  }
-}
 
 }  // namespace
 
@@ -132,7 +117,7 @@ void Supervisor::finish() {
       cleanup_ +=
           (cleanup_.empty() ? "cannot be ended: process " : ", ") + describe_process(process);
   }
-  if (WIFSIGNALED(launcher_status_)) remove_session_of(launcher_);
+  session_.reset();
   logs_->finish();
   AttemptStatus ended = status();
   ended.phase = AttemptPhase::kEnded;

@@ -84,7 +84,7 @@ void Supervisor::act(LadderAction action) {
     case LadderAction::kTerminateLauncher:
     case LadderAction::kKillLauncher:
       if (launcher_process_) {
-        launcher_process_->send(action == LadderAction::kKillLauncher ? SIGKILL : SIGTERM);
+        launcher_process_->send(action == LadderAction::kKillLauncher ? SIGKILL : SIGINT);
       }
       return;
     case LadderAction::kKillEverything:

@@ -9,12 +9,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <thread>
 
 #include <fmt/format.h>
 
 #include "coordinator/attempts/launch_command.h"
 #include "core/error.h"
+#include "core/processors.h"
 #include "runtime/files/write_file.h"
 
 namespace lockstep::coordinator {
@@ -77,7 +77,7 @@ namespace {
 // machines nothing is known here, and an OMP_NUM_THREADS of the coordinator's own holds for all.
 int threads_of_slot(const HostSpec& host) {
   if (std::getenv("OMP_NUM_THREADS") != nullptr || !is_this_machine(host.address)) return 0;
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / host.slots);
+  return std::max(1, core::usable_cores() / host.slots);
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <pwd.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/processors.h"
 #include "runtime/config/document.h"
 #include "runtime/config/problems.h"
 #include "runtime/config/strict_map.h"
@@ -44,12 +44,6 @@ fs::path home_directory() {
     fail("this user has no home directory; set HOME, or state_directory and listen");
   }
   return user->pw_dir;
-}
-
-std::int32_t usable_cores() {
-  cpu_set_t cores;
-  if (sched_getaffinity(0, sizeof cores, &cores) != 0) return 1;
-  return std::clamp(CPU_COUNT(&cores), 1, kMostSlots);
 }
 
 bool is_host_word(const std::string& text) {
@@ -268,7 +262,8 @@ CoordinatorConfig parse_coordinator_config(std::string_view text, const std::str
   if (!root.has("state_directory"))
     config.state_directory = home_directory() / ".local/state/lockstep";
   if (!root.has("listen")) config.listen = {unix_address(default_socket())};
-  if (!root.has("hosts")) config.hosts = {{"local", "localhost", "cpu", usable_cores()}};
+  if (!root.has("hosts"))
+    config.hosts = {{"local", "localhost", "cpu", std::min(core::usable_cores(), kMostSlots)}};
   read_listen(root, config, problems);
   read_tls(root, config, problems);
   StrictMap agents(root.at("agents"), "agents", {"address"}, problems);

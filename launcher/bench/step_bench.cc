@@ -193,7 +193,7 @@ StepMeasurement measure_steps(runtime::Config config, const StepBenchOptions& op
                               const runtime::BackendDevice& device, const std::atomic<int>& stop,
                               core::Logger& log) {
   const int ranks = communicator.world_size();
-  const int threads = threads_of_rank(config, ranks);
+  const int threads = threads_of_rank(config, communicator);
   const ScratchRun scratch(config, options.warmup + options.steps, options.synthetic, communicator);
   const runtime::FittedConfig fitted =
       runtime::fit_to_memory(config, threads, communicator, device, log);

@@ -16,6 +16,7 @@
 #include "launcher/bench/comm_bench.h"
 #include "launcher/bench/device_comm_bench.h"
 #include "launcher/device_choice.h"
+#include "launcher/launcher_line.h"
 #include "launcher/mpi_launch.h"
 
 namespace lockstep::launcher {
@@ -205,11 +206,12 @@ int bench_comm(const BenchCommOptions& options, std::ostream& out) {
       throw core::Error(core::ErrorKind::kConfig,
                         "--ranks starts mpirun itself; leave it out under mpirun or srun");
     }
+    const LauncherLine launcher;  // says that this rank is there
     const comm::MpiEnvironment environment;
     return measure_as_rank(options, &environment, out);
   }
   if (ranks == 1 && options.comm != "mpi") return measure_as_rank(options, nullptr, out);
-  return launch_ranks(ranks, rank_arguments(options));
+  return launch_ranks({.ranks = ranks, .arguments = rank_arguments(options), .listen = false});
 }
 
 void add_where_options(CLI::App& command, BenchCommOptions& options) {

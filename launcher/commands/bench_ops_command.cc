@@ -7,9 +7,9 @@
 #include <ostream>
 
 #include "core/error.h"
+#include "core/processors.h"
 #include "launcher/bench/bench_device.h"
 #include "launcher/bench/ops_bench.h"
-#include "launcher/run_description.h"
 
 namespace lockstep::launcher {
 namespace {
@@ -62,7 +62,7 @@ OpShapes shapes_of(const BenchOpsOptions& options) {
 }
 
 BenchDevice open_device(const BenchOpsOptions& options, std::size_t memory_bytes) {
-  const int threads = options.threads > 0 ? options.threads : usable_cores();
+  const int threads = options.threads > 0 ? options.threads : core::usable_cores();
   if (!options.on_cuda()) return BenchDevice::cpu(threads, memory_bytes);
   return BenchDevice::cuda(threads, memory_bytes,
                            options.reproducible == "none" ? Determinism::kNone : Determinism::kRun);

@@ -244,9 +244,9 @@ int bench_step(const BenchStepOptions& options, std::ostream& out) {
   runtime::Config config = runtime::load_config(options.config_file, options.overrides);
   if (options.ranks > 1) {
     runtime::validate_for_world(config, options.ranks);
-    return launch_ranks(options.ranks, rank_arguments(options));
+    return launch_ranks({.ranks = options.ranks, .arguments = rank_arguments(options)});
   }
-  const StopRequest stop;
+  StopRequest stop;
   std::optional<comm::MpiEnvironment> environment;
   if (launched) environment.emplace();
   runtime::validate_for_world(config, environment ? environment->world_size() : 1);

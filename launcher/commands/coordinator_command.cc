@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "coordinator/server/coordinator_process.h"
+#include "core/signals.h"
 
 namespace lockstep::launcher {
 
@@ -22,8 +23,11 @@ void add_coordinator_command(CLI::App& app, CommandContext& context) {
       ->option_text("ADDRESS");
   // Makes the coordinator fail at chosen places; for its own tests, so --help does not show it.
   command->add_option("--failpoints", options->failpoints)->group("");
-  set_action(*command, context,
-             [options, &context] { return run_coordinator(*options, context.out); });
+  const auto run = [options, &context] {
+    core::release_signals();  // the service waits for those that end it
+    return run_coordinator(*options, context.out);
+  };
+  set_action(*command, context, run);
 }
 
 }  // namespace lockstep::launcher

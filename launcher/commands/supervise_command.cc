@@ -5,6 +5,7 @@
 
 #include "coordinator/attempts/rank_start.h"
 #include "coordinator/attempts/supervisor.h"
+#include "core/signals.h"
 
 namespace lockstep::launcher {
 namespace {
@@ -15,6 +16,7 @@ struct SuperviseOptions {
 };
 
 int supervise(const SuperviseOptions& options) {
+  core::release_signals();  // it takes those that it knows in its loop
   const auto lock = coordinator::take_supervisor_lock(options.directory, options.lock);
   const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
   coordinator::Supervisor(options.directory, self).run();

@@ -1,17 +1,16 @@
 #include "launcher/commands/train_command.h"
 
+#include <filesystem>
 #include <memory>
+#include <system_error>
 
 #include "comm/mpi/mpi_environment.h"
 #include "core/error.h"
-#include "launcher/exit_record.h"
 #include "launcher/mpi_launch.h"
 #include "launcher/training_run.h"
 
 namespace lockstep::launcher {
 namespace {
-
-constexpr int kLostRank = static_cast<int>(core::ErrorKind::kCommunication);
 
 struct TrainOptions {
   TrainRequest request;
@@ -25,21 +24,28 @@ std::vector<std::string> rank_arguments(const TrainRequest& request) {
     arguments.push_back("--set");
     arguments.push_back(override_text);
   }
-  arguments.insert(arguments.end(), {"--resume", request.resume});
+  arguments.push_back("--resume=" + request.resume);
   return arguments;
 }
 
+// Relative paths mean nothing then, and mpirun does not start.
+void require_working_directory() {
+  std::error_code failure;
+  const auto here = std::filesystem::current_path(failure);
+  if (!failure && !here.empty()) return;
+  throw core::Error(core::ErrorKind::kConfig, "the working directory is gone (" +
+                                                  failure.message() + "); cd to one that exists");
+}
+
 int train(TrainOptions options) {
+  require_working_directory();
   options.request.ranks_given = options.ranks > 0;
-  if (options.ranks <= 1 || comm::started_by_mpi_launcher()) return run_training(options.request);
+  const bool launched = comm::started_by_mpi_launcher();
+  if (!launched && options.ranks == 0) comm::refuse_separate_tasks();
+  if (options.ranks <= 1 || launched) return run_training(options.request);
   // Wrong configurations are told once, before any rank is started.
   const std::string output = check_training_request(options.request, options.ranks);
-  const int code = launch_ranks(options.ranks, rank_arguments(options.request));
-  // mpirun tells the code of whichever rank it saw end first, be it the one that failed alone or
-  // those that lost it.
-  // A refused start (2) leaves the records of the attempt before.
-  const bool started = code != 0 && code != static_cast<int>(core::ErrorKind::kConfig);
-  return started && some_rank_lost_a_peer(output) ? kLostRank : code;
+  return launch_ranks({options.ranks, rank_arguments(options.request), output});
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include "core/check.h"
 #include "core/error.h"
+#include "core/system_error.h"
 
 namespace lockstep::runtime {
 
@@ -141,7 +142,7 @@ void SafetensorsWriter::write_bytes(const void* data, std::size_t bytes) {
 }
 
 void SafetensorsWriter::fail(const std::string& what) const {
-  const std::string reason = std::generic_category().message(errno);
+  const std::string reason = core::describe_errno(errno);
   throw core::Error(core::ErrorKind::kData,
                     fmt::format("{}: expected a file that can be {}, found: {}; free space or "
                                 "choose another place",

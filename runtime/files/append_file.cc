@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <utility>
 
 #include "core/error.h"
+#include "core/system_error.h"
 
 namespace lockstep::runtime {
 
@@ -48,7 +48,7 @@ std::uint64_t AppendFile::sync() {
 
 void AppendFile::fail(const char* what) const {
   throw core::Error(core::ErrorKind::kData,
-                    fmt::format("{}: {}: {}", path_, what, std::strerror(errno)));
+                    fmt::format("{}: {}: {}", path_, what, core::describe_errno(errno)));
 }
 
 }  // namespace lockstep::runtime

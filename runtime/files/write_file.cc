@@ -5,10 +5,10 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/system_error.h"
 
 namespace lockstep::runtime {
 
@@ -16,7 +16,7 @@ namespace {
 
 [[noreturn]] void fail(const char* what, const std::string& path) {
   throw core::Error(core::ErrorKind::kData,
-                    fmt::format("cannot {} {}: {}", what, path, std::strerror(errno)));
+                    fmt::format("cannot {} {}: {}", what, path, core::describe_errno(errno)));
 }
 
 class Descriptor {

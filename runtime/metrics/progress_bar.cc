@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 namespace lockstep::runtime {
 
@@ -16,7 +17,18 @@ constexpr double kSmoothing = 0.1;
 }  // namespace
 
 ProgressBar::ProgressBar(bool enabled, std::int64_t total)
-    : active_(enabled && isatty(STDERR_FILENO) == 1), total_(total) {}
+    : enabled_(enabled), active_(enabled && isatty(STDERR_FILENO) == 1), total_(total) {}
+
+void ProgressBar::show_by(std::function<void(const std::string&)> show) {
+  show_ = std::move(show);
+  active_ = enabled_;
+}
+
+void ProgressBar::draw(const std::string& line) const {
+  if (show_) return show_(line);
+  std::fprintf(stderr, "\r\033[K%s", line.c_str());
+  std::fflush(stderr);
+}
 
 ProgressBar::~ProgressBar() {
   clear();
@@ -38,17 +50,13 @@ void ProgressBar::update(std::int64_t done, double seconds, const std::string& t
   std::string bar(static_cast<std::size_t>(filled), '#');
   bar.resize(kBarWidth, '.');
   const double left = smoothed_seconds_ * static_cast<double>(total_ - done);
-  std::fprintf(
-      stderr, "\r\033[K%s",
-      fmt::format("[{}] {}/{} {} ETA {}", bar, done, total_, text, clock_text(left)).c_str());
-  std::fflush(stderr);
+  draw(fmt::format("[{}] {}/{} {} ETA {}", bar, done, total_, text, clock_text(left)));
   drawn_ = true;
 }
 
 void ProgressBar::clear() {
   if (!drawn_) return;
-  std::fputs("\r\033[K", stderr);
-  std::fflush(stderr);
+  draw("");
   drawn_ = false;
 }
 

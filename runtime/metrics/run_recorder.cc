@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include "core/json_text.h"
 #include "runtime/config/dump_config.h"
@@ -236,6 +239,17 @@ void RunRecorder::validation(std::int64_t step, double loss) {
   if (verifier_) tell(verifier_->metrics_line(line));
   progress_.clear();
   log_.info("validation", "step {} validation loss {:.4f}", step, loss);
+}
+
+bool RunRecorder::told_validation(std::int64_t step) const {
+  if (rank_ != 0) return false;
+  constexpr std::streamoff kTail = 1 << 16;
+  std::ifstream file(config_.run.output + "/metrics.jsonl", std::ios::binary | std::ios::ate);
+  file.seekg(-std::min<std::streamoff>(kTail, file.tellg()), std::ios::end);
+  std::ostringstream tail;
+  tail << file.rdbuf();
+  return tail.str().find(fmt::format(R"({{"event":"validation","step":{},)", step)) !=
+         std::string::npos;
 }
 
 void RunRecorder::event(const std::string& name, const std::string& fields) {

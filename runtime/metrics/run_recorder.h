@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/log.h"
@@ -55,6 +57,15 @@ class RunRecorder {
   void step(const StepRecord& record);
   void validation(std::int64_t step, double loss);
   void event(const std::string& name, const std::string& fields);  // any other metrics line
+
+  // Whether the files, once open, tell of the validation after this step: no later than what follows
+  // a checkpoint. Rank 0; false on the others.
+  bool told_validation(std::int64_t step) const;
+
+  // Rank 0's progress bar is shown by this, instead of on stderr.
+  void show_progress(std::function<void(const std::string& line)> show) {
+    progress_.show_by(std::move(show));
+  }
 
   // Rank 0, after a resume: whether the steps that were cut are promised to be the same again.
   bool bits_promised() const { return bits_promised_; }

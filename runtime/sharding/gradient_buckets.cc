@@ -303,6 +303,16 @@ void GradientBuckets::finish_step() {
     work->wait();
 }
 
+void GradientBuckets::abandon_step() {
+  if (open_ != nullptr) {
+    advance(*open_, BucketState::kFilling, BucketState::kFree);
+    open_ = nullptr;
+  }
+  for (Slot& slot : slots_)
+    release(slot);
+  expected_ = -1;
+}
+
 core::ConstTensorView GradientBuckets::shard(int bucket) const {
   return accumulator(bucket);
 }

@@ -72,6 +72,8 @@ class GradientBuckets : public models::GradientSink {
   void begin_round(std::int64_t round);
   void finish_step();  // waits until the aggregated shard is complete; stage 0: until every rank
                        // has the whole sum
+  // Instead of the rest of a step that all ranks leave at the same place: waits for what travels.
+  void abandon_step();
 
   // models::GradientSink
   const std::vector<models::BucketSpec>& buckets() const override { return layout_.specs(); }

@@ -96,13 +96,14 @@ int open_lock(const std::string& path) {
 }  // namespace
 
 RunDirectory::RunDirectory(const Config& config, const ResumeChoice& resume,
-                           comm::Communicator& communicator, core::Logger& log)
+                           comm::Communicator& communicator, core::Logger& log,
+                           const std::atomic<int>* stop)
     : output_(config.run.output), writes_(communicator.rank() == 0) {
   std::string token(16, ' ');
   agree(communicator, "run directory", [&] {
     if (!writes_) return;
     make_directories(output_);
-    lock_exclusively(log);
+    lock_exclusively(log, stop);
     if (resume.mode == ResumeMode::kNever) refuse_existing_run(output_);
     follows_divergence_ = ended_diverged(output_);
     remove_records_of_ends(output_);
@@ -135,7 +136,7 @@ std::string RunDirectory::identity() const {
   return fmt::format("\"host\":\"{}\",\"pid\":{}", host, getpid());
 }
 
-void RunDirectory::lock_exclusively(core::Logger& log) {
+void RunDirectory::lock_exclusively(core::Logger& log, const std::atomic<int>* stop) {
   lock_ = open_lock(output_ + "/lock");
   const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
   bool told = false;
@@ -146,6 +147,12 @@ void RunDirectory::lock_exclusively(core::Logger& log) {
           fmt::format("{} is in use by another attempt after {} s: {}; stop it, or choose another "
                       "run.output",
                       output_, kLockPatience.count(), holder));
+    }
+    if (stop != nullptr && stop->load() != 0) {
+      throw core::Error(core::ErrorKind::kStopped,
+                        fmt::format("stopped on request while waiting for an earlier attempt to "
+                                    "leave {}; nothing was trained",
+                                    output_));
     }
     if (!told)
       log.warning("run", "waiting for an earlier attempt to leave {}: {}", output_, holder);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 
@@ -27,8 +28,9 @@ class RunDirectory {
  public:
   // Makes the directories, takes the lock, and refuses (Error(kConfig), naming the ways out) an
   // OUTPUT that already holds a run when mode is kNever. Opens this rank's log file. Collective.
+  // stop: no longer 0 when this rank is asked to stop: then it waits for no lock (kStopped).
   RunDirectory(const Config& config, const ResumeChoice& resume, comm::Communicator& communicator,
-               core::Logger& log);
+               core::Logger& log, const std::atomic<int>* stop = nullptr);
   ~RunDirectory();
   RunDirectory(const RunDirectory&) = delete;
   RunDirectory& operator=(const RunDirectory&) = delete;
@@ -43,7 +45,7 @@ class RunDirectory {
   void write_config(const Config& config) const;
 
  private:
-  void lock_exclusively(core::Logger& log);
+  void lock_exclusively(core::Logger& log, const std::atomic<int>* stop);
   void share_lock(const std::string& token);
   std::string identity() const;
 

@@ -36,6 +36,7 @@ class RunMonitor {
   // For the one that watches. Numbers of requests rise; an old one again is no new request.
   void request_checkpoint(std::int64_t number) noexcept;
   void request_stop(std::int64_t number) noexcept;
+  bool stop_requested() const noexcept { return stop_request_.load() > 0; }
   std::int64_t taken_request() const noexcept;  // the newest that is part of a report; 0: none
   RunSnapshot snapshot() const noexcept;        // all of one moment
 

@@ -45,6 +45,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
           table_, layout_, config.precision.compute, config.parallel.zero_stage,
           ops::state_tensors(config.optimizer.name, config.optimizer.momentum), communicator,
           context_, memory)),
+      stop_points_(*state_, table_, communicator),
       gradients_(std::make_unique<GradientBuckets>(
           table_, layout_, plan_, communicator, context_,
           [this](std::int64_t step, const BucketPlacement& bucket, core::TensorView gradient) {
@@ -177,13 +178,15 @@ void Trainer::compute_gradients(std::int64_t step) {
 void Trainer::accumulate_gradients(std::int64_t step) {
   gradients_->begin_step(step);
   const ops::LossOptions loss = loss_options();
+  // On a device the host is done with a step long before it is computed.
+  stop_points_.begin(decides_on_device() ? 0 : config_.batch.micro * config_.model.context);
   for (std::int64_t round = 0; round < plan_.rounds; ++round) {
     const models::MicroBatch batch = load_micro_batch(step, round);
     timer_.phase(Phase::kForward);
-    model_->forward(batch, loss, *state_, losses_.at(static_cast<std::size_t>(round)));
+    model_->forward(batch, loss, stop_points_, losses_.at(static_cast<std::size_t>(round)));
     timer_.phase(Phase::kBackward);
     gradients_->begin_round(round);
-    model_->backward(*state_, *gradients_);
+    model_->backward(stop_points_, *gradients_);
     monitor_.got_on(RunPhase::kTraining);
   }
   timer_.phase(Phase::kReduce);
@@ -262,11 +265,20 @@ void Trainer::add_up_step(int mirror, StepReport& report) const {
   }
 }
 
-std::uint32_t Trainer::control_requests() {
+void Trainer::listen_to(const std::atomic<int>& flag) {
+  stop_flag_ = &flag;
+  stop_points_.set_question([this] { return stop_asked(); });
+}
+
+bool Trainer::stop_asked() const {
   const bool signalled = stop_flag_ != nullptr && stop_flag_->load() != 0;
   const double limit = config_.run.time_limit;
-  const bool timed_out = limit > 0.0 && seconds_since(started_) >= limit;
-  return monitor_.take_requests() | (signalled || timed_out ? kRequestStop : kRequestNone);
+  return signalled || (limit > 0.0 && seconds_since(started_) >= limit) ||
+         monitor_.stop_requested();
+}
+
+std::uint32_t Trainer::control_requests() {
+  return monitor_.take_requests() | (stop_asked() ? kRequestStop : kRequestNone);
 }
 
 bool Trainer::checkpoint_due(std::int64_t step) const {
@@ -376,7 +388,8 @@ void Trainer::flip_bit_if_asked(std::int64_t step) {
 }
 
 double Trainer::validate() {
-  return validation_loss(config_, *validation_data_, *model_, *state_, communicator_, &monitor_);
+  return validation_loss(config_, *validation_data_, *model_, stop_points_, communicator_,
+                         &monitor_);
 }
 
 }  // namespace lockstep::runtime

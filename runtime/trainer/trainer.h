@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,6 +38,7 @@
 #include "runtime/step/device_decision.h"
 #include "runtime/step/step_decision.h"
 #include "runtime/trainer/run_monitor.h"
+#include "runtime/trainer/stop_points.h"
 
 namespace lockstep::runtime {
 
@@ -67,7 +69,12 @@ class Trainer {
   void set_attempt(std::int64_t attempt);
   // A signal number other than 0 in `flag`, on any rank, stops the run at the next step boundary on
   // all.
-  void listen_to(const std::atomic<int>& flag) { stop_flag_ = &flag; }
+  // Where a step or a validation takes long, they leave it: nothing of it counts.
+  void listen_to(const std::atomic<int>& flag);
+  // Rank 0's progress bar goes there too; empty: it is taken away.
+  void show_progress(std::function<void(const std::string& text)> show) {
+    recorder_.show_progress(std::move(show));
+  }
   // For a thread that watches this rank and passes requests on.
   RunMonitor& monitor() { return monitor_; }
 
@@ -163,7 +170,10 @@ class Trainer {
   std::string set_up_member() const;
   std::string run_line_with_set_up(const std::string& run_line) const;
   std::uint32_t control_requests();
-  void stop_as_requested();
+  bool stop_asked() const;
+  [[noreturn]] void stop_as_requested();
+  bool validation_due() const;
+  void validate_as_owed();
   void run_steps();
   void validate_and_save(const StepDecision& decision);
   void begin_save();
@@ -186,6 +196,7 @@ class Trainer {
   ops::OpContext context_;
   FaultInjector faults_;
   std::unique_ptr<ModelState> state_;
+  StopPoints stop_points_;
   std::unique_ptr<GradientBuckets> gradients_;
   ShardedUpdate update_;
   std::unique_ptr<models::Transformer> model_;
@@ -201,6 +212,8 @@ class Trainer {
   CheckpointSaver saver_;
   std::int64_t saving_step_ = 0;  // of the checkpoint in flight
   bool checkpoint_owed_ = false;  // asked for, and not saved yet
+  std::int64_t whole_step_ = -1;  // of the newest checkpoint that is whole
+  bool validation_owed_ = false;  // due after progress_.step, and not done
 
   std::deque<StepUnderWay> under_way_;  // oldest first
   bool held_ = false;  // until none is under way: somebody asked for a checkpoint or a stop

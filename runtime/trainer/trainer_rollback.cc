@@ -73,6 +73,8 @@ void Trainer::go_back_to(const CheckpointManifest& manifest, const Rollbacks& ro
     progress_.decision.rollbacks = rollbacks;
   });
   saver_.forget_after(progress_.step);
+  whole_step_ = progress_.step;
+  validation_owed_ = false;
   guard_.clear();
   guard_.publish();
   tell_device_state();

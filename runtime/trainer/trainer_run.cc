@@ -72,7 +72,13 @@ void Trainer::resume(const std::string& checkpoint, const std::string& run_line)
                                               left_out_json(rollbacks), recorder_.bits_promised(),
                                               set_up_member()));
   });
-  if (same_output) saver_.watch_up_to(progress_.step);
+  if (same_output) {
+    saver_.watch_up_to(progress_.step);
+    whole_step_ = progress_.step;
+    // A stop may have come before it was done.
+    const int owed = validation_due() && !recorder_.told_validation(progress_.step) ? 1 : 0;
+    validation_owed_ = communicator_.all_gather_small(owed, "resume").front() == 1;
+  }
   guard_.publish();
   tell_device_state();
   log_.info("resume", "continuing after step {} from {}", progress_.step, checkpoint);
@@ -108,9 +114,17 @@ void Trainer::run() {
 }
 
 void Trainer::run_steps() {
+  if (stop_points_.agreed()) stop_as_requested();
+  validate_as_owed();
   step_begin_ = std::chrono::steady_clock::now();
   while (progress_.step < config_.train.steps) {
-    const std::optional<StepDecision> decision = advance();
+    std::optional<StepDecision> decision;
+    try {
+      decision = advance();
+    } catch (const StopAgreed&) {
+      gradients_->abandon_step();
+      stop_as_requested();
+    }
     if (!decision) continue;
     const auto aside = std::chrono::steady_clock::now();
     if (decision->save_settled) finish_save();
@@ -127,12 +141,10 @@ void Trainer::run_steps() {
 }
 
 void Trainer::validate_and_save(const StepDecision& decision) {
-  const std::int64_t every = config_.train.validate_every;
   const bool last = progress_.step == config_.train.steps;
-  if (validation_data_ && every > 0 && (progress_.step % every == 0 || last)) {
-    recorder_.validation(progress_.step, validate());
-  }
   const bool stops = !last && decision.stop == StopReason::kRequested;
+  validation_owed_ = validation_due();
+  if (!stops) validate_as_owed();
   const bool saves = checkpoint_due(progress_.step) || decision.checkpoint || checkpoint_owed_;
   if (!under_way_.empty()) {
     // Steps launched meanwhile are part of the run: it stops, or is saved, behind them.
@@ -146,6 +158,25 @@ void Trainer::validate_and_save(const StepDecision& decision) {
     begin_save();
     if (!config_.checkpoint.async) finish_save();
   }
+}
+
+bool Trainer::validation_due() const {
+  const std::int64_t every = config_.train.validate_every;
+  const bool last = progress_.step == config_.train.steps;
+  return validation_data_ && every > 0 && progress_.step > 0 &&
+         (progress_.step % every == 0 || last);
+}
+
+void Trainer::validate_as_owed() {
+  if (!validation_owed_) return;
+  double loss = 0.0;
+  try {
+    loss = validate();
+  } catch (const StopAgreed&) {
+    stop_as_requested();  // the next attempt owes it
+  }
+  recorder_.validation(progress_.step, loss);
+  validation_owed_ = false;
 }
 
 void Trainer::set_attempt(std::int64_t attempt) {
@@ -199,6 +230,7 @@ void Trainer::finish_save() {
   monitor_.got_on(RunPhase::kSaving);
   saver_.finish();
   monitor_.saved(saving_step_);
+  whole_step_ = saving_step_;
   recorder_.event("checkpoint", fmt::format(R"("step":{},"directory":"{}")", saving_step_,
                                             checkpoint_name(saving_step_)));
 }

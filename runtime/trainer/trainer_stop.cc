@@ -9,7 +9,8 @@ namespace lockstep::runtime {
 void Trainer::stop_as_requested() {
   std::string saved = "without a checkpoint, as checkpoint.on_signal: false asks";
   if (config_.checkpoint.on_signal || checkpoint_due(progress_.step)) {
-    save_checkpoint();
+    if (saver_.in_flight() && saving_step_ == progress_.step) finish_save();
+    if (whole_step_ != progress_.step) save_checkpoint();
     saved = "checkpoint saved; continue with --resume auto";
   }
   throw AgreedError(core::ErrorKind::kStopped,

@@ -24,15 +24,18 @@ std::int64_t micro_batches(const Config& config, const TokenDataset& data) {
 }  // namespace
 
 double validation_loss(const Config& config, const TokenDataset& data, models::Transformer& model,
-                       models::ParameterSource& parameters, comm::Communicator& communicator,
+                       StopPoints& parameters, comm::Communicator& communicator,
                        RunMonitor* monitor) {
   const std::int64_t micro = config.batch.micro;
   std::vector<std::int32_t> inputs(static_cast<std::size_t>(micro * config.model.context));
   std::vector<std::int32_t> targets(inputs.size());
   ValidationSums mine;
   const std::int64_t total = micro_batches(config, data);
+  parameters.begin(micro * config.model.context);
   const std::int64_t per_step = config.batch.global / micro;
   for (std::int64_t j = communicator.rank(); j < total; j += communicator.world_size()) {
+    // In the last round some ranks may have nothing to compute.
+    if (j - communicator.rank() + communicator.world_size() > total) parameters.begin(0);
     data.fill_micro_batch(j / per_step, j % per_step * micro, micro, inputs, targets);
     models::MicroBatch batch;
     batch.sequences = micro;

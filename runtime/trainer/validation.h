@@ -5,6 +5,7 @@
 #include "runtime/config/config.h"
 #include "runtime/data/token_dataset.h"
 #include "runtime/trainer/run_monitor.h"
+#include "runtime/trainer/stop_points.h"
 
 namespace lockstep::runtime {
 
@@ -12,9 +13,10 @@ namespace lockstep::runtime {
 // train.validate_batches global batches of the validation data (0: over all whole micro-batches of
 // it), never more than the data holds. Micro-batches are dealt to ranks in turn and their sums are
 // added exactly, so the result is the same on every rank and at every number of ranks. Collective.
-// monitor: is told of every micro-batch; null: nobody is.
+// monitor: is told of every micro-batch; null: nobody is. Throws StopAgreed on all ranks when one is
+// asked to stop meanwhile.
 double validation_loss(const Config& config, const TokenDataset& data, models::Transformer& model,
-                       models::ParameterSource& parameters, comm::Communicator& communicator,
+                       StopPoints& parameters, comm::Communicator& communicator,
                        RunMonitor* monitor = nullptr);
 
 }  // namespace lockstep::runtime
