@@ -135,7 +135,7 @@ std::uint64_t StagedCommunicator::do_all_gather(ConstTensorView input, TensorVie
 
 std::uint64_t StagedCommunicator::do_broadcast(TensorView data, int root, std::string_view label) {
   Operation op = make_operation(Collective::kBroadcast, label, data, data);
-  (rank() == root ? op.inputs : op.outputs) = {{bytes_of(data), 0, data.bytes()}};
+  (rank() == root ? op.inputs : op.outputs).assign(1, {bytes_of(data), 0, data.bytes()});
   op.launch = [this, data, root, label = std::string(label)](std::byte* slot) {
     return host().broadcast(slot == nullptr ? data : at_host(slot, data), root, label);
   };

@@ -44,6 +44,19 @@ struct Description {
   memory::desc a, b, bias, c;
 };
 
+// oneDNN 3 has no operation descriptors any more. The one place that knows its version.
+dnnl::matmul::primitive_desc primitive_desc(const dnnl::engine& engine, const Description& d,
+                                            bool bias, const dnnl::primitive_attr& attributes) {
+#if DNNL_VERSION_MAJOR >= 3
+  if (bias) return {engine, d.a, d.b, d.bias, d.c, attributes};
+  return {engine, d.a, d.b, d.c, attributes};
+#else
+  const auto operation =
+      bias ? dnnl::matmul::desc(d.a, d.b, d.bias, d.c) : dnnl::matmul::desc(d.a, d.b, d.c);
+  return {operation, attributes, engine};
+#endif
+}
+
 dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const GemmShape& s,
                                       const Description& d) {
   dnnl::primitive_attr attributes;
@@ -56,9 +69,7 @@ dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const GemmShap
   }
   const SingleThreadedOneDnn single_threaded;
   try {
-    const auto description =
-        s.bias ? dnnl::matmul::desc(d.a, d.b, d.bias, d.c) : dnnl::matmul::desc(d.a, d.b, d.c);
-    return {description, attributes, engine};
+    return primitive_desc(engine, d, s.bias, attributes);
   } catch (const dnnl::error& e) {
     throw core::Error(core::ErrorKind::kInternal,
                       fmt::format("oneDNN has no product [{}, {}, {}] of {} to {}: {}", s.m, s.n,
@@ -118,13 +129,10 @@ std::size_t MatmulCache::scratchpad_bytes(const GemmShape& shape) {
 }
 
 bool MatmulCache::native_bf16() {
-  switch (dnnl::get_effective_cpu_isa()) {
-    case dnnl::cpu_isa::avx512_core_bf16:
-    case dnnl::cpu_isa::avx512_core_amx:
-      return true;
-    default:
-      return false;
-  }
+  // Each value holds the bits of the instruction sets that it includes; newer versions have more.
+  const auto has = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+  const auto bf16 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+  return (has & bf16) == bf16;
 }
 
 SingleThreadedOneDnn::SingleThreadedOneDnn() : previous_(omp_get_max_threads()) {

@@ -67,8 +67,8 @@ class ReplayWeights : public models::ParameterSource {
 // The sequences of a bundle: one row of ids a sequence, in global order.
 std::vector<std::int32_t> read_ids(const SafetensorsFile& file, const std::string& name,
                                    const Config& config) {
-  const StoredTensor& stored =
-      expect(file, name, core::DType::kI32, {config.batch.global, config.model.context});
+  const std::vector<std::int64_t> shape{config.batch.global, config.model.context};
+  const StoredTensor& stored = expect(file, name, core::DType::kI32, shape);
   std::vector<std::int32_t> ids(stored.elements);
   std::memcpy(ids.data(), stored.bytes.data(), stored.bytes.size());
   return ids;
