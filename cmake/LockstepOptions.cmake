@@ -17,10 +17,11 @@ if(NOT LOCKSTEP_SANITIZE MATCHES "^(none|address|thread)$")
     "LOCKSTEP_SANITIZE is '${LOCKSTEP_SANITIZE}'; expected address, thread or none")
 endif()
 
-set(LOCKSTEP_CUDA AUTO CACHE STRING "Build the CUDA module: AUTO (where nvcc is found), ON or OFF")
-set_property(CACHE LOCKSTEP_CUDA PROPERTY STRINGS AUTO ON OFF)
-if(NOT LOCKSTEP_CUDA MATCHES "^(AUTO|ON|OFF)$")
-  message(FATAL_ERROR "LOCKSTEP_CUDA is '${LOCKSTEP_CUDA}'; expected AUTO, ON or OFF")
+set(LOCKSTEP_CUDA AUTO CACHE STRING
+  "Build the CUDA module: AUTO (where nvcc is found), HERE (where a GPU is, too), ON or OFF")
+set_property(CACHE LOCKSTEP_CUDA PROPERTY STRINGS AUTO HERE ON OFF)
+if(NOT LOCKSTEP_CUDA MATCHES "^(AUTO|HERE|ON|OFF)$")
+  message(FATAL_ERROR "LOCKSTEP_CUDA is '${LOCKSTEP_CUDA}'; expected AUTO, HERE, ON or OFF")
 endif()
 set(LOCKSTEP_CUDA_ARCHITECTURES "80-real;90a-real" CACHE STRING
   "GPU architectures of the CUDA module, as CMAKE_CUDA_ARCHITECTURES takes them")
