@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "models/parameter_table.h"
 
 namespace lockstep::models {
 
@@ -20,6 +21,11 @@ const char* region_name(Region region) {
       return "position_tables";
   }
   core::fail_check(__FILE__, __LINE__, "region", "unknown region");
+}
+
+BackwardPlan backward_plan(const ParameterTable& table, Recompute recompute) {
+  const ParameterId tokens = table.find("embeddings.token.weight");
+  return {recompute, table.first_trained_group(), !table[tokens].frozen};
 }
 
 // Hands out slots, 256-byte aligned (what matrix products of a GPU like best), in the order of the
@@ -45,14 +51,16 @@ class ActivationPlan::Maker {
     return slots;
   }
 
-  // first: the slots of block 0, where what is computed again lies; null for block 0 itself.
-  BlockSlots block(const BlockSlots* first) {
-    if (first != nullptr && plan_.recompute_ == Recompute::kBlock) {
+  // first: the slots of block 0, where what is shared lies; null for block 0 itself.
+  BlockSlots block(int layer, const BlockSlots* first) {
+    const BackwardPlan& backward = plan_.backward_;
+    const bool no_backward = layer + 1 < backward.first_group;
+    if (first != nullptr && (no_backward || backward.recompute == Recompute::kBlock)) {
       BlockSlots slots = *first;
       slots.input = stream();
       return slots;
     }
-    const bool shares = first != nullptr && plan_.recompute_ == Recompute::kAttention;
+    const bool shares = first != nullptr && backward.recompute == Recompute::kAttention;
     const bool shares_norm = shares && c_.norm_position == NormPosition::kPre;
     const bool gates = c_.residual_gate == ResidualGate::kScalar;
     BlockSlots slots;
@@ -105,7 +113,7 @@ class ActivationPlan::Maker {
       slots.transform_gain = passed(c_.width);
       slots.transform_bias = passed(c_.width);
     }
-    if (c_.tie_embeddings)
+    if (c_.tie_embeddings && plan_.backward_.tied_gradient)
       slots.tied = make(Region::kTiedGradient, c_.vocab * c_.width, accumulate_);
     return slots;
   }
@@ -186,21 +194,22 @@ class ActivationPlan::Maker {
 
 ActivationPlan::ActivationPlan(const ModelConfig& config, core::DType compute,
                                std::int64_t max_sequences, core::DeviceType device,
-                               Recompute recompute)
-    : recompute_(recompute) {
+                               const BackwardPlan& backward)
+    : backward_(backward) {
   Maker maker(config, compute, max_sequences, device, *this);
   embedding = maker.embedding();
   blocks.reserve(static_cast<std::size_t>(config.layers));
-  for (std::int64_t layer = 0; layer < config.layers; ++layer)
-    blocks.push_back(maker.block(layer == 0 ? nullptr : &blocks.front()));
+  for (int layer = 0; layer < static_cast<int>(config.layers); ++layer)
+    blocks.push_back(maker.block(layer, layer == 0 ? nullptr : &blocks.front()));
   head = maker.head();
   gradients = maker.gradients();
   positions = maker.positions();
 }
 
 Activations::Activations(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
-                         core::DeviceRef device, core::MemoryTracker& memory, Recompute recompute)
-    : plan_(config, compute, max_sequences, device.device.type, recompute) {
+                         core::DeviceRef device, core::MemoryTracker& memory,
+                         const BackwardPlan& backward)
+    : plan_(config, compute, max_sequences, device.device.type, backward) {
   for (int r = 0; r < kRegions; ++r) {
     const auto region = static_cast<Region>(r);
     buffers_[static_cast<std::size_t>(r)] =

@@ -18,7 +18,8 @@
 //
 // What is computed again in backward has one place that all blocks share: with Recompute::kBlock
 // everything of a block but its input, with kAttention what leads from the block's input to the
-// input of the attention's output projection. Forward leaves there what the last block wrote.
+// input of the attention's output projection. Forward leaves there what the last block wrote. Blocks
+// below the first that is trained have no backward; they share all but their inputs too.
 namespace lockstep::models {
 
 enum class Region {
@@ -118,10 +119,10 @@ class ActivationPlan {
  public:
   ActivationPlan(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
                  core::DeviceType device = core::DeviceType::kCpu,
-                 Recompute recompute = Recompute::kNone);
+                 const BackwardPlan& backward = {});
 
   std::size_t bytes(Region region) const { return bytes_[static_cast<std::size_t>(region)]; }
-  Recompute recompute() const { return recompute_; }
+  Recompute recompute() const { return backward_.recompute; }
 
   EmbeddingSlots embedding;
   std::vector<BlockSlots> blocks;
@@ -132,7 +133,7 @@ class ActivationPlan {
  private:
   class Maker;
   std::array<std::size_t, kRegions> bytes_{};
-  Recompute recompute_;
+  BackwardPlan backward_;
 };
 
 // The plan's regions, allocated on a device (one buffer each), and the plan itself.
@@ -140,7 +141,7 @@ class Activations {
  public:
   Activations(const ModelConfig& config, core::DType compute, std::int64_t max_sequences,
               core::DeviceRef device, core::MemoryTracker& memory,
-              Recompute recompute = Recompute::kNone);
+              const BackwardPlan& backward = {});
 
   const ActivationPlan& plan() const { return plan_; }
 

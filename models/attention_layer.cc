@@ -150,12 +150,16 @@ void AttentionLayer::norm_heads_backward(const Pass& pass, const AttentionSlots&
                                          Heads gradient, BlockGradients& gradients) const {
   const ModelConfig& config = pass.config;
   const Heads input = split(pass, pass.tokens(slots.qkv, config.width + 2 * config.kv_width()));
+  const auto wanted = [&](ParameterId id) {
+    const TensorView dgain = gradients.gradient(id);
+    return dgain.empty() ? pass.unwanted_gradient(config.head_width()) : dgain;
+  };
   ops::rms_norm_backward(pass.ops, gradient.q, input.q, pass.parameter(q_norm_),
                          pass.stats(slots.q_rstd, config.heads), config.heads, {}, gradient.q,
-                         gradients.gradient(q_norm_));
+                         wanted(q_norm_));
   ops::rms_norm_backward(pass.ops, gradient.k, input.k, pass.parameter(k_norm_),
                          pass.stats(slots.k_rstd, config.kv_heads), config.kv_heads, {}, gradient.k,
-                         gradients.gradient(k_norm_));
+                         wanted(k_norm_));
 }
 
 void AttentionLayer::rotate(const Pass& pass, ops::RopeDirection direction, TensorView q,

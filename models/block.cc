@@ -154,8 +154,10 @@ ConstTensorView Block::branch_gradient(const Pass& pass, const Residual& residua
   const ops::Dropout dropout = pass.dropout(residual.dropout_site, pass.batch.length);
   if (residual.gate == kNoParameter && !dropout.active()) return dy;
   const TensorView dbranch = pass.stream(pass.gradients().branch);
+  TensorView dgate = gradients.gradient(residual.gate);
+  if (residual.gate != kNoParameter && dgate.empty()) dgate = pass.unwanted_gradient(1);
   ops::residual_backward(pass.ops, dy, pass.stream(kept), pass.parameter(residual.gate), dropout,
-                         dbranch, gradients.gradient(residual.gate));
+                         dbranch, dgate);
   return dbranch;
 }
 
@@ -163,7 +165,7 @@ void Block::norm_gradient(const Pass& pass, const NormLayer& norm, const NormSlo
                           ConstTensorView dy, ConstTensorView x, ConstTensorView add,
                           BlockGradients& gradients, TensorView dx) {
   norm_backward(pass, norm, stats, dy, x, add, dx, gradients.gradient(norm.gain),
-                gradients.gradient(norm.bias));
+                gradients.gradient(norm.bias));  // empty where frozen
 }
 
 }  // namespace lockstep::models

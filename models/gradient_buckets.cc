@@ -31,27 +31,29 @@ BlockGradients::BlockGradients(GradientSink& sink, const ParameterTable& table, 
     bucket_ = static_cast<int>(b);
   }
   LOCKSTEP_CHECK(bucket_ >= 0, "{} has no bucket", table.group_name(group));
-  sink_.begin(bucket_);
+  if (!pieces().empty()) sink_.begin(bucket_);
+}
+
+const std::vector<ParameterPiece>& BlockGradients::pieces() const {
+  return sink_.buckets()[static_cast<std::size_t>(bucket_)].pieces;
 }
 
 core::TensorView BlockGradients::gradient(ParameterId id) {
   if (id == kNoParameter) return {};
-  const std::vector<ParameterPiece>& pieces =
-      sink_.buckets()[static_cast<std::size_t>(bucket_)].pieces;
-  for (std::size_t i = 0; i < pieces.size(); ++i) {
-    if (pieces[i].parameter != id) continue;
+  for (std::size_t i = 0; i < pieces().size(); ++i) {
+    const ParameterPiece& piece = pieces()[i];
+    if (piece.parameter != id) continue;
     const core::Shape& shape = table_[id].shape;
     const std::int64_t rows = shape.rank() == 1 ? 1 : shape[0];
-    LOCKSTEP_CHECK(pieces[i].row_begin == 0 && pieces[i].row_end == rows, "{} is split",
-                   table_[id].name);
-    return piece_view(sink_, table_, bucket_, static_cast<int>(i), pieces[i]);
+    LOCKSTEP_CHECK(piece.row_begin == 0 && piece.row_end == rows, "{} is split", table_[id].name);
+    return piece_view(sink_, table_, bucket_, static_cast<int>(i), piece);
   }
-  LOCKSTEP_CHECK(false, "{} is not in the bucket of its block", table_[id].name);
+  LOCKSTEP_CHECK(table_[id].frozen, "{} is not in the bucket of its block", table_[id].name);
   return {};
 }
 
 void BlockGradients::finish() {
-  sink_.finish(bucket_);
+  if (!pieces().empty()) sink_.finish(bucket_);
 }
 
 void write_group(GradientSink& sink, const ParameterTable& table, GroupIndex group,
@@ -59,7 +61,7 @@ void write_group(GradientSink& sink, const ParameterTable& table, GroupIndex gro
   const std::vector<BucketSpec>& buckets = sink.buckets();
   for (auto b = static_cast<int>(buckets.size()) - 1; b >= 0; --b) {
     const BucketSpec& bucket = buckets[static_cast<std::size_t>(b)];
-    if (bucket.group != group) continue;
+    if (bucket.group != group || bucket.pieces.empty()) continue;
     sink.begin(b);
     for (std::size_t i = 0; i < bucket.pieces.size(); ++i) {
       const ParameterPiece& piece = bucket.pieces[i];

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "core/tensor.h"
 #include "models/model_io.h"
@@ -14,10 +15,12 @@ class BlockGradients {
  public:
   BlockGradients(GradientSink& sink, const ParameterTable& table, GroupIndex group);
 
-  core::TensorView gradient(ParameterId id);  // empty for kNoParameter
+  core::TensorView gradient(ParameterId id);  // empty for kNoParameter and for frozen parameters
   void finish();
 
  private:
+  const std::vector<ParameterPiece>& pieces() const;
+
   GradientSink& sink_;
   const ParameterTable& table_;
   int bucket_ = -1;

@@ -115,7 +115,7 @@ void Head::backward(const Pass& pass, const ParameterTable& table, GradientSink&
                     TensorView dstream) const {
   const HeadSlots& slots = head_slots(pass);
   const TensorView dlogits = logit_gradients(pass);
-  if (pass.config.tie_embeddings) {
+  if (pass.gradients().tied.bytes > 0) {
     const TensorView tied =
         pass.activations.view(pass.gradients().tied, {pass.config.vocab, pass.config.width});
     linear_weight_backward(pass, dlogits, output_input(pass), tied, {});

@@ -2,6 +2,7 @@
 
 #include "ops/fused_matmul.h"
 #include "ops/matmul.h"
+#include "ops/reduce.h"
 
 namespace lockstep::models {
 
@@ -38,7 +39,11 @@ void linear_activation_backward(const Pass& pass, const LinearLayer& layer,
 
 void linear_weight_backward(const Pass& pass, core::ConstTensorView dy, core::ConstTensorView x,
                             core::TensorView dweight, core::TensorView dbias) {
-  ops::matmul_weight_gradient(pass.ops, dy, x, dweight, dbias);
+  if (!dweight.empty()) {
+    ops::matmul_weight_gradient(pass.ops, dy, x, dweight, dbias);
+  } else if (!dbias.empty()) {
+    ops::column_sum(pass.ops, dy, dbias);
+  }
 }
 
 }  // namespace lockstep::models

@@ -39,7 +39,7 @@ void linear_activation_backward(const Pass& pass, const LinearLayer& layer,
                                 core::ConstTensorView pre, core::TensorView dpre,
                                 core::TensorView dbias);
 
-// dW = dy^T x; db = column sums of dy, unless dbias is empty.
+// dW = dy^T x; db = column sums of dy; either of them unless it is empty.
 void linear_weight_backward(const Pass& pass, core::ConstTensorView dy, core::ConstTensorView x,
                             core::TensorView dweight, core::TensorView dbias);
 

@@ -26,7 +26,8 @@ struct ParameterPiece {
   std::int64_t row_end = 0;
 };
 
-// A bucket: the unit of gradient reduction. All its pieces belong to one group.
+// A bucket: the unit of gradient reduction. All its pieces belong to one group; frozen tensors are
+// in none, so that a bucket may have no piece.
 struct BucketSpec {
   std::string name;  // "embeddings", "block.7", "head", or "head.2" when the group is split
   GroupIndex group = 0;
@@ -42,7 +43,7 @@ class ParameterSource {
 };
 
 // Takes gradients in the compute type. Backward visits buckets in backward order (the reverse of
-// buckets()), each exactly once a micro-batch:  begin(b); write every piece into gradient(b, i)
+// buckets()), each that has pieces exactly once a micro-batch:  begin(b); write every piece into gradient(b, i)
 // completely (overwrite, never add); finish(b). After finish the memory belongs to the sink.
 // Padding is the sink's business.
 class GradientSink {

@@ -25,6 +25,9 @@ void norm_backward(const Pass& pass, const NormLayer& layer, const NormSlots& st
                    core::ConstTensorView dy, core::ConstTensorView x, core::ConstTensorView add,
                    core::TensorView dx, core::TensorView dgain, core::TensorView dbias) {
   const core::ConstTensorView gain = pass.parameter(layer.gain);
+  if (dgain.empty()) dgain = pass.unwanted_gradient(pass.config.width);
+  if (layer.bias != kNoParameter && dbias.empty())
+    dbias = pass.unwanted_gradient(pass.config.width, 1);
   if (pass.config.norm == NormKind::kRmsNorm) {
     ops::rms_norm_backward(pass.ops, dy, x, gain, pass.stats(stats.rstd), 1, add, dx, dgain);
   } else {

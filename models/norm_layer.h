@@ -21,8 +21,8 @@ struct NormLayer {
 void norm_forward(const Pass& pass, const NormLayer& layer, const NormSlots& stats,
                   core::ConstTensorView x, core::TensorView y);
 
-// dx = (gradient through the norm) + add; add may be empty or dx; dx may be dy. dgain: [C], dbias:
-// [C] or empty, overwritten.
+// dx = (gradient through the norm) + add; add may be empty or dx; dx may be dy. dgain, dbias: [C],
+// overwritten, or empty where the norm has none or nobody wants it.
 void norm_backward(const Pass& pass, const NormLayer& layer, const NormSlots& stats,
                    core::ConstTensorView dy, core::ConstTensorView x, core::ConstTensorView add,
                    core::TensorView dx, core::TensorView dgain, core::TensorView dbias);

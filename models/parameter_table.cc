@@ -89,7 +89,7 @@ class SpecMaker {
  private:
   ParameterSpec make(const std::string& name, core::Shape shape, ParameterRole role, InitRule init,
                      bool decays) const {
-    return {prefix_ + name, shape, role, init, group_, decays};
+    return {prefix_ + name, shape, role, init, group_, decays, false};
   }
 
   const ModelConfig& config_;
@@ -193,6 +193,13 @@ std::int64_t ParameterTable::total_elements() const {
   return std::accumulate(
       specs_.begin(), specs_.end(), std::int64_t{0},
       [](std::int64_t sum, const ParameterSpec& spec) { return sum + spec.elements(); });
+}
+
+GroupIndex ParameterTable::first_trained_group() const {
+  for (const ParameterSpec& spec : specs_) {
+    if (!spec.frozen) return spec.group;
+  }
+  return groups_;
 }
 
 void initialize(const ParameterSpec& spec, std::uint64_t seed, float* out) {

@@ -30,6 +30,7 @@ struct ParameterSpec {
   InitRule init;
   GroupIndex group = 0;
   bool decays = false;  // weight decay applies (linear weights and embeddings)
+  bool frozen = false;  // has no gradient
 
   std::int64_t elements() const { return shape.elements(); }
 };
@@ -53,6 +54,10 @@ class ParameterTable {
   std::vector<ParameterId> in_group(GroupIndex group) const;  // canonical order
   ParameterId find(const std::string& name) const;            // kNoParameter if absent
   std::int64_t total_elements() const;  // without any padding; tied tensors once
+
+  void freeze(ParameterId id) { specs_[static_cast<std::size_t>(id)].frozen = true; }
+  // The lowest group with a tensor that is not frozen: backward ends there.
+  GroupIndex first_trained_group() const;
 
  private:
   ParameterId add(ParameterSpec spec);

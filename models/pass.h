@@ -40,6 +40,12 @@ struct Pass {
     return id == kNoParameter ? core::ConstTensorView{} : parameters.parameter(id);
   }
 
+  // Where the gradient of a frozen parameter of a block goes when an op cannot leave it out: [n], at
+  // most the width; `which` is 0 or 1, for two at once.
+  core::TensorView unwanted_gradient(std::int64_t n, int which = 0) const {
+    return activations.view(which == 0 ? gradients().norm_gain : gradients().norm_bias, {n});
+  }
+
   // The dropout of a site ("block.3.mlp") on a tensor with sequence_rows rows per sequence.
   ops::Dropout dropout(const std::string& site, std::int64_t sequence_rows) const;
 };

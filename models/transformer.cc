@@ -73,7 +73,7 @@ struct Transformer::Parts {
         seed(run_seed),
         ops(op_context),
         activations(model_config, compute_type, sequences, op_context.device_ref(), memory,
-                    recompute),
+                    backward_plan(parameter_table, recompute)),
         losses(op_context, 1, memory),
         embedding(parameter_table),
         head(model_config, parameter_table) {
@@ -193,15 +193,17 @@ void Transformer::backward(ParameterSource& parameters, GradientSink& gradients)
 
   parts_->head.backward(pass, parts_->table, gradients, dstream);
   const ActivationPlan& plan = parts_->activations.plan();
+  const GroupIndex first = parts_->table.first_trained_group();
   for (std::size_t i = parts_->blocks.size(); i-- > 0;) {
-    const bool last = i + 1 == parts_->blocks.size();  // what forward left is still its own
+    if (static_cast<GroupIndex>(i) + 1 < first) return;  // all that is left is frozen
+    const bool last = i + 1 == parts_->blocks.size();    // what forward left is still its own
     if (plan.recompute() != Recompute::kNone && !last)
       parts_->blocks[i].recompute(pass, plan.blocks[i]);
     BlockGradients bucket(gradients, parts_->table, static_cast<GroupIndex>(i) + 1);
     parts_->blocks[i].backward(pass, plan.blocks[i], bucket, dstream);
     bucket.finish();
   }
-  parts_->embedding.backward(pass, parts_->table, gradients, dstream);
+  if (first == 0) parts_->embedding.backward(pass, parts_->table, gradients, dstream);
 }
 
 void Transformer::observe(ActivationObserver observer) {
@@ -231,8 +233,8 @@ std::vector<MemoryRegion> Transformer::memory_regions(const ModelConfig& config,
                                                       core::DType compute,
                                                       std::int64_t max_sequences,
                                                       core::DeviceType device,
-                                                      Recompute recompute) {
-  const ActivationPlan plan(config, compute, max_sequences, device, recompute);
+                                                      const BackwardPlan& backward) {
+  const ActivationPlan plan(config, compute, max_sequences, device, backward);
   std::vector<MemoryRegion> regions;
   for (int r = 0; r < kRegions; ++r) {
     const auto region = static_cast<Region>(r);

@@ -65,7 +65,7 @@ class Transformer {
   static std::vector<MemoryRegion> memory_regions(const ModelConfig& config, core::DType compute,
                                                   std::int64_t max_sequences,
                                                   core::DeviceType device = core::DeviceType::kCpu,
-                                                  Recompute recompute = Recompute::kNone);
+                                                  const BackwardPlan& backward = {});
 
  private:
   struct Parts;

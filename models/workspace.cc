@@ -1,6 +1,8 @@
 #include "models/workspace.h"
 
 #include <algorithm>
+#include <initializer_list>
+#include <string>
 
 #include "ops/cpu/scratch_sizes.h"
 
@@ -58,11 +60,29 @@ class Workspace {
     need({weight_rows, l.in, l.rows, l.stride_y, l.stride_x, l.in, compute_, output, true, false,
           false});
   }
-  void all_of(const Linear& l) {
+  // Whether backward comes to the blocks.
+  bool reaches_blocks() const { return table_.first_trained_group() <= c_.layers; }
+
+  // Whether a tensor, of the head or of some block, has a gradient. name: without "block.3.".
+  bool trains(const std::string& name) const {
+    for (const ParameterSpec& spec : table_.specs()) {
+      const bool same = spec.name == name || spec.name.ends_with("." + name);
+      if (same && !spec.frozen) return true;
+    }
+    return false;
+  }
+
+  void gradients(const Linear& l, const std::string& layer) {
+    if (trains(layer + ".weight")) weight_backward(l, l.out, compute_);
+    if (l.bias && trains(layer + ".bias")) need(cpu::column_sum_scratch(l.rows, l.out, compute_));
+  }
+  // Of layers of the blocks, of one size.
+  void all_of(const Linear& l, std::initializer_list<const char*> layers) {
     forward(l, compute_);
+    if (!reaches_blocks()) return;
     input_backward(l);
-    weight_backward(l, l.out, compute_);
-    if (l.bias) need(cpu::column_sum_scratch(l.rows, l.out, compute_));
+    for (const char* layer : layers)
+      gradients(l, layer);
   }
 
   // Calls f(rows) for every piece of a parameter.
@@ -80,22 +100,24 @@ class Workspace {
     for_each_piece("embeddings.token.weight", [&](std::int64_t rows) {
       need(cpu::embedding_backward_scratch(rows, tokens_));
     });
-    if (c_.token_types > 0) need(cpu::column_sum_scratch(tokens_, c_.width, compute_));
+    if (c_.token_types > 0 && trains("embeddings.token_type.weight"))
+      need(cpu::column_sum_scratch(tokens_, c_.width, compute_));
     need(cpu::count_nonfinite_scratch(tokens_, c_.width, true));  // in what enters a block
   }
 
   void attention() {
     const std::int64_t qkv = c_.width + 2 * c_.kv_width();
     if (c_.family == Family::kGpt) {
-      all_of({tokens_, c_.width, qkv, c_.width, qkv, c_.bias});
+      all_of({tokens_, c_.width, qkv, c_.width, qkv, c_.bias}, {"attention.qkv"});
     } else {
-      all_of({tokens_, c_.width, c_.width, c_.width, qkv, c_.bias});
-      all_of({tokens_, c_.width, c_.kv_width(), c_.width, qkv, c_.bias});
+      all_of({tokens_, c_.width, c_.width, c_.width, qkv, c_.bias}, {"attention.q"});
+      all_of({tokens_, c_.width, c_.kv_width(), c_.width, qkv, c_.bias},
+             {"attention.k", "attention.v"});
     }
-    all_of({tokens_, c_.width, c_.width, c_.width, c_.width, c_.bias});
+    all_of({tokens_, c_.width, c_.width, c_.width, c_.width, c_.bias}, {"attention.out"});
     if (c_.qk_norm) {
-      rms_norm(c_.width, c_.heads);
-      rms_norm(c_.kv_width(), c_.kv_heads);
+      rms_norm(c_.width, c_.heads, reaches_blocks());
+      rms_norm(c_.kv_width(), c_.kv_heads, reaches_blocks());
     }
     ops::AttentionSpec spec;
     spec.sequences = sequences_;
@@ -104,27 +126,30 @@ class Workspace {
     spec.kv_heads = c_.kv_heads;
     spec.head_width = c_.head_width();
     need(cpu::attention_forward_scratch(spec, compute_, threads_));
-    need(cpu::attention_backward_scratch(spec, compute_, threads_));
+    if (reaches_blocks()) need(cpu::attention_backward_scratch(spec, compute_, threads_));
   }
 
   void mlp() {
-    all_of({tokens_, c_.width, c_.ffn_width, c_.width, c_.ffn_width, c_.bias});
-    all_of({tokens_, c_.ffn_width, c_.width, c_.ffn_width, c_.width, c_.bias});
+    all_of({tokens_, c_.width, c_.ffn_width, c_.width, c_.ffn_width, c_.bias},
+           {"mlp.up", "mlp.gate"});
+    all_of({tokens_, c_.ffn_width, c_.width, c_.ffn_width, c_.width, c_.bias}, {"mlp.down"});
   }
 
   void norm() {
-    if (c_.norm == NormKind::kRmsNorm) return rms_norm(c_.width, 1);
+    const bool backward = reaches_blocks() || c_.final_norm() || c_.task == Task::kMaskedLm;
+    if (c_.norm == NormKind::kRmsNorm) return rms_norm(c_.width, 1, backward);
     need(cpu::layer_norm_forward_scratch(tokens_, c_.width, compute_));
-    need(cpu::layer_norm_backward_scratch(tokens_, c_.width, compute_));
+    if (backward) need(cpu::layer_norm_backward_scratch(tokens_, c_.width, compute_));
   }
 
-  void rms_norm(std::int64_t width, std::int64_t heads) {
+  void rms_norm(std::int64_t width, std::int64_t heads, bool backward) {
     need(cpu::rms_norm_forward_scratch(tokens_, width, compute_));
-    need(cpu::rms_norm_backward_scratch(tokens_, width, heads, compute_));
+    if (backward) need(cpu::rms_norm_backward_scratch(tokens_, width, heads, compute_));
   }
 
   void residual() {
     const bool drops = c_.dropout > 0.0;
+    if (!reaches_blocks()) return;
     if (drops || c_.residual_gate != ResidualGate::kNone)
       need(cpu::residual_backward_scratch(tokens_, c_.width, !drops));
   }
@@ -136,7 +161,10 @@ class Workspace {
     need(cpu::cross_entropy_scratch(rows));
     if (c_.task != Task::kCausalLm) {  // transform, or pooler of the first token of each sequence
       const std::int64_t stride = classifies ? c_.context * c_.width : c_.width;
-      all_of({rows, c_.width, c_.width, stride, c_.width, true});
+      const Linear dense{rows, c_.width, c_.width, stride, c_.width, true};
+      forward(dense, compute_);
+      input_backward(dense);
+      gradients(dense, classifies ? "head.pooler" : "head.transform");
     }
     const bool bias = c_.task != Task::kCausalLm;
     const Linear logits{rows, c_.width, outputs, c_.width, outputs, bias};
@@ -146,8 +174,10 @@ class Workspace {
     gradient.stride_y *=
         static_cast<std::int64_t>(core::size_of(accumulate_) / core::size_of(compute_));
     input_backward(gradient);
-    if (bias) need(cpu::column_sum_scratch(rows, outputs, compute_));
-    if (c_.tie_embeddings) weight_backward(gradient, outputs, accumulate_);
+    if (bias && (trains("head.bias") || trains("head.classifier.bias")))
+      need(cpu::column_sum_scratch(rows, outputs, compute_));
+    if (c_.tie_embeddings && trains("embeddings.token.weight"))
+      weight_backward(gradient, outputs, accumulate_);
     for (const char* name : {"head.weight", "head.classifier.weight"}) {
       for_each_piece(name, [&](std::int64_t piece) {
         weight_backward(gradient, std::min(piece, kSplitRows), compute_);

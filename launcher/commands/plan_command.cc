@@ -12,6 +12,7 @@
 #include "launcher/cluster_report.h"
 #include "launcher/run_description.h"
 #include "runtime/config/load_config.h"
+#include "runtime/config/tensor_rules.h"
 #include "runtime/plan/memory_advice.h"
 #include "runtime/plan/memory_plan.h"
 
@@ -157,8 +158,12 @@ int plan(const PlanOptions& options, std::ostream& out) {
     out << json.dump() << "\n";
     return 0;
   }
-  out << fmt::format("{} ranks, ZeRO stage {}, grad_sync {}\n\n", options.ranks,
-                     plans[0].zero_stage, name_of(plans[0].grad_sync));
+  out << fmt::format("{} ranks, ZeRO stage {}, grad_sync {}, recompute {}\n", options.ranks,
+                     plans[0].zero_stage, name_of(plans[0].grad_sync),
+                     runtime::name_of(config.memory.recompute));
+  for (const std::string& line : runtime::describe_groups(config))
+    out << "group " << line << "\n";
+  out << "\n";
   out << runtime::to_table(plans[0], nullptr) << fit_text(fit);
   print_comparison(plans, out);
   return 0;

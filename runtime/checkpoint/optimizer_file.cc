@@ -82,8 +82,8 @@ class SliceIndex {
     const std::string name = base_name(state, spec);
     const auto found = slices_.find(name);
     if (found == slices_.end()) {
-      files_.front().fail(
-          fmt::format("tensor {} is missing: was the optimizer another one?", name));
+      files_.front().fail(fmt::format(
+          "tensor {} is missing: was the optimizer another one, or the tensor frozen?", name));
     }
     std::int64_t covered = 0;
     for (const Slice& slice : found->second) {
@@ -165,7 +165,7 @@ void read_optimizer_files(const std::vector<std::string>& paths,
   for (int state = 0; state < model.state_tensors(); ++state) {
     std::vector<const std::vector<Slice>*> slices;
     for (const models::ParameterSpec& spec : table.specs())
-      slices.push_back(&index.find(state, spec));
+      slices.push_back(spec.frozen ? nullptr : &index.find(state, spec));
     for (int b = 0; b < model.layout().size(); ++b) {
       for (const OwnedRun& run : model.owned_runs(b)) {
         const core::TensorView& target = run.states[static_cast<std::size_t>(state)];

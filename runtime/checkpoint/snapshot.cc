@@ -11,7 +11,7 @@ namespace {
 constexpr const char* kRegion = "checkpoint";
 
 std::int64_t master_elements(const BucketLayout& layout, int zero_stage, int rank) {
-  if (rank == 0) return layout.flat_elements();
+  if (rank == 0) return layout.parameter_elements();
   if (zero_stage == 0) return 0;
   std::int64_t largest = 0;
   for (int b = 0; b < layout.size(); ++b)
@@ -59,16 +59,24 @@ void Snapshot::take(ModelState& model, comm::Communicator& communicator) {
 void Snapshot::take_masters(ModelState& model, comm::Communicator& communicator) {
   for (int b = 0; b < layout_.size(); ++b) {
     if (zero_stage_ == 0 && rank_ != 0) continue;
-    const std::int64_t place = rank_ == 0 ? layout_[b].flat_offset : 0;
+    const std::int64_t place = rank_ == 0 ? layout_[b].parameter_begin : 0;
+    if (layout_[b].padded == 0) continue;
     gather_owned(
         model, b, StateCollector::kMaster, communicator,
         masters_.view(core::DType::kF32, core::Shape{layout_[b].padded}, float_bytes(place)));
+  }
+  if (rank_ != 0) return;
+  for (int b = 0; b < layout_.size(); ++b) {
+    for (const FrozenTensor& tensor : layout_[b].frozen) {
+      model.read_frozen(tensor.parameter, static_cast<float*>(masters_.data()) +
+                                              layout_.parameter_offset(tensor.parameter));
+    }
   }
 }
 
 std::span<const float> Snapshot::master(const models::ParameterTable& table,
                                         models::ParameterId id) const {
-  // The rows of a parameter that is split over buckets follow one another in the flat space.
+  // The rows of a parameter that is split over buckets follow one another.
   return {static_cast<const float*>(masters_.data()) + layout_.parameter_offset(id),
           static_cast<std::size_t>(table[id].elements())};
 }

@@ -45,8 +45,9 @@ class Snapshot {
   int state_tensors_;
   int zero_stage_;
   int rank_;
-  core::Buffer masters_;  // rank 0: the flat space; others: a bucket on its way through, if any
-  core::Buffer states_;   // [state_tensors, shard_total]
+  core::Buffer
+      masters_;  // rank 0: the space of parameters; others: a bucket on its way through, if any
+  core::Buffer states_;  // [state_tensors, shard_total]
 };
 
 }  // namespace lockstep::runtime

@@ -47,6 +47,7 @@ const char* type_name(ValueKind kind) {
     case ValueKind::kNumberPair:
       return "pair";
     case ValueKind::kFaults:
+    case ValueKind::kGroups:
       return "list";
   }
   return "";

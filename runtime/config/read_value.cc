@@ -4,6 +4,7 @@
 
 #include "runtime/config/nearest.h"
 #include "runtime/config/read_faults.h"
+#include "runtime/config/read_groups.h"
 #include "runtime/config/scalar.h"
 
 namespace lockstep::runtime {
@@ -26,6 +27,8 @@ class Reader {
         return pair(node);
       case ValueKind::kFaults:
         return faults(node);
+      case ValueKind::kGroups:
+        return groups(node);
       default:
         break;
     }
@@ -111,6 +114,12 @@ class Reader {
 
   std::optional<Value> faults(const YAML::Node& node) {
     std::optional<std::vector<FaultConfig>> list = read_faults(node, entry_.where, problems_);
+    if (!list) return std::nullopt;
+    return Value(*std::move(list));
+  }
+
+  std::optional<Value> groups(const YAML::Node& node) {
+    std::optional<std::vector<OptimizerGroup>> list = read_groups(node, entry_.where, problems_);
     if (!list) return std::nullopt;
     return Value(*std::move(list));
   }

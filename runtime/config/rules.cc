@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "models/model_config.h"
+#include "models/parameter_table.h"
+#include "runtime/config/tensor_rules.h"
 
 namespace lockstep::runtime {
 namespace {
@@ -96,6 +98,7 @@ class RuleChecker {
     check_loss_scale();
     check_reproducible();
     check_faults();
+    check_groups();
   }
 
  private:
@@ -208,6 +211,13 @@ class RuleChecker {
               fmt::format("layer {} does not exist; the model's are 0 to {}", fault.layer,
                           config_.model.layers - 1));
     }
+  }
+
+  void check_groups() {
+    if (config_.optimizer.groups.empty() || !models::find_problems(config_.model).empty()) return;
+    const models::ParameterTable table(config_.model);
+    for (const std::string& problem : problems_of_groups(config_.optimizer, table))
+      require(false, "optimizer.groups", problem);
   }
 
   const Config& config_;

@@ -127,6 +127,8 @@ std::string Key::legal() const {
       return "a list of two numbers" + describe_range(range);
     case ValueKind::kFaults:
       return "a list of {kind, step, rank, layer}";
+    case ValueKind::kGroups:
+      return "a list of {match, learning_rate_scale, weight_decay, freeze}";
   }
   return "";
 }

@@ -20,6 +20,7 @@ enum class ValueKind {
   kPaths,       // one path or a list
   kNumberPair,  // a list of two numbers
   kFaults,      // a list of {kind, step, rank, layer}
+  kGroups,      // a list of {match, learning_rate_scale, weight_decay, freeze}
 };
 
 // Bounds of a number (of both, in a pair); open: the bound itself is not legal.

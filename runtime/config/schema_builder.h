@@ -67,6 +67,11 @@ class SchemaBuilder {
     return plain<std::vector<FaultConfig>>(path, ValueKind::kFaults, field, {}, meaning);
   }
 
+  template <typename Field>
+  SchemaBuilder& groups(const char* path, Field field, const char* meaning) {
+    return plain<std::vector<OptimizerGroup>>(path, ValueKind::kGroups, field, {}, meaning);
+  }
+
   template <typename Field, typename Enum>
   SchemaBuilder& choice(const char* path, Field field,
                         std::initializer_list<std::pair<const char*, Enum>> words,

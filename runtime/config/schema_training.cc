@@ -67,7 +67,13 @@ void add_optimization(SchemaBuilder& schema) {
               "1-d parameters")
       .number("optimizer.momentum", LOCKSTEP_FIELD(optimizer.momentum), below(0, 1), "sgd, rmsprop")
       .number("optimizer.alpha", LOCKSTEP_FIELD(optimizer.alpha), below(0, 1),
-              "decay of the squared gradient; rmsprop");
+              "decay of the squared gradient; rmsprop")
+      .groups(
+          "optimizer.groups", LOCKSTEP_FIELD(optimizer.groups),
+          "tensors treated otherwise; the first item whose match (tensor names, * and ? as in "
+          "shells) fits counts: its weight_decay instead of the rule above, on biases and norms "
+          "too; freeze: no gradient, no optimizer state, left out of the norm")
+      .unset("none");
 }
 
 void add_schedule_and_clip(SchemaBuilder& schema) {

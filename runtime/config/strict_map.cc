@@ -19,7 +19,7 @@ PlacedNode parse_yaml(std::string_view text, const std::string& source) {
 
 Location place_of(const YAML::Node& node, const Location& fallback) {
   const YAML::Mark mark = node.Mark();
-  if (mark.is_null() || node.IsNull()) return fallback;
+  if (fallback.line == 0 || mark.is_null() || node.IsNull()) return fallback;
   return {fallback.source, mark.line + 1, mark.column + 1};
 }
 
@@ -109,6 +109,16 @@ void StrictMap::read(const std::string& name, double& target, double low, double
     problem(name, fmt::format("found {}; legal: {}", *number.value, legal));
   } else {
     target = *number.value;
+  }
+}
+
+void StrictMap::read(const std::string& name, bool& target) {
+  if (!scalar(name, "true or false")) return;
+  const Scalar<bool> value = read_boolean(at(name).node);
+  if (value.value) {
+    target = *value.value;
+  } else {
+    problem(name, value.problem + "; legal: true or false");
   }
 }
 

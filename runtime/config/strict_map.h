@@ -37,6 +37,7 @@ class StrictMap {
   void read(const std::string& name, std::int32_t& target, std::int32_t low, std::int32_t high);
   void read(const std::string& name, std::int64_t& target, std::int64_t low, std::int64_t high);
   void read(const std::string& name, double& target, double low, double high);
+  void read(const std::string& name, bool& target);
   // In seconds, may have a fraction; target in nanoseconds.
   void read_seconds(const std::string& name, std::int64_t& target_ns);
   void read(const std::string& name, std::string& target);

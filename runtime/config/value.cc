@@ -49,6 +49,14 @@ std::string format_fault(const FaultConfig& fault) {
          ", rank: " + std::to_string(fault.rank) + ", layer: " + std::to_string(fault.layer) + "}";
 }
 
+std::string format_group(const OptimizerGroup& group) {
+  const std::string text = "{match: " + format_text(group.match);
+  if (group.freeze) return text + ", freeze: true}";
+  return text + ", learning_rate_scale: " + format_number(group.learning_rate_scale) +
+         (group.weight_decay < 0.0 ? "" : ", weight_decay: " + format_number(group.weight_decay)) +
+         "}";
+}
+
 template <typename Items, typename Format>
 std::string format_list(const Items& items, Format format) {
   std::string text = "[";
@@ -72,6 +80,9 @@ struct Formatter {
   }
   std::string operator()(const std::vector<FaultConfig>& value) const {
     return format_list(value, format_fault);
+  }
+  std::string operator()(const std::vector<OptimizerGroup>& value) const {
+    return format_list(value, format_group);
   }
 };
 

@@ -40,13 +40,13 @@ std::vector<int> minority(const std::vector<std::uint64_t>& values) {
 
 using Message = std::vector<ops::ByteRange>;
 
-// Elements [begin, end) of a bucket without padding, as bytes of the flat parameters.
-void add_range(const BucketLayout& layout, std::size_t size, int bucket, std::int64_t begin,
-               std::int64_t end, Message& message) {
+// Segments of a bucket as bytes of the parameters.
+void add_segments(const BucketLayout& layout, std::size_t size, int bucket,
+                  const std::vector<Segment>& segments, Message& message) {
   const auto element = static_cast<std::int64_t>(size);
-  for (const Segment& segment : layout.segments(bucket, begin, end)) {
-    message.push_back(
-        {(layout[bucket].flat_offset + segment.bucket_begin) * element, segment.count * element});
+  for (const Segment& segment : segments) {
+    message.push_back({(layout[bucket].parameter_begin + segment.bucket_begin) * element,
+                       segment.count * element});
   }
 }
 
@@ -55,8 +55,13 @@ std::vector<Message> slice_messages(const BucketLayout& layout, std::size_t size
   std::vector<Message> messages;
   for (int b = 0; b < layout.size(); ++b) {
     const std::int64_t shard = layout.shard_elements(b);
-    for (int owner = first_owner; owner < first_owner + owners; ++owner)
-      add_range(layout, size, b, owner * shard, (owner + 1) * shard, messages.emplace_back());
+    for (int owner = first_owner; owner < first_owner + owners; ++owner) {
+      Message& message = messages.emplace_back();
+      add_segments(layout, size, b, layout.segments(b, owner * shard, (owner + 1) * shard),
+                   message);
+      // Nobody owns frozen tensors; rank 0 answers for them.
+      if (owner == 0) add_segments(layout, size, b, layout.frozen_segments(b), message);
+    }
   }
   return messages;
 }
@@ -67,7 +72,8 @@ std::vector<Message> group_messages(const BucketLayout& layout, std::size_t size
   std::vector<Message> messages(static_cast<std::size_t>(groups));
   for (int b = 0; b < layout.size(); ++b) {
     Message& message = messages[static_cast<std::size_t>(layout[b].spec.group)];
-    add_range(layout, size, b, 0, layout[b].padded, message);
+    add_segments(layout, size, b, layout.segments(b, 0, layout[b].padded), message);
+    add_segments(layout, size, b, layout.frozen_segments(b), message);
   }
   return messages;
 }
@@ -147,7 +153,7 @@ GuardMemory guard_memory(const models::ParameterTable& table, const BucketLayout
   const auto groups = static_cast<std::size_t>(table.groups());
   const auto stretches = static_cast<std::size_t>(table.size()) + slices;
   const std::size_t bytes =
-      static_cast<std::size_t>(layout.flat_elements()) * core::size_of(compute);
+      static_cast<std::size_t>(layout.parameter_elements()) * core::size_of(compute);
   GuardMemory memory;
   memory.tables = 3 * kRow * (kRowsOfStretch * stretches + slices + groups + bytes / 65536);
   memory.results = (buckets + slices + groups) * sizeof(std::uint64_t);

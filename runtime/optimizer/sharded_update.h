@@ -6,6 +6,7 @@
 #include "core/memory.h"
 #include "ops/op_context.h"
 #include "ops/optimizer_update.h"
+#include "runtime/config/tensor_rules.h"
 #include "runtime/sharding/gradient_buckets.h"
 #include "runtime/sharding/model_state.h"
 
@@ -22,11 +23,13 @@ struct UpdateFactors {
 // move.
 class ShardedUpdate {
  public:
-  ShardedUpdate(const models::ParameterTable& table, ModelState& state,
+  // rules: by ParameterId.
+  ShardedUpdate(const std::vector<TensorRule>& rules, ModelState& state,
                 const GradientBuckets& gradients, ops::OpContext& context,
                 core::MemoryTracker& memory);
 
-  // Updates; ModelState::gather() then makes it everybody's. Padding is never touched.
+  // Updates; ModelState::gather() then makes it everybody's. Padding is never touched. Of `rule` a
+  // tensor's learning_rate_scale and weight_decay make its own.
   void apply(const ops::UpdateRule& rule, const UpdateFactors& factors);
   // The same where a device decides whether, with which of the rules and with which factors
   // (by_parameter: fp32 [parameters]; empty: the choice's): in its memory, read when it comes
@@ -35,11 +38,27 @@ class ShardedUpdate {
                      std::span<const float> by_parameter, double clamp);
 
  private:
+  // Tensors that are updated in one call: of one learning rate and one weight decay, or none.
+  struct Part {
+    double learning_rate_scale = 1.0;
+    double weight_decay = 0.0;
+    ops::UpdatePlan plan;  // each run takes the factor of its parameter
+
+    ops::UpdateRule own(ops::UpdateRule rule) const {
+      rule.learning_rate *= learning_rate_scale;
+      rule.weight_decay = weight_decay;
+      return rule;
+    }
+  };
+
+  static std::vector<Part> make_parts(const std::vector<TensorRule>& rules, ModelState& state,
+                                      const GradientBuckets& gradients,
+                                      const ops::OpContext& context, core::MemoryTracker& memory);
   ops::RunFactors run_factors(const UpdateFactors& factors);
 
   ModelState& state_;
   ops::OpContext& context_;
-  ops::UpdatePlan plan_;            // each run takes the factor of its parameter
+  std::vector<Part> parts_;
   core::Buffer factors_on_device_;  // fp32 [parameters]
   std::vector<float> factors_;      // of tensor_norm
 };

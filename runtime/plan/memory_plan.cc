@@ -9,6 +9,7 @@
 #include "models/workspace.h"
 #include "ops/cpu/scratch_sizes.h"
 #include "runtime/checkpoint/snapshot.h"
+#include "runtime/config/tensor_rules.h"
 #include "runtime/device/backend_device.h"
 #include "runtime/health/parameter_guard.h"
 #include "runtime/plan/run_plan.h"
@@ -53,8 +54,9 @@ std::size_t workspace_bytes(const Config& config, const models::ParameterTable& 
   }
   std::size_t bytes = models::workspace_bytes(config.model, table, config.precision.compute,
                                               config.batch.micro, layout.specs(), threads);
-  for (const models::ParameterSpec& spec : table.specs())
-    bytes = std::max(bytes, gradient_scratch(spec.elements()));
+  for (const models::ParameterSpec& spec : table.specs()) {
+    if (!spec.frozen) bytes = std::max(bytes, gradient_scratch(spec.elements()));
+  }
   return bytes;
 }
 
@@ -107,7 +109,7 @@ std::size_t MemoryPlan::host_bytes() const {
 }
 
 MemoryPlan plan_memory(const Config& config, int world_size, int threads, int rank) {
-  const models::ParameterTable table(config.model);
+  const models::ParameterTable table = parameter_table(config);
   const BucketLayout layout = bucket_layout(config, table, world_size);
   const GradientPlan gradients = gradient_plan(config, world_size);
   const core::DType compute = config.precision.compute;
@@ -125,7 +127,8 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
   const bool on_cuda = config.backend.device == DeviceChoice::kCuda;
   for (const models::MemoryRegion& region : models::Transformer::memory_regions(
            config.model, compute, config.batch.micro,
-           on_cuda ? core::DeviceType::kCuda : core::DeviceType::kCpu, recompute_of(config))) {
+           on_cuda ? core::DeviceType::kCuda : core::DeviceType::kCpu,
+           models::backward_plan(table, recompute_of(config)))) {
     const bool results = region.name == ops::kResultsRegion;
     plan.regions.push_back(
         {region.name, region.bytes + (results ? result_bytes(config, table, layout, rank) : 0)});

@@ -10,6 +10,7 @@
 
 #include "models/transformer.h"
 #include "runtime/checkpoint/safetensors.h"
+#include "runtime/config/tensor_rules.h"
 #include "runtime/drills/fault_injector.h"
 #include "runtime/plan/run_plan.h"
 #include "runtime/replay/replay_gradients.h"
@@ -125,7 +126,7 @@ StepReplay::StepReplay(const ReplayBundle& bundle, int threads, core::MemoryTrac
                        core::Logger& log)
     : record_(bundle.record),
       config_(bundle.config),
-      table_(config_.model),
+      table_(parameter_table(config_)),
       ranks_(record_.world_size()),
       layout_(bucket_layout(config_, table_, ranks_)),
       plan_(gradient_plan(config_, ranks_)),

@@ -43,12 +43,18 @@ BucketLayout::BucketLayout(const models::ParameterTable& table, bool tied, int w
 
 void BucketLayout::add_group(models::GroupIndex group, bool tied, std::int64_t limit_elements) {
   const bool is_block = group > 0 && group < table_.groups() - 1;
-  const bool holds_tied_table = tied && group == 0;
+  const bool holds_tied_table =
+      tied && group == 0 && !table_[table_.in_group(group).front()].frozen;
+  std::vector<models::ParameterId> frozen;
   std::vector<models::ParameterPiece> pending;
   std::vector<std::vector<models::ParameterPiece>> buckets;
   for (const models::ParameterId id : table_.in_group(group)) {
     const models::ParameterSpec& spec = table_[id];
     const std::int64_t rows = rows_of(spec);
+    if (spec.frozen) {
+      frozen.push_back(id);
+      continue;
+    }
     if (is_block || holds_tied_table || spec.elements() <= limit_elements) {
       pending.push_back({id, 0, rows});
       continue;
@@ -65,12 +71,27 @@ void BucketLayout::add_group(models::GroupIndex group, bool tied, std::int64_t l
       buckets.push_back({{id, row, std::min(rows, row + step)}});
     }
   }
-  if (!pending.empty()) buckets.push_back(std::move(pending));
+  const bool all_frozen = pending.empty() && buckets.empty() && !frozen.empty();
+  if (!pending.empty() || all_frozen) buckets.push_back(std::move(pending));
   const std::string name = table_.group_name(group);
   for (std::size_t i = 0; i < buckets.size(); ++i) {
     add_bucket(buckets.size() == 1 ? name : fmt::format("{}.{}", name, i), group,
                std::move(buckets[i]), holds_tied_table);
   }
+  if (!frozen.empty()) add_frozen(size() - 1, frozen);
+}
+
+void BucketLayout::add_frozen(int bucket, const std::vector<models::ParameterId>& tensors) {
+  BucketPlacement& placement = buckets_[static_cast<std::size_t>(bucket)];
+  for (const models::ParameterId id : tensors) {
+    const auto index = static_cast<std::size_t>(id);
+    first_bucket_[index] = bucket;
+    last_bucket_[index] = bucket;
+    parameter_offsets_[index] = placement.parameter_begin + placement.extent;
+    placement.frozen.push_back({id, placement.extent});
+    placement.extent += round_up(table_[id].elements(), kAlignment);
+  }
+  parameter_elements_ = placement.parameter_begin + placement.extent;
 }
 
 void BucketLayout::add_bucket(const std::string& name, models::GroupIndex group,
@@ -79,19 +100,22 @@ void BucketLayout::add_bucket(const std::string& name, models::GroupIndex group,
   placement.spec = {name, group, std::move(pieces)};
   placement.holds_tied_table = tied_table;
   placement.flat_offset = flat_elements_;
+  placement.parameter_begin = parameter_elements_;
   for (const models::ParameterPiece& piece : placement.spec.pieces) {
     const auto id = static_cast<std::size_t>(piece.parameter);
     if (first_bucket_[id] < 0) {
       first_bucket_[id] = size();
-      parameter_offsets_[id] = flat_elements_ + placement.content;
+      parameter_offsets_[id] = parameter_elements_ + placement.content;
     }
     last_bucket_[id] = size();
     placement.piece_offsets.push_back(placement.content);
     placement.content += round_up(piece_elements(table_, piece), kAlignment);
   }
   placement.padded = round_up(placement.content, kAlignment * world_size_);
+  placement.extent = placement.padded;
   shard_offsets_.push_back(flat_elements_ / world_size_);
   flat_elements_ += placement.padded;
+  parameter_elements_ += placement.extent;
   specs_.push_back(placement.spec);
   buckets_.push_back(std::move(placement));
 }
@@ -150,6 +174,13 @@ std::vector<Segment> BucketLayout::segments(int bucket, std::int64_t begin,
     found.push_back({piece.parameter, first + low - piece_begin, low, high - low});
   }
   return found;
+}
+
+std::vector<Segment> BucketLayout::frozen_segments(int bucket) const {
+  std::vector<Segment> segments;
+  for (const FrozenTensor& tensor : (*this)[bucket].frozen)
+    segments.push_back({tensor.parameter, 0, tensor.offset, table_[tensor.parameter].elements()});
+  return segments;
 }
 
 std::vector<Segment> BucketLayout::owned_segments(int bucket, int rank) const {

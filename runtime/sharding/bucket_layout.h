@@ -17,14 +17,23 @@ struct Segment {
   std::int64_t count = 0;
 };
 
+// A tensor without gradient: whole, on every rank, updated by nobody.
+struct FrozenTensor {
+  models::ParameterId parameter = models::kNoParameter;
+  std::int64_t offset = 0;  // elements from the start of the bucket
+};
+
 struct BucketPlacement {
-  models::BucketSpec spec;
+  models::BucketSpec spec;  // what is trained
   std::vector<std::int64_t>
       piece_offsets;         // of each piece from the start of the bucket, multiples of kAlignment
   std::int64_t content = 0;  // elements up to the end of the last aligned piece
   std::int64_t padded = 0;   // a multiple of kAlignment * world_size, >= content
-  std::int64_t flat_offset = 0;   // of the bucket in the flat space
-  bool holds_tied_table = false;  // its gradient is whole only at the end of backward
+  std::int64_t extent = 0;   // padded, and behind it the frozen tensors
+  std::vector<FrozenTensor> frozen;
+  std::int64_t flat_offset = 0;      // of `padded` in the flat space
+  std::int64_t parameter_begin = 0;  // of `extent` in the space of all parameters
+  bool holds_tied_table = false;     // its gradient is whole only at the end of backward
 };
 
 // One flat parameter space (docs/architecture.md): tensors in canonical order, grouped in buckets
@@ -33,6 +42,10 @@ struct BucketPlacement {
 // embeddings and an untied head larger than the limit are split by rows, a tied table never. Pure
 // arithmetic, the same on every rank; rank r owns elements [r * shard, (r+1) * shard) of each
 // bucket.
+//
+// Gradients and optimizer state have no place for frozen tensors: these stand behind the padded
+// part of the last bucket of their group (a bucket of their own where the whole group is frozen),
+// and only the parameters themselves, which have a space of their own, reach there.
 class BucketLayout {
  public:
   static constexpr std::int64_t kAlignment = 64;
@@ -53,7 +66,8 @@ class BucketLayout {
       int bucket) const;  // of this bucket's shard in a buffer holding one rank's shards
   std::int64_t flat_elements() const { return flat_elements_; }  // padded, all buckets
   std::int64_t shard_total() const { return flat_elements_ / world_size_; }
-  std::int64_t parameter_offset(models::ParameterId id) const;  // in the flat space
+  std::int64_t parameter_elements() const { return parameter_elements_; }  // all extents
+  std::int64_t parameter_offset(models::ParameterId id) const;  // in the space of parameters
   int first_bucket(models::ParameterId id) const;               // buckets that hold the parameter:
   int last_bucket(models::ParameterId id) const;                // [first, last]
   int bucket_of_block(int block) const;                         // of models' block.<block>
@@ -65,10 +79,12 @@ class BucketLayout {
   // What of bucket lies in [begin, end) of its elements, in order; padding belongs to no segment.
   std::vector<Segment> segments(int bucket, std::int64_t begin, std::int64_t end) const;
   std::vector<Segment> owned_segments(int bucket, int rank) const;
+  std::vector<Segment> frozen_segments(int bucket) const;  // whole tensors, in canonical order
 
  private:
   void add_bucket(const std::string& name, models::GroupIndex group,
                   std::vector<models::ParameterPiece> pieces, bool tied_table);
+  void add_frozen(int bucket, const std::vector<models::ParameterId>& tensors);
   void add_group(models::GroupIndex group, bool tied, std::int64_t limit_elements);
 
   const models::ParameterTable& table_;
@@ -80,6 +96,7 @@ class BucketLayout {
   std::vector<int> last_bucket_;
   std::vector<std::int64_t> parameter_offsets_;
   std::int64_t flat_elements_ = 0;
+  std::int64_t parameter_elements_ = 0;
 };
 
 }  // namespace lockstep::runtime

@@ -192,14 +192,14 @@ core::TensorView GradientBuckets::gradient(int bucket, int piece) {
 void GradientBuckets::submit_zeros_down_to(int bucket) {
   while (expected_ > bucket) {
     const int skipped = expected_;
-    expected_ = bucket;  // begin() below sees it as next in order
+    expected_ = skipped - 1;
+    if (layout_[skipped].padded == 0) continue;  // frozen
     Slot& slot = slot_for(skipped);
     slot.bucket = skipped;
     advance(slot, BucketState::kFree, BucketState::kFilling);
     written_.assign(layout_[skipped].spec.pieces.size(), 0);
     open_ = &slot;
     finish(skipped);
-    expected_ = skipped - 1;
   }
 }
 
@@ -296,6 +296,7 @@ void GradientBuckets::finish_step() {
   if (plan_.zero_stage != 0) return;
   std::vector<comm::Work> gathers;
   for (int b = layout_.size() - 1; b >= 0; --b) {
+    if (layout_[b].padded == 0) continue;
     gathers.push_back(communicator_.all_gather(accumulator(b), full(b), layout_[b].spec.name));
   }
   // The last one first: on a device's stream the others are over then.

@@ -45,6 +45,7 @@ std::size_t ShardNorm::bytes(const BucketLayout& layout, int rank) {
 
 void ShardNorm::measure(const GradientBuckets& gradients, int mirror) {
   for (std::size_t b = 0; b < buckets_.size(); ++b) {
+    if (buckets_[b].ranges.empty()) continue;
     ops::sums_of_squares(context_, gradients.shard(static_cast<int>(b)), buckets_[b].ranges,
                          sums_.at(buckets_[b].first));
   }

@@ -39,7 +39,7 @@ ModelState::ModelState(const models::ParameterTable& table, const BucketLayout& 
 }
 
 std::size_t ModelState::parameter_bytes(const BucketLayout& layout, core::DType compute) {
-  return static_cast<std::size_t>(layout.flat_elements()) * core::size_of(compute);
+  return static_cast<std::size_t>(layout.parameter_elements()) * core::size_of(compute);
 }
 
 std::size_t ModelState::optimizer_bytes(const BucketLayout& layout, core::DType compute,
@@ -50,13 +50,13 @@ std::size_t ModelState::optimizer_bytes(const BucketLayout& layout, core::DType 
 }
 
 core::TensorView ModelState::bucket_parameters(int bucket) const {
-  const auto offset = static_cast<std::size_t>(layout_[bucket].flat_offset);
+  const auto offset = static_cast<std::size_t>(layout_[bucket].parameter_begin);
   return parameters_.view(compute_, core::Shape{layout_[bucket].padded},
                           offset * core::size_of(compute_));
 }
 
 core::TensorView ModelState::all_parameters() const {
-  return parameters_.view(compute_, core::Shape{layout_.flat_elements()});
+  return parameters_.view(compute_, core::Shape{layout_.parameter_elements()});
 }
 
 core::ConstTensorView ModelState::parameter(models::ParameterId id) {
@@ -86,7 +86,7 @@ core::TensorView ModelState::in_owned(const core::Buffer& buffer, int bucket, st
 
 core::TensorView ModelState::master_range(int bucket, std::int64_t begin, std::int64_t count) {
   if (!master_.empty()) return in_owned(master_, bucket, begin, count);
-  const auto offset = static_cast<std::size_t>(layout_[bucket].flat_offset + begin);
+  const auto offset = static_cast<std::size_t>(layout_[bucket].parameter_begin + begin);
   return parameters_.view(kMasterType, core::Shape{count}, offset * core::size_of(kMasterType));
 }
 
@@ -107,7 +107,7 @@ std::vector<OwnedRun> ModelState::make_runs(int bucket) {
     }
     if (!master_.empty()) {
       const auto offset =
-          static_cast<std::size_t>(layout_[bucket].flat_offset + segment.bucket_begin);
+          static_cast<std::size_t>(layout_[bucket].parameter_begin + segment.bucket_begin);
       run.parameter =
           parameters_.view(compute_, core::Shape{segment.count}, offset * core::size_of(compute_));
     }
@@ -132,6 +132,14 @@ void ModelState::set_parameter(models::ParameterId id, const float* values) {
   }
 }
 
+void ModelState::read_frozen(models::ParameterId id, float* out) {
+  const core::ConstTensorView values = parameter(id);
+  staging_.resize(values.bytes());
+  ops::to_host(context_, values, staging_.data());
+  core::convert(compute_, staging_.data(), core::DType::kF32, out,
+                static_cast<std::size_t>(values.elements()));
+}
+
 void ModelState::set_state(int state, models::ParameterId id, const float* values) {
   for (int b = layout_.first_bucket(id); b <= layout_.last_bucket(id); ++b) {
     for (const OwnedRun& run : owned_runs(b)) {
@@ -147,6 +155,7 @@ void ModelState::gather() {
   for (int b = 0; b < layout_.size(); ++b) {
     const core::TensorView whole = bucket_parameters(b);
     const std::int64_t shard = layout_.shard_elements(b);
+    if (shard == 0) continue;  // frozen
     const std::int64_t begin = communicator_.rank() * shard;
     const auto* own = static_cast<const std::byte*>(whole.raw()) +
                       static_cast<std::size_t>(begin) * core::size_of(compute_);
@@ -200,6 +209,11 @@ const float* StateCollector::gathered_bucket(int bucket, int state) {
 
 void StateCollector::collect(models::ParameterId id, int state, float* out) {
   const BucketLayout& layout = state_.layout();
+  if (state_.is_frozen(id)) {
+    if (state == kMaster) return state_.read_frozen(id, out);
+    std::fill_n(out, state_.elements(id), 0.0F);
+    return;
+  }
   for (int b = layout.first_bucket(id); b <= layout.last_bucket(id); ++b) {
     const float* values = gathered_bucket(b, state);
     for (const Segment& segment : layout.segments(b, 0, layout[b].padded)) {

@@ -28,7 +28,8 @@ struct OwnedRun {
 //               parameters
 //   states      fp32; of the elements this rank updates
 // In stage 0 every rank updates all elements; in stages 1 and 2 its own shard of every bucket, and
-// gather() brings the others'. All of it lies on the device of the context.
+// gather() brings the others'. Frozen tensors have neither masters nor state. All of it lies on the
+// device of the context.
 class ModelState : public models::ParameterSource {
  public:
   ModelState(const models::ParameterTable& table, const BucketLayout& layout, core::DType compute,
@@ -61,7 +62,13 @@ class ModelState : public models::ParameterSource {
   bool updates_everything() const { return zero_stage_ == 0; }
   const BucketLayout& layout() const { return layout_; }
   core::TensorView bucket_parameters(int bucket) const;  // compute type [padded]
-  core::TensorView all_parameters() const;               // compute type [flat]
+  core::TensorView all_parameters() const;               // compute type [parameter_elements]
+
+  // The values of a frozen tensor in fp32, to memory of the host. In the compute type they have
+  // their only copy, so that 16-bit training stores what it computes with.
+  void read_frozen(models::ParameterId id, float* out);
+  bool is_frozen(models::ParameterId id) const { return table_[id].frozen; }
+  std::int64_t elements(models::ParameterId id) const { return table_[id].elements(); }
 
   // fp32 values of the elements of bucket that this rank updates, padding included: the master
   // (state -1) or a state.
@@ -93,7 +100,7 @@ class ModelState : public models::ParameterSource {
   std::vector<core::Buffer> states_;
   std::vector<comm::Work> gathers_;          // by bucket, in flight
   std::vector<std::vector<OwnedRun>> runs_;  // by bucket
-  std::vector<std::byte> staging_;           // of set_parameter
+  std::vector<std::byte> staging_;           // of set_parameter and read_frozen
 };
 
 // Collective: brings a bucket's fp32 masters (state -1) or a state together in memory of the host,
@@ -109,8 +116,8 @@ class StateCollector {
 
   StateCollector(ModelState& state, comm::Communicator& communicator, core::MemoryTracker& memory);
 
-  // Writes the parameter's fp32 master (state -1) or optimizer state, in canonical order, on every
-  // rank. Collective: all ranks call it for the same parameters in the same order (cheapest in
+  // Writes the parameter's fp32 master (state -1) or optimizer state (zeros where it is frozen), in
+  // canonical order, on every rank. Collective: all ranks call it for the same parameters in the same order (cheapest in
   // canonical order, one state after the other).
   void collect(models::ParameterId id, int state, float* out);
 

@@ -14,10 +14,12 @@ double tokens_of(const Config& config) {
   return static_cast<double>(config.batch.micro * config.model.context);
 }
 
-double linear_weights(const models::ParameterTable& table, models::GroupIndex group) {
+// trained: without those that are frozen.
+double linear_weights(const models::ParameterTable& table, models::GroupIndex group,
+                      bool trained = false) {
   double count = 0.0;
   for (const models::ParameterId id : table.in_group(group)) {
-    if (table[id].role == ParameterRole::kLinearWeight)
+    if (table[id].role == ParameterRole::kLinearWeight && !(trained && table[id].frozen))
       count += static_cast<double>(table[id].elements());
   }
   return count;
@@ -58,7 +60,7 @@ void add_recomputation(const Config& config, GroupWork& work) {
 
 // Norms read the branch and the stream and write both back; the activation keeps its input for
 // backward; a bias gradient reads the gradient of its product's output once.
-GroupWork block_work(const Config& config, double weights) {
+GroupWork block_work(const Config& config, double weights, double trained) {
   const models::ModelConfig& model = config.model;
   const double tokens = tokens_of(config);
   const auto element = static_cast<double>(core::size_of(config.precision.compute));
@@ -70,7 +72,7 @@ GroupWork block_work(const Config& config, double weights) {
   const double biased = model.bias ? 3.0 * width + 2.0 * kv_width + ffn : 0.0;
   GroupWork work;
   work.forward.matmul_flop = 2.0 * tokens * weights;
-  work.backward.matmul_flop = 4.0 * tokens * weights;
+  work.backward.matmul_flop = 2.0 * tokens * (weights + trained);
   work.forward.attention_flop = 4.0 * tokens * scores * width;
   work.backward.attention_flop = 10.0 * tokens * scores * width;
   work.forward.bytes =
@@ -116,7 +118,10 @@ std::vector<GroupWork> micro_batch_work(const Config& config, const models::Para
   std::vector<GroupWork> work;
   work.push_back(embedding_work(config, all_parameters(table, 0)));
   for (int group = 1; group < head; ++group)
-    work.push_back(block_work(config, linear_weights(table, group)));
+    work.push_back(block_work(config, linear_weights(table, group),
+                              linear_weights(table, group, /*trained=*/true)));
+  for (int group = 0; group < std::min(head, table.first_trained_group()); ++group)
+    work[static_cast<std::size_t>(group)].backward = {};
   const double table_weights =
       static_cast<double>(config.model.vocab) * static_cast<double>(config.model.width);
   work.push_back(

@@ -22,7 +22,9 @@ struct GroupWork {
 
 // By group, in canonical order: embeddings, blocks, head. Products: 2 N P forward and 4 N P
 // backward for P weights and N tokens. Attention: 4 N T C forward, 10 N T C backward, half of it
-// when causal; with memory.recompute backward has what is computed again too. Bytes: each op of ops reads its inputs and writes its outputs once.
+// when causal; with memory.recompute backward has what is computed again too; frozen weights have no
+// gradient, and nothing below all that is trained a backward. Bytes: each op of ops reads its inputs
+// and writes its outputs once.
 std::vector<GroupWork> micro_batch_work(const Config& config, const models::ParameterTable& table);
 
 // Floating-point operations of a step that MFU counts, per token: 6 P + 6 L C T for causal models

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "runtime/config/tensor_rules.h"
 #include "runtime/plan/memory_plan.h"
 #include "runtime/plan/run_plan.h"
 #include "runtime/sharding/gradient_buckets.h"
@@ -72,7 +73,7 @@ class StepModel {
       : config_(config),
         cluster_(cluster),
         ranks_(ranks),
-        table_(config.model),
+        table_(parameter_table(config)),
         layout_(bucket_layout(config, table_, ranks)),
         plan_(gradient_plan(config, ranks)),
         work_(micro_batch_work(config, table_)),

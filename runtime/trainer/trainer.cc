@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "runtime/config/dump_config.h"
+#include "runtime/config/tensor_rules.h"
 #include "runtime/data/open_dataset.h"
 #include "runtime/metrics/set_up.h"
 #include "runtime/optimizer/lr_schedule.h"
@@ -33,7 +34,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       communicator_(communicator),
       memory_(memory),
       log_(log),
-      table_(config.model),
+      table_(parameter_table(config)),
       layout_(bucket_layout(config, table_, communicator.world_size())),
       plan_(gradient_plan(config, communicator.world_size())),
       rules_(decision_rules(config)),
@@ -52,7 +53,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
             faults_.overflow_bucket(step, table_, bucket, gradient, context_);
           },
           memory)),
-      update_(table_, *state_, *gradients_, context_, memory),
+      update_(tensor_rules(config.optimizer, table_), *state_, *gradients_, context_, memory),
       model_(std::make_unique<models::Transformer>(config.model, table_, config.precision.compute,
                                                    config.batch.micro, config.run.seed, context_,
                                                    memory, recompute_of(config))),
@@ -66,6 +67,8 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       saver_(config, table_, layout_, state_->state_tensors(), communicator, memory, log),
       losses_(context_, static_cast<std::size_t>(plan_.rounds), memory, kStepsUnderWay),
       shard_norm_(table_, layout_, communicator.rank(), context_, memory) {
+  for (const std::string& line : describe_groups(config))
+    log.info("optimizer", "group {}", line);
   if (!device.on_cpu()) set_up_device(device, threads);
   open_data();
   progress_.decision = initial_decision_state(rules_);

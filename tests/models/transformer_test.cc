@@ -171,13 +171,85 @@ TEST(Transformer, RecomputingChangesNoBitOfTheGradients) {
         bytes = less;
         std::size_t planned = 0;
         for (const MemoryRegion& region :
-             Transformer::memory_regions(config, compute, 3, core::DeviceType::kCpu, recompute)) {
+             Transformer::memory_regions(config, compute, 3, core::DeviceType::kCpu, {recompute})) {
           if (region.name == "activations") planned = region.bytes;
         }
         EXPECT_EQ(planned, less);
       }
     }
   }
+}
+
+// Reads of parameters, by group.
+class CountedParameters : public ParameterSource {
+ public:
+  CountedParameters(ParameterSource& source, const ParameterTable& table)
+      : reads(static_cast<std::size_t>(table.groups())), source_(source), table_(table) {}
+  core::ConstTensorView parameter(ParameterId id) override {
+    ++reads[static_cast<std::size_t>(table_[id].group)];
+    return source_.parameter(id);
+  }
+  std::vector<int> reads;
+
+ private:
+  ParameterSource& source_;
+  const ParameterTable& table_;
+};
+
+// What is trained has the gradients it has when everything is, whatever is frozen.
+TEST(Transformer, FrozenTensorsChangeNoOtherGradient) {
+  const std::vector<std::string> patterns = {".bias", "_norm",       "attention", "mlp", "block.1.",
+                                             "head.", "embeddings.", "weight",    "gate"};
+  for (ModelConfig config : various_configs()) {
+    config.layers = 3;
+    Rig whole(config, core::DType::kF32, 2);
+    const test::TokenBatch data(config, 2, config.context, 2);
+    whole.train(data.batch());
+    for (const Recompute recompute : {Recompute::kNone, Recompute::kAttention, Recompute::kBlock}) {
+      for (const std::string& pattern : patterns) {
+        ParameterTable table(config);
+        for (ParameterId id = 0; id < table.size(); ++id) {
+          if (table[id].name.find(pattern) != std::string::npos) table.freeze(id);
+        }
+        core::MemoryTracker memory;
+        ops::OpContext context(1, memory);
+        Transformer model(config, table, core::DType::kF32, 2, 17, context, memory, recompute);
+        test::StoredGradients gradients(table, core::DType::kF32);
+        model.forward(data.batch(), {}, whole.parameters);
+        model.backward(whole.parameters, gradients);
+        EXPECT_EQ(gradients.backwards(), 1);
+        for (ParameterId id = 0; id < table.size(); ++id) {
+          if (table[id].frozen) continue;
+          const auto expected = whole.gradients.values<float>(id);
+          const auto found = gradients.values<float>(id);
+          EXPECT_TRUE(std::equal(expected.begin(), expected.end(), found.begin()))
+              << table[id].name << " with " << pattern << " frozen";
+        }
+      }
+    }
+  }
+}
+
+TEST(Transformer, BackwardEndsAboveTheFrozenBlocks) {
+  ModelConfig config = test::tiny_config(Family::kLlama);
+  config.layers = 4;
+  ParameterTable table(config);
+  for (ParameterId id = 0; id < table.size(); ++id) {
+    if (table[id].group <= 2) table.freeze(id);  // embeddings and two blocks
+  }
+  core::MemoryTracker memory;
+  ops::OpContext context(1, memory);
+  Transformer model(config, table, core::DType::kF32, 2, 17, context, memory);
+  Rig whole(config, core::DType::kF32, 2);
+  test::StoredGradients gradients(table, core::DType::kF32);
+  const test::TokenBatch data(config, 2, config.context, 2);
+  model.forward(data.batch(), {}, whole.parameters);
+  CountedParameters counted(whole.parameters, table);
+  model.backward(counted, gradients);
+  EXPECT_EQ(gradients.backwards(), 1);
+  EXPECT_EQ(counted.reads[0] + counted.reads[1] + counted.reads[2], 0);
+  EXPECT_GT(counted.reads[3], 0);
+  EXPECT_LT(memory.regions()["activations"].current, whole.memory.regions()["activations"].current);
 }
 
 // Of 12 blocks of a GPT, at least 70 % of what is kept.
@@ -188,7 +260,7 @@ TEST(Transformer, RecomputingBlocksSavesMostOfTheActivations) {
   config.ffn_width = 256;
   const auto bytes = [&](Recompute recompute) {
     return static_cast<double>(
-        ActivationPlan(config, core::DType::kF32, 4, core::DeviceType::kCpu, recompute)
+        ActivationPlan(config, core::DType::kF32, 4, core::DeviceType::kCpu, {recompute})
             .bytes(Region::kActivations));
   };
   const double all = bytes(Recompute::kNone);

@@ -78,8 +78,9 @@ inline std::vector<models::BucketSpec> bucket_per_group(const models::ParameterT
   std::vector<models::BucketSpec> buckets;
   for (models::GroupIndex group = 0; group < table.groups(); ++group) {
     models::BucketSpec bucket{table.group_name(group), group, {}};
-    for (const models::ParameterId id : table.in_group(group))
-      bucket.pieces.push_back({id, 0, piece_rows(table[id])});
+    for (const models::ParameterId id : table.in_group(group)) {
+      if (!table[id].frozen) bucket.pieces.push_back({id, 0, piece_rows(table[id])});
+    }
     buckets.push_back(std::move(bucket));
   }
   return buckets;
@@ -122,7 +123,7 @@ class StoredGradients : public models::GradientSink {
       : table_(table), dtype_(dtype), buckets_(std::move(buckets)) {
     for (const models::ParameterSpec& spec : table.specs())
       storage_.emplace_back(static_cast<std::size_t>(spec.elements()) * core::size_of(dtype));
-    next_ = static_cast<int>(buckets_.size()) - 1;
+    begin_backward();
   }
   StoredGradients(const models::ParameterTable& table, core::DType dtype)
       : StoredGradients(table, dtype, bucket_per_group(table)) {}
@@ -150,9 +151,11 @@ class StoredGradients : public models::GradientSink {
   void finish(int bucket) override {
     EXPECT_TRUE(open_ && bucket == next_) << "bucket " << bucket << " finished but not open";
     open_ = false;
-    if (--next_ < 0) {
+    --next_;
+    pass_over_frozen();
+    if (next_ < 0) {
       ++backwards_;
-      next_ = static_cast<int>(buckets_.size()) - 1;
+      begin_backward();
     }
   }
 
@@ -175,6 +178,14 @@ class StoredGradients : public models::GradientSink {
   }
 
  private:
+  void begin_backward() {
+    next_ = static_cast<int>(buckets_.size()) - 1;
+    pass_over_frozen();
+  }
+  void pass_over_frozen() {
+    while (next_ >= 0 && buckets_[static_cast<std::size_t>(next_)].pieces.empty())
+      --next_;
+  }
   void fill_with_nan(core::TensorView view) {
     const auto n = static_cast<std::size_t>(view.elements());
     const std::vector<float> nans(n, std::numeric_limits<float>::quiet_NaN());
