@@ -1,11 +1,13 @@
 #include "comm/mpi/mpi_environment.h"
 
+#include <fcntl.h>
 #include <ifaddrs.h>
 #include <mpi.h>
 #include <net/if.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -109,6 +111,47 @@ class StartLimit {
   std::thread thread_;
 };
 
+// A process beside this one that says so if this one ends in MPI_Init: Open MPI then ends it by _exit,
+// behind which nothing of this program runs.
+class StartWitness {
+ public:
+  StartWitness() {
+    int ends[2] = {-1, -1};
+    if (pipe2(ends, O_CLOEXEC) != 0) return;
+    // Before the fork, behind which only system calls are safe.
+    const std::string text = fmt::format(
+        "lockstep: communication error: process {} on this host ended while MPI was starting; "
+        "the reason is above, from Open MPI\n",
+        getpid());
+    const pid_t child = fork();
+    if (child == 0) witness(ends, text);
+    close(ends[0]);
+    started_ = ends[1];
+    child_ = child;
+  }
+  ~StartWitness() {
+    if (started_ < 0) return;
+    [[maybe_unused]] const ssize_t written = write(started_, "s", 1);
+    close(started_);
+    if (child_ > 0) waitpid(child_, nullptr, 0);
+  }
+  StartWitness(const StartWitness&) = delete;
+  StartWitness& operator=(const StartWitness&) = delete;
+
+ private:
+  [[noreturn]] static void witness(const int (&ends)[2], const std::string& text) {
+    close(ends[1]);
+    char started = 0;
+    if (read(ends[0], &started, 1) == 0) {
+      [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
+    }
+    _exit(0);
+  }
+
+  int started_ = -1;  // to the witness
+  pid_t child_ = -1;
+};
+
 }  // namespace
 
 bool started_by_mpi_launcher() {
@@ -135,6 +178,7 @@ MpiEnvironment::MpiEnvironment() {
     // A rank must not outlive its launcher. One that is gone already makes MPI_Init fail.
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     leave_out_shared_memory_of_mpi();
+    const StartWitness witness;
     const StartLimit limit;
     int provided = MPI_THREAD_SINGLE;
     check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided),
