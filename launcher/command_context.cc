@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "runtime/checkpoint/checkpoint_weights.h"
+
 namespace lockstep::launcher {
 
 void set_action(CLI::App& command, CommandContext& context, std::function<int()> action) {
@@ -15,6 +17,18 @@ void add_output_option(CLI::App& command, OutputFormat& format) {
   command.add_option_function<std::string>("-o", set, "form of the output: table or json")
       ->check(CLI::IsMember({"table", "json"}).description(""))
       ->option_text("table|json");
+}
+
+void add_weights_option(CLI::App& command, runtime::WeightsChoice& choice) {
+  using runtime::WeightsChoice;
+  const auto set = [&choice](const std::string& word) {
+    choice = word == "ema" ? WeightsChoice::kEma : WeightsChoice::kModel;
+  };
+  command
+      .add_option_function<std::string>(
+          "--weights", set, "model: as trained (default); ema: their moving average (ema.decay)")
+      ->check(CLI::IsMember({"model", "ema"}).description(""))
+      ->option_text("model|ema");
 }
 
 void add_set_option(CLI::App& command, std::vector<std::string>& overrides) {

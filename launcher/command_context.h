@@ -7,6 +7,10 @@
 
 #include <CLI/CLI.hpp>
 
+namespace lockstep::runtime {
+enum class WeightsChoice;
+}
+
 namespace lockstep::launcher {
 
 enum class OutputFormat { kTable, kJson };
@@ -30,6 +34,9 @@ void set_action(CLI::App& command, CommandContext& context, std::function<int()>
 
 // -o table|json
 void add_output_option(CLI::App& command, OutputFormat& format);
+
+// --weights model|ema: which weights of a checkpoint.
+void add_weights_option(CLI::App& command, runtime::WeightsChoice& choice);
 
 // --set path.to.key=value, any number of times; for load_config.
 void add_set_option(CLI::App& command, std::vector<std::string>& overrides);

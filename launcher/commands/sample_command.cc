@@ -21,6 +21,7 @@ struct SampleArguments {
   std::string prompt;
   std::vector<std::int32_t> prompt_ids;
   bool by_ids = false;
+  runtime::WeightsChoice weights = runtime::WeightsChoice::kModel;
   runtime::SampleOptions options;
 };
 
@@ -75,7 +76,7 @@ int sample(const SampleArguments& arguments, CommandContext& context) {
   core::MemoryTracker memory;
   const runtime::CheckpointManifest manifest = runtime::find_checkpoint(arguments.checkpoint, log);
   const runtime::Config config = runtime::checkpoint_config(manifest);
-  runtime::Sampler sampler(manifest, config, threads_of_rank(config, 1), memory);
+  runtime::Sampler sampler(manifest, config, threads_of_rank(config, 1), memory, arguments.weights);
   if (arguments.by_ids) {
     print_ids(arguments, sampler, context);
   } else {
@@ -130,6 +131,7 @@ void add_sample_command(CLI::App& app, CommandContext& context) {
                                ->option_text("IDS");
   prompt->require_option(1);
   add_choices(*command, arguments->options);
+  add_weights_option(*command, arguments->weights);
   set_action(*command, context, [arguments, ids, &context] {
     arguments->by_ids = ids->count() > 0;
     return sample(*arguments, context);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 #include "ops/gradient_stats.h"
 #include "runtime/checkpoint/checkpoint_directory.h"
@@ -39,7 +40,7 @@ NonFiniteMasters find_nonfinite(const ModelState& model) {
 }  // namespace
 
 CheckpointSaver::CheckpointSaver(const Config& config, const models::ParameterTable& table,
-                                 const BucketLayout& layout, int state_tensors,
+                                 const BucketLayout& layout, std::vector<int> states,
                                  comm::Communicator& communicator, core::MemoryTracker& memory,
                                  core::Logger& log)
     : config_(config),
@@ -47,7 +48,8 @@ CheckpointSaver::CheckpointSaver(const Config& config, const models::ParameterTa
       communicator_(communicator),
       log_(log),
       checkpoints_(config.run.output + "/checkpoints"),
-      snapshot_(layout, state_tensors, config.parallel.zero_stage, communicator.rank(), memory) {}
+      snapshot_(layout, std::move(states), config.parallel.zero_stage, communicator.rank(),
+                memory) {}
 
 CheckpointSaver::~CheckpointSaver() {
   abandoned_ = true;
@@ -101,7 +103,7 @@ void CheckpointSaver::make_directory() {
     if (communicator_.rank() != 0) return;
     begin_temporary(checkpoints_, temporary_,
                     static_cast<std::uint64_t>(table_.total_elements()) *
-                        static_cast<std::uint64_t>(1 + snapshot_.state_tensors()) * sizeof(float));
+                        (1 + snapshot_.states().size()) * sizeof(float));
   });
   temporary_ = communicator_.all_gather_bytes(temporary_, kLabel).front();
 }
@@ -201,7 +203,7 @@ void CheckpointSaver::promote(std::int64_t step, std::int64_t applied_steps) {
 void save_checkpoint(const Config& config, const models::ParameterTable& table, ModelState& model,
                      const CheckpointState& state, comm::Communicator& communicator,
                      core::MemoryTracker& memory, core::Logger& log) {
-  CheckpointSaver saver(config, table, model.layout(), model.state_tensors(), communicator, memory,
+  CheckpointSaver saver(config, table, model.layout(), model.saved_states(), communicator, memory,
                         log);
   saver.begin(state, model);
   saver.finish();

@@ -30,9 +30,10 @@ namespace lockstep::runtime {
 // as an AgreedError, and leaves no temporary directory behind.
 class CheckpointSaver {
  public:
+  // states: ModelState::saved_states().
   CheckpointSaver(const Config& config, const models::ParameterTable& table,
-                  const BucketLayout& layout, int state_tensors, comm::Communicator& communicator,
-                  core::MemoryTracker& memory, core::Logger& log);
+                  const BucketLayout& layout, std::vector<int> states,
+                  comm::Communicator& communicator, core::MemoryTracker& memory, core::Logger& log);
   // Gives up what is in flight, without waiting for more than one tensor: its directory keeps its
   // temporary name.
   ~CheckpointSaver();

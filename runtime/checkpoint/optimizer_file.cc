@@ -18,6 +18,7 @@ namespace lockstep::runtime {
 namespace {
 
 std::string base_name(int state, const models::ParameterSpec& spec) {
+  if (state == kAverageState) return "ema." + spec.name;
   return fmt::format("state{}.{}", state, spec.name);
 }
 
@@ -75,6 +76,14 @@ class SliceIndex {
       std::sort(slices.begin(), slices.end(),
                 [](const Slice& a, const Slice& b) { return a.begin < b.begin; });
     }
+  }
+
+  bool has(int state, const models::ParameterSpec& spec) const {
+    return slices_.contains(base_name(state, spec));
+  }
+  bool has_any(int state, const models::ParameterTable& table) const {
+    return std::any_of(table.specs().begin(), table.specs().end(),
+                       [&](const models::ParameterSpec& spec) { return has(state, spec); });
   }
 
   // The slices of a parameter's state, which cover it once.
@@ -140,13 +149,13 @@ WrittenFile write_optimizer_file(const std::string& path, const models::Paramete
   std::vector<TensorToWrite> tensors;
   std::vector<std::span<const float>> values;
   const BucketLayout& layout = snapshot.layout();
-  for (int state = 0; state < snapshot.state_tensors(); ++state) {
+  for (std::size_t i = 0; i < snapshot.states().size(); ++i) {
     for (int b = 0; b < layout.size(); ++b) {
       for (const Segment& segment : layout.owned_segments(b, snapshot.rank())) {
-        tensors.push_back({slice_name(state, table[segment.parameter], segment),
+        tensors.push_back({slice_name(snapshot.states()[i], table[segment.parameter], segment),
                            core::DType::kF32,
                            {segment.count}});
-        values.push_back(snapshot.state(state, b, segment));
+        values.push_back(snapshot.state(static_cast<int>(i), b, segment));
       }
     }
   }
@@ -162,20 +171,37 @@ void read_optimizer_files(const std::vector<std::string>& paths,
                           const models::ParameterTable& table, ModelState& model) {
   const SliceIndex index(paths);
   std::vector<float> values;
-  for (int state = 0; state < model.state_tensors(); ++state) {
+  for (const int state : model.saved_states()) {
+    if (state == kAverageState && !index.has_any(state, table)) {
+      model.start_averages();
+      continue;
+    }
     std::vector<const std::vector<Slice>*> slices;
     for (const models::ParameterSpec& spec : table.specs())
       slices.push_back(spec.frozen ? nullptr : &index.find(state, spec));
     for (int b = 0; b < model.layout().size(); ++b) {
       for (const OwnedRun& run : model.owned_runs(b)) {
-        const core::TensorView& target = run.states[static_cast<std::size_t>(state)];
         values.resize(static_cast<std::size_t>(run.segment.count));
         read_run(*slices[static_cast<std::size_t>(run.segment.parameter)], run.segment,
                  values.data());
-        ops::from_host(model.context(), values.data(), target);
+        ops::from_host(model.context(), values.data(), run.state(state));
       }
     }
   }
+}
+
+bool read_averages(const std::vector<std::string>& paths, const models::ParameterTable& table,
+                   const ParameterSink& sink) {
+  const SliceIndex index(paths);
+  if (!index.has_any(kAverageState, table)) return false;
+  std::vector<float> values;
+  for (models::ParameterId id = 0; id < table.size(); ++id) {
+    if (!index.has(kAverageState, table[id])) continue;  // it was frozen
+    values.resize(static_cast<std::size_t>(table[id].elements()));
+    read_run(index.find(kAverageState, table[id]), {id, 0, 0, table[id].elements()}, values.data());
+    sink(id, values);
+  }
+  return true;
 }
 
 }  // namespace lockstep::runtime

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "models/parameter_table.h"
+#include "runtime/checkpoint/huggingface_weights.h"
 #include "runtime/checkpoint/safetensors_writer.h"
 #include "runtime/checkpoint/snapshot.h"
 
@@ -13,7 +14,8 @@ namespace lockstep::runtime {
 // Optimizer state in shards, optimizer-00000-of-00004.safetensors: one file for each rank that
 // saved, with its slices of every bucket. A slice is a fp32 vector, elements [begin, end) of a
 // parameter in canonical order, named "state0.<canonical parameter name>[begin:end]" (AdamW: state0
-// and state1 are the first and second moment). Together they cover every parameter once.
+// and state1 are the first and second moment; "ema.<name>[begin:end]" is the moving average of the
+// weights). Together they cover every parameter that is not frozen once.
 
 // The name of a shard's file.
 std::string optimizer_file_name(int rank, int world_size);
@@ -23,8 +25,14 @@ WrittenFile write_optimizer_file(const std::string& path, const models::Paramete
                                  const Snapshot& snapshot, const std::atomic<bool>& abandoned);
 
 // Sets what this rank owns from the shards of a checkpoint, written by any number of ranks; reads
-// no more than that. Throws Error(kData) naming the tensor that is missing, unknown or not covered.
+// no more than that. Averages that the checkpoint does not have start from the masters, which are
+// set already. Throws Error(kData) naming the tensor that is missing, unknown or not covered.
 void read_optimizer_files(const std::vector<std::string>& paths,
                           const models::ParameterTable& table, ModelState& model);
+
+// Hands the moving average of every parameter that has one to `sink`: fp32, in canonical order of
+// parameters and elements. Returns false, and hands over nothing, if the shards hold no averages.
+bool read_averages(const std::vector<std::string>& paths, const models::ParameterTable& table,
+                   const ParameterSink& sink);
 
 }  // namespace lockstep::runtime

@@ -1,6 +1,7 @@
 #include "runtime/checkpoint/snapshot.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "ops/transfer.h"
 
@@ -25,14 +26,15 @@ std::size_t float_bytes(std::int64_t elements) {
 
 }  // namespace
 
-Snapshot::Snapshot(const BucketLayout& layout, int state_tensors, int zero_stage, int rank,
+Snapshot::Snapshot(const BucketLayout& layout, std::vector<int> states, int zero_stage, int rank,
                    core::MemoryTracker& memory)
     : layout_(layout),
-      state_tensors_(state_tensors),
+      states_(std::move(states)),
       zero_stage_(zero_stage),
       rank_(rank),
       masters_(memory, kRegion, float_bytes(master_elements(layout, zero_stage, rank))),
-      states_(memory, kRegion, float_bytes(state_tensors * layout.shard_total())) {}
+      values_(memory, kRegion,
+              float_bytes(static_cast<std::int64_t>(states_.size()) * layout.shard_total())) {}
 
 std::size_t Snapshot::bytes(const BucketLayout& layout, int state_tensors, int zero_stage,
                             int rank) {
@@ -42,16 +44,16 @@ std::size_t Snapshot::bytes(const BucketLayout& layout, int state_tensors, int z
 
 void Snapshot::take(ModelState& model, comm::Communicator& communicator) {
   take_masters(model, communicator);
-  auto* to = static_cast<float*>(states_.data());
-  for (int s = 0; s < state_tensors_; ++s) {
+  auto* to = static_cast<float*>(values_.data());
+  for (std::size_t s = 0; s < states_.size(); ++s) {
     for (int b = 0; b < layout_.size(); ++b) {
       const std::int64_t shard = layout_.shard_elements(b);
       const std::int64_t skipped = rank_ * shard - model.owned_begin(b);
-      const core::ConstTensorView owned = model.owned_values(b, s);
+      const core::ConstTensorView owned = model.owned_values(b, states_[s]);
       ops::to_host(
           model.context(),
           {owned.data<float>() + skipped, owned.dtype(), core::Shape{shard}, owned.device()},
-          to + s * layout_.shard_total() + layout_.shard_offset(b));
+          to + static_cast<std::int64_t>(s) * layout_.shard_total() + layout_.shard_offset(b));
     }
   }
 }
@@ -62,7 +64,7 @@ void Snapshot::take_masters(ModelState& model, comm::Communicator& communicator)
     const std::int64_t place = rank_ == 0 ? layout_[b].parameter_begin : 0;
     if (layout_[b].padded == 0) continue;
     gather_owned(
-        model, b, StateCollector::kMaster, communicator,
+        model, b, kMasterState, communicator,
         masters_.view(core::DType::kF32, core::Shape{layout_[b].padded}, float_bytes(place)));
   }
   if (rank_ != 0) return;
@@ -81,9 +83,9 @@ std::span<const float> Snapshot::master(const models::ParameterTable& table,
           static_cast<std::size_t>(table[id].elements())};
 }
 
-std::span<const float> Snapshot::state(int state, int bucket, const Segment& segment) const {
+std::span<const float> Snapshot::state(int index, int bucket, const Segment& segment) const {
   const std::int64_t in_shard = segment.bucket_begin - rank_ * layout_.shard_elements(bucket);
-  return {static_cast<const float*>(states_.data()) + state * layout_.shard_total() +
+  return {static_cast<const float*>(values_.data()) + index * layout_.shard_total() +
               layout_.shard_offset(bucket) + in_shard,
           static_cast<std::size_t>(segment.count)};
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "comm/communicator.h"
 #include "core/memory.h"
@@ -17,10 +18,11 @@ namespace lockstep::runtime {
 //
 // Rank 0 holds all master weights, because model.safetensors is one file of whole tensors in
 // Hugging Face's layouts: slices of GPT-2's transposed matrices would be strided in it. Every rank
-// holds the optimizer state of its own shard of each bucket, at every ZeRO stage.
+// holds optimizer state and averages of its own shard of each bucket, at every ZeRO stage.
 class Snapshot {
  public:
-  Snapshot(const BucketLayout& layout, int state_tensors, int zero_stage, int rank,
+  // states: ModelState::saved_states().
+  Snapshot(const BucketLayout& layout, std::vector<int> states, int zero_stage, int rank,
            core::MemoryTracker& memory);
 
   // Collective: copies the state. The parameters' all-gathers are done (ModelState::finish_gather).
@@ -28,11 +30,11 @@ class Snapshot {
 
   // Rank 0 only: the master of a parameter, in canonical order.
   std::span<const float> master(const models::ParameterTable& table, models::ParameterId id) const;
-  // An optimizer state of a segment that BucketLayout::owned_segments gives for this rank.
-  std::span<const float> state(int state, int bucket, const Segment& segment) const;
+  // State number states()[index] of a segment that BucketLayout::owned_segments gives for this rank.
+  std::span<const float> state(int index, int bucket, const Segment& segment) const;
 
   const BucketLayout& layout() const { return layout_; }
-  int state_tensors() const { return state_tensors_; }
+  const std::vector<int>& states() const { return states_; }
   int rank() const { return rank_; }
 
   // What the constructor allocates on a rank, in region "checkpoint".
@@ -42,12 +44,12 @@ class Snapshot {
   void take_masters(ModelState& model, comm::Communicator& communicator);
 
   const BucketLayout& layout_;
-  int state_tensors_;
+  std::vector<int> states_;
   int zero_stage_;
   int rank_;
   core::Buffer
       masters_;  // rank 0: the space of parameters; others: a bucket on its way through, if any
-  core::Buffer states_;  // [state_tensors, shard_total]
+  core::Buffer values_;  // [states, shard_total]
 };
 
 }  // namespace lockstep::runtime

@@ -40,6 +40,9 @@ bool has_momentum(const Config& config) {
 bool is_step_schedule(const Config& config) {
   return config.schedule.name == ScheduleKind::kStep;
 }
+bool averages_weights(const Config& config) {
+  return config.ema.decay > 0.0;
+}
 bool is_wsd_schedule(const Config& config) {
   return config.schedule.name == ScheduleKind::kWsd;
 }
@@ -69,6 +72,8 @@ const std::vector<Effect>& effects() {
          return c.backend.comm == CommChoice::kNccl ||
                 (c.backend.comm == CommChoice::kAuto && c.backend.device != DeviceChoice::kCpu);
        }},
+      {"ema.every", "ema.decay above 0", averages_weights},
+      {"ema.warmup", "ema.decay above 0", averages_weights},
       {"clip.threshold", "a clip.mode other than none",
        [](const Config& c) { return c.clip.mode != ClipMode::kNone; }},
       {scale + "initial", "precision.loss_scale.mode dynamic or static",

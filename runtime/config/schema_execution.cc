@@ -68,8 +68,16 @@ void add_upkeep(SchemaBuilder& schema) {
           {std::pair{"stop", OnExhausted::kStop}, {"halve_micro", OnExhausted::kHalveMicro}},
           "when a rank lacks memory at the start: end all ranks (exit 6), or halve batch.micro, "
           "and double the rounds, until it fits")
-      .number("ema.decay", LOCKSTEP_FIELD(ema.decay), below(0, 1),
-              "exponential moving average of the weights; 0: off")
+      .number(
+          "ema.decay", LOCKSTEP_FIELD(ema.decay), below(0, 1),
+          "moving average of the weights, kept beside them, validated too, chosen by --weights "
+          "ema: average = decay * average + (1 - decay) * weights; 0: off. 4 bytes a parameter, "
+          "sharded; smooths out the last steps, so the learning rate may stay higher")
+      .integer("ema.every", LOCKSTEP_FIELD(ema.every), at_least(1),
+               "applied steps between updates of the average, each with ema.decay")
+      .boolean("ema.warmup", LOCKSTEP_FIELD(ema.warmup),
+               "at update n decay is at most (1 + n) / (10 + n), so that the initial weights are "
+               "soon forgotten; for runs shorter than some 5 / (1 - decay) updates")
       .integer("checkpoint.every_steps", LOCKSTEP_FIELD(checkpoint.every_steps), at_least(0),
                "steps between checkpoints; one is always written at the end; 0: only that one")
       .integer("checkpoint.keep", LOCKSTEP_FIELD(checkpoint.keep), at_least(1),

@@ -40,8 +40,11 @@ std::string MetricsWriter::step(const StepMetrics& m) {
                   m.overflow ? overflow_fields(m) : ""));
 }
 
-std::string MetricsWriter::validation(std::int64_t step, double loss) {
-  return event("validation", fmt::format(R"("step":{},"loss":{})", step, json_number(loss)));
+std::string MetricsWriter::validation(std::int64_t step, double loss,
+                                      std::optional<double> ema_loss) {
+  std::string fields = fmt::format(R"("step":{},"loss":{})", step, json_number(loss));
+  if (ema_loss) fields += fmt::format(R"(,"ema_loss":{})", json_number(*ema_loss));
+  return event("validation", fields);
 }
 
 std::string MetricsWriter::event(const std::string& name, const std::string& fields) {

@@ -40,7 +40,7 @@ class MetricsWriter {
 
   // Each returns the line as it was written, without its end.
   std::string step(const StepMetrics& metrics);
-  std::string validation(std::int64_t step, double loss);
+  std::string validation(std::int64_t step, double loss, std::optional<double> ema_loss = {});
 
   // Any other line: `fields` is the text of a JSON object's members after the event, e.g.
   // R"("step":3)".

@@ -233,12 +233,13 @@ void RunRecorder::log_step(const StepRecord& record) {
   }
 }
 
-void RunRecorder::validation(std::int64_t step, double loss) {
+void RunRecorder::validation(std::int64_t step, double loss, std::optional<double> ema_loss) {
   if (rank_ != 0) return;
-  const std::string line = metrics_->validation(step, loss);
+  const std::string line = metrics_->validation(step, loss, ema_loss);
   if (verifier_) tell(verifier_->metrics_line(line));
   progress_.clear();
-  log_.info("validation", "step {} validation loss {:.4f}", step, loss);
+  log_.info("validation", "step {} validation loss {:.4f}{}", step, loss,
+            ema_loss ? fmt::format(", of the averaged weights {:.4f}", *ema_loss) : "");
 }
 
 bool RunRecorder::told_validation(std::int64_t step) const {

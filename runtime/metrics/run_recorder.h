@@ -55,7 +55,7 @@ class RunRecorder {
   void open(const RecordPosition& position, const ResumePoint* resumed = nullptr);
 
   void step(const StepRecord& record);
-  void validation(std::int64_t step, double loss);
+  void validation(std::int64_t step, double loss, std::optional<double> ema_loss = {});
   void event(const std::string& name, const std::string& fields);  // any other metrics line
 
   // Whether the files, once open, tell of the validation after this step: no later than what follows

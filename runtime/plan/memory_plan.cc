@@ -84,7 +84,8 @@ std::size_t table_bytes(const Config& config, const models::ParameterTable& tabl
   const auto runs = static_cast<std::size_t>(table.size() + layout.size());
   const auto tiles =
       static_cast<std::size_t>(layout.flat_elements() / ops::UpdateTile::kElements) + runs;
-  const std::size_t update = runs * (kSpan + sizeof(float)) + tiles * kTile;
+  std::size_t update = runs * (kSpan + sizeof(float)) + tiles * kTile;
+  if (config.ema.decay > 0.0) update += runs * kSpan + tiles * kTile + sizeof(float);
   const std::size_t decision = DeviceDecision::table_bytes(decision_rules(config), runs);
   return update + decision +
          (config.parallel.verify_every == 0
@@ -122,6 +123,10 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
   plan.regions.push_back({"parameters", ModelState::parameter_bytes(layout, compute)});
   plan.regions.push_back({"optimizer", ModelState::optimizer_bytes(
                                            layout, compute, config.parallel.zero_stage, states)});
+  const bool averages = config.ema.decay > 0.0;
+  if (averages) {
+    plan.regions.push_back({"ema", ModelState::average_bytes(layout, config.parallel.zero_stage)});
+  }
   plan.regions.push_back({"gradients", GradientBuckets::gradient_bytes(layout, gradients)});
   plan.regions.push_back({"buckets", GradientBuckets::bucket_bytes(layout, gradients)});
   const bool on_cuda = config.backend.device == DeviceChoice::kCuda;
@@ -141,8 +146,8 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
   if (on_cuda && rank == 0 && config.health.replay_bundles > 0) {
     plan.regions.push_back({KeptParameters::kRegion, ModelState::parameter_bytes(layout, compute)});
   }
-  plan.regions.push_back(
-      {"checkpoint", Snapshot::bytes(layout, states, config.parallel.zero_stage, rank)});
+  plan.regions.push_back({"checkpoint", Snapshot::bytes(layout, states + (averages ? 1 : 0),
+                                                        config.parallel.zero_stage, rank)});
   const std::int64_t reductions = gradients.boundary() ? 1 : gradients.rounds;
   plan.bytes_reduced = wire_bytes(layout, gradients.wire) * static_cast<std::size_t>(reductions);
   plan.bytes_gathered =

@@ -13,7 +13,6 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "runtime/checkpoint/manifest.h"
-#include "runtime/checkpoint/model_file.h"
 #include "runtime/config/load_config.h"
 #include "runtime/plan/run_plan.h"
 
@@ -130,21 +129,24 @@ std::int32_t choose_token(std::span<const float> logits, const SampleOptions& op
 }
 
 Sampler::Sampler(const CheckpointManifest& manifest, const Config& config, int threads,
-                 core::MemoryTracker& memory)
+                 core::MemoryTracker& memory, WeightsChoice weights)
     : config_(predicts_next_token(config, manifest.directory)),
       table_(config_.model),
       layout_(bucket_layout(config_, table_, 1)),
       communicator_(comm::make_self_communicator(kTimeout)),
       tokenizer_(stored_tokenizer(manifest)),
       context_(threads, memory),
-      state_(table_, layout_, kSamplingType, /*zero_stage=*/0, /*state_tensors=*/0, *communicator_,
-             context_, memory),
+      state_(table_, layout_, kSamplingType, /*zero_stage=*/0, /*state_tensors=*/0,
+             /*averages=*/false, *communicator_, context_, memory),
       model_(config_.model, table_, kSamplingType, /*max_sequences=*/1, config_.run.seed, context_,
              memory),
       choices_(tokenizer_ ? std::min(config_.model.vocab, tokenizer_->vocab())
                           : config_.model.vocab),
       input_(static_cast<std::size_t>(config_.model.context)) {
-  read_model_file(manifest.directory + "/" + kModelFile, config_.model, table_, state_);
+  load_weights(manifest, table_, config_.model, weights,
+               [&](models::ParameterId id, std::span<const float> values) {
+                 state_.set_parameter(id, values.data());
+               });
 }
 
 void Sampler::check_prompt(std::span<const std::int32_t> prompt) const {

@@ -15,6 +15,7 @@
 #include "models/transformer.h"
 #include "ops/op_context.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/checkpoint_weights.h"
 #include "runtime/config/config.h"
 #include "runtime/data/tokenizer/tokenizer.h"
 #include "runtime/sharding/bucket_layout.h"
@@ -50,7 +51,7 @@ class Sampler {
   // Reads the weights. Throws Error(kConfig) for a model that does not predict the next token, and
   // Error(kData) when the checkpoint cannot be read.
   Sampler(const CheckpointManifest& manifest, const Config& config, int threads,
-          core::MemoryTracker& memory);
+          core::MemoryTracker& memory, WeightsChoice weights = WeightsChoice::kModel);
   Sampler(const Sampler&) = delete;
   Sampler& operator=(const Sampler&) = delete;
 

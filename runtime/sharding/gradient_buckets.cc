@@ -318,6 +318,10 @@ core::ConstTensorView GradientBuckets::shard(int bucket) const {
   return accumulator(bucket);
 }
 
+core::TensorView GradientBuckets::free_between_steps(int bucket) const {
+  return plan_.zero_stage == 0 ? full(bucket) : accumulator(bucket);
+}
+
 core::ConstTensorView GradientBuckets::updated(int bucket) const {
   return plan_.zero_stage == 0 ? full(bucket) : accumulator(bucket);
 }

@@ -85,6 +85,8 @@ class GradientBuckets : public models::GradientSink {
   // of all elements that this rank updates (stage 0: the whole bucket [padded]).
   core::ConstTensorView shard(int bucket) const;
   core::ConstTensorView updated(int bucket) const;
+  // The memory of updated(bucket), which nobody needs from the update of a step to the next step.
+  core::TensorView free_between_steps(int bucket) const;
 
   // The first non-finite elements of this rank's own gradient in this step, before any reduction:
   // fetch_nonfinite() after finish_step(), own_nonfinite() once the context's work is done.

@@ -15,7 +15,7 @@ constexpr core::DType kMasterType = core::DType::kF32;
 }  // namespace
 
 ModelState::ModelState(const models::ParameterTable& table, const BucketLayout& layout,
-                       core::DType compute, int zero_stage, int state_tensors,
+                       core::DType compute, int zero_stage, int state_tensors, bool averages,
                        comm::Communicator& communicator, ops::OpContext& context,
                        core::MemoryTracker& memory)
     : table_(table),
@@ -33,6 +33,7 @@ ModelState::ModelState(const models::ParameterTable& table, const BucketLayout& 
   for (int i = 0; i < state_tensors; ++i) {
     states_.emplace_back(memory, "optimizer", owned_bytes, device);
   }
+  if (averages) averages_ = core::Buffer(memory, "ema", owned_bytes, device);
   gathers_.resize(static_cast<std::size_t>(layout.size()));
   for (int b = 0; b < layout.size(); ++b)
     runs_.push_back(make_runs(b));
@@ -47,6 +48,19 @@ std::size_t ModelState::optimizer_bytes(const BucketLayout& layout, core::DType 
   const std::int64_t owned = zero_stage == 0 ? layout.flat_elements() : layout.shard_total();
   const int tensors = state_tensors + (compute == kMasterType ? 0 : 1);
   return static_cast<std::size_t>(owned * tensors) * core::size_of(kMasterType);
+}
+
+std::size_t ModelState::average_bytes(const BucketLayout& layout, int zero_stage) {
+  const std::int64_t owned = zero_stage == 0 ? layout.flat_elements() : layout.shard_total();
+  return static_cast<std::size_t>(owned) * core::size_of(kMasterType);
+}
+
+std::vector<int> ModelState::saved_states() const {
+  std::vector<int> numbers;
+  for (int i = 0; i < state_tensors(); ++i)
+    numbers.push_back(i);
+  if (averages()) numbers.push_back(kAverageState);
+  return numbers;
 }
 
 core::TensorView ModelState::bucket_parameters(int bucket) const {
@@ -92,7 +106,9 @@ core::TensorView ModelState::master_range(int bucket, std::int64_t begin, std::i
 
 core::TensorView ModelState::state_range(int state, int bucket, std::int64_t begin,
                                          std::int64_t count) {
-  return in_owned(states_[static_cast<std::size_t>(state)], bucket, begin, count);
+  const core::Buffer& buffer =
+      state == kAverageState ? averages_ : states_[static_cast<std::size_t>(state)];
+  return in_owned(buffer, bucket, begin, count);
 }
 
 std::vector<OwnedRun> ModelState::make_runs(int bucket) {
@@ -105,6 +121,8 @@ std::vector<OwnedRun> ModelState::make_runs(int bucket) {
     for (int i = 0; i < state_tensors(); ++i) {
       run.states.push_back(state_range(i, bucket, segment.bucket_begin, segment.count));
     }
+    if (averages())
+      run.average = state_range(kAverageState, bucket, segment.bucket_begin, segment.count);
     if (!master_.empty()) {
       const auto offset =
           static_cast<std::size_t>(layout_[bucket].parameter_begin + segment.bucket_begin);
@@ -140,6 +158,13 @@ void ModelState::read_frozen(models::ParameterId id, float* out) {
                 static_cast<std::size_t>(values.elements()));
 }
 
+void ModelState::start_averages() {
+  for (const std::vector<OwnedRun>& runs : runs_) {
+    for (const OwnedRun& run : runs)
+      ops::copy(context_, run.master, run.average);
+  }
+}
+
 void ModelState::set_state(int state, models::ParameterId id, const float* values) {
   for (int b = layout_.first_bucket(id); b <= layout_.last_bucket(id); ++b) {
     for (const OwnedRun& run : owned_runs(b)) {
@@ -173,7 +198,8 @@ void ModelState::finish_gather() {
 core::ConstTensorView ModelState::owned_values(int bucket, int state) {
   const std::int64_t begin = owned_begin(bucket);
   const std::int64_t count = owned_end(bucket) - begin;
-  return state < 0 ? master_range(bucket, begin, count) : state_range(state, bucket, begin, count);
+  return state == kMasterState ? master_range(bucket, begin, count)
+                               : state_range(state, bucket, begin, count);
 }
 
 void gather_owned(ModelState& model, int bucket, int state, comm::Communicator& communicator,
@@ -210,7 +236,7 @@ const float* StateCollector::gathered_bucket(int bucket, int state) {
 void StateCollector::collect(models::ParameterId id, int state, float* out) {
   const BucketLayout& layout = state_.layout();
   if (state_.is_frozen(id)) {
-    if (state == kMaster) return state_.read_frozen(id, out);
+    if (state == kMasterState || state == kAverageState) return state_.read_frozen(id, out);
     std::fill_n(out, state_.elements(id), 0.0F);
     return;
   }

@@ -12,13 +12,22 @@
 
 namespace lockstep::runtime {
 
+// In place of the number of an optimizer state.
+inline constexpr int kMasterState = -1;
+inline constexpr int kAverageState = -2;  // the moving average of the weights (ema)
+
 // One run of elements of a bucket that this rank updates: all of one parameter.
 struct OwnedRun {
   Segment segment;
   core::TensorView master;               // fp32 [count]
   std::vector<core::TensorView> states;  // fp32 [count] each
+  core::TensorView average;              // fp32 [count]; empty unless there are averages
   core::TensorView
       parameter;  // compute type [count]; empty when the master is the parameter (fp32)
+
+  core::TensorView state(int number) const {
+    return number == kAverageState ? average : states[static_cast<std::size_t>(number)];
+  }
 };
 
 // Parameters, master weights and optimizer state of one rank, sharded by ZeRO stage:
@@ -33,7 +42,7 @@ struct OwnedRun {
 class ModelState : public models::ParameterSource {
  public:
   ModelState(const models::ParameterTable& table, const BucketLayout& layout, core::DType compute,
-             int zero_stage, int state_tensors, comm::Communicator& communicator,
+             int zero_stage, int state_tensors, bool averages, comm::Communicator& communicator,
              ops::OpContext& context, core::MemoryTracker& memory);
 
   // models::ParameterSource: waits for the all-gather of the parameter's buckets if one is in
@@ -58,6 +67,9 @@ class ModelState : public models::ParameterSource {
   void finish_gather();  // waits for all
 
   int state_tensors() const { return static_cast<int>(states_.size()); }
+  bool averages() const { return averages_.bytes() > 0; }
+  // The numbers of what a checkpoint keeps beside the masters.
+  std::vector<int> saved_states() const;
   core::DType compute() const { return compute_; }
   bool updates_everything() const { return zero_stage_ == 0; }
   const BucketLayout& layout() const { return layout_; }
@@ -67,11 +79,13 @@ class ModelState : public models::ParameterSource {
   // The values of a frozen tensor in fp32, to memory of the host. In the compute type they have
   // their only copy, so that 16-bit training stores what it computes with.
   void read_frozen(models::ParameterId id, float* out);
+  // Makes the averages equal to the masters.
+  void start_averages();
   bool is_frozen(models::ParameterId id) const { return table_[id].frozen; }
   std::int64_t elements(models::ParameterId id) const { return table_[id].elements(); }
 
   // fp32 values of the elements of bucket that this rank updates, padding included: the master
-  // (state -1) or a state.
+  // (kMasterState), the average (kAverageState) or a state.
   core::ConstTensorView owned_values(int bucket, int state);
 
   ops::OpContext& context() const { return context_; }
@@ -80,6 +94,7 @@ class ModelState : public models::ParameterSource {
   static std::size_t parameter_bytes(const BucketLayout& layout, core::DType compute);
   static std::size_t optimizer_bytes(const BucketLayout& layout, core::DType compute,
                                      int zero_stage, int state_tensors);
+  static std::size_t average_bytes(const BucketLayout& layout, int zero_stage);
 
  private:
   std::vector<OwnedRun> make_runs(int bucket);
@@ -98,12 +113,13 @@ class ModelState : public models::ParameterSource {
   comm::SharedBuffer parameters_;
   core::Buffer master_;  // empty with fp32 compute
   std::vector<core::Buffer> states_;
+  core::Buffer averages_;                    // as a state; empty without averages
   std::vector<comm::Work> gathers_;          // by bucket, in flight
   std::vector<std::vector<OwnedRun>> runs_;  // by bucket
   std::vector<std::byte> staging_;           // of set_parameter and read_frozen
 };
 
-// Collective: brings a bucket's fp32 masters (state -1) or a state together in memory of the host,
+// Collective: brings a bucket's fp32 masters (kMasterState) or a state together in memory of the host,
 // whole: [padded]. In stage 0 nothing is exchanged.
 void gather_owned(ModelState& model, int bucket, int state, comm::Communicator& communicator,
                   core::TensorView whole);
@@ -112,11 +128,9 @@ void gather_owned(ModelState& model, int bucket, int state, comm::Communicator& 
 // while nothing is updated.
 class StateCollector {
  public:
-  static constexpr int kMaster = -1;  // in place of the number of a state
-
   StateCollector(ModelState& state, comm::Communicator& communicator, core::MemoryTracker& memory);
 
-  // Writes the parameter's fp32 master (state -1) or optimizer state (zeros where it is frozen), in
+  // Writes the parameter's fp32 master (kMasterState) or state (zeros where it is frozen), in
   // canonical order, on every rank. Collective: all ranks call it for the same parameters in the same order (cheapest in
   // canonical order, one state after the other).
   void collect(models::ParameterId id, int state, float* out);

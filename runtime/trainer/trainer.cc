@@ -44,8 +44,8 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       faults_(config.fault, communicator.rank(), log),
       state_(std::make_unique<ModelState>(
           table_, layout_, config.precision.compute, config.parallel.zero_stage,
-          ops::state_tensors(config.optimizer.name, config.optimizer.momentum), communicator,
-          context_, memory)),
+          ops::state_tensors(config.optimizer.name, config.optimizer.momentum),
+          config.ema.decay > 0.0, communicator, context_, memory)),
       stop_points_(*state_, table_, communicator),
       gradients_(std::make_unique<GradientBuckets>(
           table_, layout_, plan_, communicator, context_,
@@ -54,6 +54,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
           },
           memory)),
       update_(tensor_rules(config.optimizer, table_), *state_, *gradients_, context_, memory),
+      average_(config.ema, *state_, context_, memory),
       model_(std::make_unique<models::Transformer>(config.model, table_, config.precision.compute,
                                                    config.batch.micro, config.run.seed, context_,
                                                    memory, recompute_of(config))),
@@ -64,11 +65,12 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       timing_log_(config.metrics.every_steps),
       stragglers_(communicator.world_size()),
       replay_writer_(config, table_, context_, log),
-      saver_(config, table_, layout_, state_->state_tensors(), communicator, memory, log),
+      saver_(config, table_, layout_, state_->saved_states(), communicator, memory, log),
       losses_(context_, static_cast<std::size_t>(plan_.rounds), memory, kStepsUnderWay),
       shard_norm_(table_, layout_, communicator.rank(), context_, memory) {
   for (const std::string& line : describe_groups(config))
     log.info("optimizer", "group {}", line);
+  tell_of_average();
   if (!device.on_cpu()) set_up_device(device, threads);
   open_data();
   progress_.decision = initial_decision_state(rules_);
@@ -334,6 +336,9 @@ double Trainer::apply(const StepDecision& decision) {
   update_.apply(update_rule(progress_.decision.applied_steps + 1), factors);
   timer_.phase(Phase::kGather);
   state_->gather();
+  timer_.phase(Phase::kUpdate);
+  average_.update(progress_.decision.applied_steps + 1);
+  timer_.phase(Phase::kGather);
   if (!plan_.overlap) state_->finish_gather();
   timer_.phase(Phase::kDecide);
   guard_.published(0);
@@ -388,6 +393,19 @@ void Trainer::flip_bit_if_asked(std::int64_t step) {
   flip_bit(state_->bucket_parameters(layout_.bucket_of_block(block)), context_);
   log_.warning("fault", "drill: a bit of the parameters of block {} flipped at step {}", block,
                step);
+}
+
+std::optional<double> Trainer::validate_average() {
+  if (!average_.active()) return std::nullopt;
+  average_.show(*gradients_);
+  try {
+    const double loss = validate();
+    average_.hide(*gradients_);
+    return loss;
+  } catch (const StopAgreed&) {  // on all ranks, which save before they stop
+    average_.hide(*gradients_);
+    throw;
+  }
 }
 
 double Trainer::validate() {

@@ -29,6 +29,7 @@
 #include "runtime/metrics/step_timer.h"
 #include "runtime/metrics/timing_log.h"
 #include "runtime/optimizer/sharded_update.h"
+#include "runtime/optimizer/weight_average.h"
 #include "runtime/replay/replay_writer.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/sharding/gradient_buckets.h"
@@ -99,6 +100,8 @@ class Trainer {
   // Mean plain cross-entropy over the validation batches (train.validate_batches), the same on
   // every rank.
   double validate();
+  // The same of the averaged weights (ema); nothing without them.
+  std::optional<double> validate_average();
 
   // Saves a checkpoint and waits until it is whole.
   void save_checkpoint();
@@ -124,6 +127,7 @@ class Trainer {
   };
 
   void open_data();
+  void tell_of_average() const;
   void set_initial_weights();
   void set_up_device(const BackendDevice& device, int threads);
   bool decides_on_device() const { return device_decision_ != nullptr; }
@@ -199,6 +203,7 @@ class Trainer {
   StopPoints stop_points_;
   std::unique_ptr<GradientBuckets> gradients_;
   ShardedUpdate update_;
+  WeightAverage average_;
   std::unique_ptr<models::Transformer> model_;
   ParameterGuard guard_;
   std::unique_ptr<TokenDataset> train_data_;

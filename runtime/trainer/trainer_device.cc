@@ -77,6 +77,7 @@ void Trainer::apply_on_device(const StepUnderWay& step) {
     rules.push_back(update_rule(step.first_applied + 1 + i));
   const double clamp = config_.clip.mode == ClipMode::kValue ? config_.clip.threshold : 0.0;
   update_.apply_decided(rules, device_decision_->choice(), device_decision_->factors(), clamp);
+  average_.update_decided(step.first_applied, device_decision_->choice());
   timer_.phase(Phase::kGather);
   state_->gather();
   if (!plan_.overlap) state_->finish_gather();

@@ -40,6 +40,7 @@ void Trainer::start(const std::string& run_line) {
   agree(communicator_, "initial weights", [&] {
     if (communicator_.rank() == 0) remove_rollbacks(config_.run.output);
     set_initial_weights();
+    if (average_.active()) state_->start_averages();
     recorder_.open({});
     recorder_.event("run", run_line_with_set_up(run_line));
   });
@@ -170,12 +171,14 @@ bool Trainer::validation_due() const {
 void Trainer::validate_as_owed() {
   if (!validation_owed_) return;
   double loss = 0.0;
+  std::optional<double> of_average;
   try {
     loss = validate();
+    of_average = validate_average();
   } catch (const StopAgreed&) {
     stop_as_requested();  // the next attempt owes it
   }
-  recorder_.validation(progress_.step, loss);
+  recorder_.validation(progress_.step, loss, of_average);
   validation_owed_ = false;
 }
 

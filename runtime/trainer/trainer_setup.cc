@@ -2,6 +2,13 @@
 
 namespace lockstep::runtime {
 
+void Trainer::tell_of_average() const {
+  if (!average_.active()) return;
+  log_.info("ema", "{}", WeightAverage::describe(config_.ema));
+  const std::string warning = WeightAverage::warning(config_.ema, config_.train.steps);
+  if (!warning.empty() && communicator_.rank() == 0) log_.warning("ema", "{}", warning);
+}
+
 void Trainer::tell_health(const std::string& fields) {
   recorder_.event("health", fields);
 }

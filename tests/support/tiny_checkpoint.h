@@ -45,7 +45,7 @@ struct TinyCheckpoint {
     ops::OpContext context(1, memory);
     core::Logger log(0, 1, core::LogLevel::kError);
     runtime::ModelState model(table, layout, config.precision.compute, config.parallel.zero_stage,
-                              2, *communicator, context, memory);
+                              2, false, *communicator, context, memory);
     std::vector<float> values;
     for (models::ParameterId id = 0; id < table.size(); ++id) {
       values.resize(static_cast<std::size_t>(table[id].elements()));

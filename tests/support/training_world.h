@@ -32,6 +32,7 @@ namespace lockstep::testing {
 struct StateHashes {
   std::uint64_t masters = 0;
   std::uint64_t optimizer = 0;
+  std::uint64_t average = 0;  // 0 without averages
 
   bool operator==(const StateHashes&) const = default;
 };
@@ -73,6 +74,10 @@ struct Rank {
     hashes.masters = hash_of_state(trainer, communicator, memory, -1, -1);
     hashes.optimizer =
         hash_of_state(trainer, communicator, memory, 0, trainer.state().state_tensors() - 1);
+    if (trainer.state().averages()) {
+      hashes.average = hash_of_state(trainer, communicator, memory, runtime::kAverageState,
+                                     runtime::kAverageState);
+    }
     return hashes;
   }
   // The whole of a parameter's master (state -1) or optimizer state. Collective.

@@ -35,6 +35,8 @@ TEST(ToYamlTest, ParsesBackToTheSame) {
       {"schedule.name=inverse_sqrt", "optimizer.name=sgd", "run.seed=9223372036854775807"},
       {"precision={compute: fp16, loss_scale: {initial: 1024, hysteresis_mode: budget}}"},
       {"fault=[{kind: bitflip, step: 3, rank: 1, layer: 1}]", "backend.threads=3"},
+      {"optimizer.groups=[{match: 'block.0.*', freeze: true}, {match: '*.bias', weight_decay: 0}]",
+       "ema.decay=0.9", "ema.every=3", "ema.warmup=true"},
       {"run.name='a: \"b\" #c'", "data.train=['x y.bin', '*.bin', 'ü.bin', 'a\\b']"},
       {"run.name=true", "data.label_field=null", "optimizer.learning_rate=0.1234567890123456789"},
       {"run.name=null", "data.validation=v.bin", "train.validate_every=5"},

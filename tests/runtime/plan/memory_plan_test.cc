@@ -89,6 +89,13 @@ const std::string kLlama = "model.family=llama";
 const std::string kBf16 = "precision.compute=bf16";
 const std::string kFp16 = "precision.compute=fp16";
 
+std::string frozen(const std::string& pattern, const std::string& other = "") {
+  const auto item = [](const std::string& match) {
+    return "{match: '" + match + "', freeze: true}";
+  };
+  return "optimizer.groups=[" + item(pattern) + (other.empty() ? "" : ", " + item(other)) + "]";
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Runs, MemoryPlanTest,
     ::testing::Values(
@@ -161,7 +168,62 @@ INSTANTIATE_TEST_SUITE_P(
              2,
              2,
              1,
-             {"memory.recompute=block", "model.residual_gate=scalar", "parallel.zero_stage=0"}}),
+             {"memory.recompute=block", "model.residual_gate=scalar", "parallel.zero_stage=0"}},
+        Case{"average", 2, 1, 1, {"ema.decay=0.9"}},
+        Case{"average_stage_0_bf16", 3, 1, 1, {"ema.decay=0.9", "parallel.zero_stage=0", kBf16}},
+        Case{"average_stage_1_fp16", 2, 2, 1, {"ema.decay=0.9", "parallel.zero_stage=1", kFp16}},
+        Case{"frozen_embeddings", 2, 1, 2, {frozen("embeddings.*")}},
+        Case{"frozen_embeddings_untied_llama",
+             3,
+             1,
+             1,
+             {frozen("embeddings.*"), kLlama, kBf16, "model.vocab=3000"}},
+        Case{"frozen_lower_block",
+             2,
+             1,
+             2,
+             {frozen("embeddings.*", "block.0.*"), "model.layers=3", "model.context=64"}},
+        Case{"frozen_blocks_stage_0",
+             2,
+             2,
+             1,
+             {frozen("embeddings.*", "block.*"), "parallel.zero_stage=0", kWide}},
+        Case{"frozen_head_boundary",
+             2,
+             1,
+             1,
+             {frozen("head.*"), "model.tie_embeddings=false", "parallel.grad_sync=boundary"}},
+        Case{"frozen_matrices", 1, 1, 2, {frozen("*.mlp.*.weight", "*attention.qkv*"), kFp16}},
+        Case{"frozen_table_and_half_split_head",
+             2,
+             1,
+             3,
+             {frozen("embeddings.token.*"), "model.vocab=5000", "model.tie_embeddings=false",
+              "parallel.bucket_mib=0.2", "model.context=32"}},
+        Case{"everything_stage_2",
+             4,
+             1,
+             2,
+             {frozen("embeddings.*", "block.0.*"), "memory.recompute=block", "ema.decay=0.99",
+              "model.layers=4", kBf16, "model.dropout=0.1"}},
+        Case{"everything_stage_0",
+             2,
+             2,
+             2,
+             {frozen("block.1.mlp.*"), "memory.recompute=attention", "ema.decay=0.99",
+              "model.layers=3", kFp16, "parallel.zero_stage=0", "model.residual_gate=scalar"}},
+        Case{"everything_stage_1",
+             3,
+             1,
+             2,
+             {frozen("*.bias", "*norm*"), "memory.recompute=block", "ema.decay=0.99", "ema.every=2",
+              "model.layers=3", "parallel.zero_stage=1", "optimizer.name=lion"}},
+        Case{"everything_llama",
+             2,
+             1,
+             1,
+             {frozen("*.q_norm.*", "embeddings.*"), "memory.recompute=attention", "ema.decay=0.99",
+              kLlama, "model.qk_norm=true", kBf16, "model.context=48"}}),
     name_of);
 
 TEST(MemoryPlanTable, NamesEveryRegionAndTheTotal) {

@@ -45,6 +45,10 @@ std::vector<Case> cases() {
       {"smoothing, cap, tensor norms",
        {"loss.label_smoothing=0.1", "loss.z_loss=1e-4", "model.logit_softcap=30",
         "clip.mode=tensor_norm", "optimizer.name=lion"}},
+      {"groups and averages",
+       {"optimizer.groups=[{match: 'block.0.*', freeze: true}, {match: 'embeddings.*', freeze: "
+        "true}, {match: '*.bias', learning_rate_scale: 2, weight_decay: 0.1}]",
+        "ema.decay=0.9", "ema.every=2", "ema.warmup=true"}},
   };
 }
 
@@ -152,6 +156,55 @@ TEST(DeviceTraining, OverlapGivesTheSameBitsAsWaiting) {
       ASSERT_EQ(with.step_lines().size(), 2U) << with.message << without.message;
       EXPECT_EQ(without.step_lines(), with.step_lines());
       EXPECT_EQ(without.state, with.state);
+    }
+  }
+}
+
+// A step in between is skipped, which the device finds out by itself.
+TEST(DeviceTraining, AveragesFollowTheCpu) {
+  TrainingWorld world(small_config());
+  for (const test::TestDevice& device : test::devices_under_test()) {
+    for (const int ranks : {1, 2}) {
+      TrainingRun run;
+      run.ranks = ranks;
+      run.overrides = {"ema.decay=0.8",
+                       "ema.every=2",
+                       "ema.warmup=true",
+                       "train.steps=6",
+                       "fault=[{kind: overflow, step: 3, rank: 0, layer: 1}]",
+                       "optimizer.groups=[{match: 'block.0.mlp.*', freeze: true}]",
+                       "data.validation=" + (world.directory() / "tokens.bin").string(),
+                       "train.validate_every=6",
+                       "train.validate_batches=1"};
+      std::vector<std::vector<float>> cpu;
+      std::vector<std::vector<float>> found;
+      const auto collect = [](std::vector<std::vector<float>>& averages) {
+        return [&averages](Rank& rank) {
+          rank.trainer.run();
+          for (models::ParameterId id = 0; id < rank.trainer.table().size(); ++id) {
+            const std::vector<float> values = rank.collect(id, runtime::kAverageState);
+            if (rank.number() == 0) averages.push_back(values);
+          }
+        };
+      };
+      run.body = collect(cpu);
+      const TrainingResult on_cpu = world.train(run);
+      run.device = backend_of(device);
+      run.body = collect(found);
+      const TrainingResult on_device = world.train(run);
+      ASSERT_FALSE(on_device.error) << on_device.message;
+      ASSERT_EQ(found.size(), cpu.size());
+      for (std::size_t p = 0; p < cpu.size(); ++p) {
+        for (std::size_t i = 0; i < cpu[p].size(); ++i)
+          ASSERT_NEAR(found[p][i], cpu[p][i], 1e-4) << device.name << " " << p;
+      }
+      const auto validation = [](const TrainingResult& result) {
+        for (const auto& line : result.lines)
+          if (line["event"] == "validation") return line;
+        return nlohmann::ordered_json();
+      };
+      EXPECT_NEAR(validation(on_device)["ema_loss"].get<double>(),
+                  validation(on_cpu)["ema_loss"].get<double>(), 1e-4);
     }
   }
 }
