@@ -4,12 +4,12 @@
 
 #include <array>
 #include <new>
-#include <thread>
 #include <utility>
 
 #include "comm/exchange/exchange_communicator.h"
 #include "comm/exchange/node.h"
 #include "core/check.h"
+#include "core/processors.h"
 
 namespace lockstep::comm {
 
@@ -99,7 +99,7 @@ std::unique_ptr<Communicator> make_local_communicator(std::string_view backend,
   for (int r = 0; r < group.world_size; ++r)
     group.node_rank.push_back(r);
   group.hosts.assign(static_cast<std::size_t>(group.world_size), host_name());
-  group.crowded = static_cast<unsigned>(group.world_size) > std::thread::hardware_concurrency();
+  group.crowded = group.world_size > core::usable_cores();
   return std::make_unique<ExchangeCommunicator>(
       backend, timeout, std::move(group), std::make_unique<LocalNode>(std::move(memory), rank),
       nullptr);

@@ -1,9 +1,12 @@
 #include "comm/mpi/mpi_communicator.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +16,7 @@
 #include "comm/mpi/mpi_node.h"
 #include "comm/mpi/mpi_remote_peers.h"
 #include "core/check.h"
+#include "core/processors.h"
 
 namespace lockstep::comm {
 
@@ -48,12 +52,27 @@ MpiComm split_node(const MpiComm& host, int parts) {
   return MpiComm(comm);
 }
 
+// Cores that the ranks of a host may use together: ranks may be bound to some each.
+double cores_of_host(const MpiComm& host) {
+  cpu_set_t own;
+  if (sched_getaffinity(0, sizeof(own), &own) != 0) return core::usable_cores();
+  std::array<std::uint64_t, sizeof(own) / sizeof(std::uint64_t)> words{};
+  std::memcpy(words.data(), &own, sizeof(own));
+  check_mpi(MPI_Allreduce(MPI_IN_PLACE, words.data(), static_cast<int>(words.size()), MPI_UINT64_T,
+                          MPI_BOR, host.get()),
+            "MPI_Allreduce");
+  int cores = 0;
+  for (const std::uint64_t word : words)
+    cores += std::popcount(word);
+  return std::min<double>(cores, core::cores_of_quota());
+}
+
 std::vector<Place> gather_places(const MpiComm& world, const MpiComm& host, const MpiComm& node) {
   Place place;
   std::int32_t rank = world.rank();
   check_mpi(MPI_Allreduce(&rank, &place.node, 1, MPI_INT32_T, MPI_MIN, node.get()),
             "MPI_Allreduce");
-  place.crowded = host.size() > sysconf(_SC_NPROCESSORS_ONLN) ? 1 : 0;
+  place.crowded = host.size() > cores_of_host(host) ? 1 : 0;
   gethostname(place.host, sizeof(place.host) - 1);
   std::vector<Place> places(static_cast<std::size_t>(world.size()));
   check_mpi(MPI_Allgather(&place, sizeof(place), MPI_BYTE, places.data(), sizeof(place), MPI_BYTE,
