@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "core/error.h"
 #include "runtime/step/ledger.h"
 
 namespace lockstep::launcher {
@@ -21,7 +22,27 @@ struct AuditOptions {
 
 // A run's directory or its ledger.
 std::vector<runtime::LedgerLine> ledger_of(const std::string& path) {
-  return runtime::read_ledger(std::filesystem::is_directory(path) ? path + "/ledger.jsonl" : path);
+  const std::string file = std::filesystem::is_directory(path) ? path + "/ledger.jsonl" : path;
+  std::vector<runtime::LedgerLine> lines = runtime::read_ledger(file);
+  if (lines.empty()) {
+    throw core::Error(core::ErrorKind::kData,
+                      file +
+                          ": expected at least one record to compare, found none: the run has "
+                          "not finished a step");
+  }
+  return lines;
+}
+
+// Steps of which both have hashes of the parameters.
+std::size_t hashed_in_both(const std::vector<runtime::LedgerLine>& first,
+                           const std::vector<runtime::LedgerLine>& second) {
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < std::min(first.size(), second.size()); ++i) {
+    const bool both = first[i].find(runtime::kParameterHashes) != nullptr &&
+                      second[i].find(runtime::kParameterHashes) != nullptr;
+    count += both ? 1 : 0;
+  }
+  return count;
 }
 
 // Exit code 0: no difference; 1: the runs differ (as diff and cmp do).
@@ -30,9 +51,12 @@ int audit(const AuditOptions& options, std::ostream& out) {
   const auto second = ledger_of(options.second);
   const auto difference = runtime::first_difference(first, second);
   const std::size_t common = std::min(first.size(), second.size());
+  const std::size_t hashed = hashed_in_both(first, second);
   if (options.format == OutputFormat::kJson) {
-    nlohmann::ordered_json json = {
-        {"first_steps", first.size()}, {"second_steps", second.size()}, {"equal", !difference}};
+    nlohmann::ordered_json json = {{"first_steps", first.size()},
+                                   {"second_steps", second.size()},
+                                   {"hashed_steps", hashed},
+                                   {"equal", !difference}};
     if (difference) {
       json["step"] = difference->step;
       json["field"] = difference->field;
@@ -45,8 +69,10 @@ int audit(const AuditOptions& options, std::ostream& out) {
                        difference->field, difference->first, difference->second);
   } else {
     const std::size_t more = std::max(first.size(), second.size()) - common;
-    out << fmt::format("no difference in the {} steps that both have ({} and {})\n", common,
-                       first.size(), second.size());
+    out << fmt::format(
+        "no difference in the {} steps that both have ({} and {}); hashes of the parameters were "
+        "compared at {} of them\n",
+        common, first.size(), second.size(), hashed);
     if (more > 0) {
       out << fmt::format("{} goes on: {} more, compared with nothing\n",
                          first.size() > second.size() ? options.first : options.second, more);

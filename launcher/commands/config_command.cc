@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "core/counted.h"
 #include "core/hash.h"
 #include "runtime/config/describe.h"
 #include "runtime/config/dump_config.h"
@@ -43,8 +44,9 @@ int check(const CheckOptions& options, std::ostream& out) {
   }
   out << fmt::format("{}: ok, fingerprint {}", options.file, fingerprint);
   if (options.ranks > 0) {
-    out << fmt::format(", {} ranks with {} accumulation rounds", options.ranks,
-                       runtime::accumulation_rounds(config, options.ranks));
+    out << fmt::format(", {} with {}", core::counted(options.ranks, "rank"),
+                       core::counted(runtime::accumulation_rounds(config, options.ranks),
+                                     "accumulation round"));
   }
   out << "\n";
   return 0;

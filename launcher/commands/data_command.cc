@@ -10,6 +10,7 @@
 #include "core/hash.h"
 #include "launcher/commands/tokenizer_command.h"
 #include "runtime/data/prepare.h"
+#include "runtime/data/sources.h"
 #include "runtime/data/token_file.h"
 
 namespace lockstep::launcher {
@@ -95,6 +96,7 @@ ordered_json describe(const runtime::TokenFile& file, std::uint64_t context) {
                        {"tokens", file.tokens()},
                        {"smallest_id", ids.smallest},
                        {"largest_id", ids.largest}};
+  if (ids.targets != file.tokens()) json["targets"] = ids.targets;
   if (context > 0) {
     json["context"] = context;
     json["sequences"] = (file.tokens() - 1) / context;

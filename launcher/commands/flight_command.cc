@@ -12,6 +12,7 @@
 
 #include "comm/flight_log.h"
 #include "comm/flight_recorder.h"
+#include "core/counted.h"
 
 namespace lockstep::launcher {
 namespace {
@@ -51,8 +52,8 @@ void check_complete(const std::string& run, Flight& flight) {
   for (int rank = 0; rank < flight.logs.front().world_size; ++rank) {
     const std::string file = comm::flight_file(run, rank);
     if (std::filesystem::exists(file)) continue;
-    flight.problems.push_back(fmt::format("{}: not there, but the run has {} ranks", file,
-                                          flight.logs.front().world_size));
+    flight.problems.push_back(fmt::format("{}: not there, but the run has {}", file,
+                                          core::counted(flight.logs.front().world_size, "rank")));
     return;
   }
 }
@@ -70,9 +71,9 @@ Flight read_flight(const std::string& run) {
                                                 log.world_size == flight.logs.front().world_size);
       if (!fits) {
         throw core::Error(core::ErrorKind::kData,
-                          fmt::format("{}: of attempt {} with {} ranks, but rank {} is of attempt "
+                          fmt::format("{}: of attempt {} with {}, but rank {} is of attempt "
                                       "{} with {}",
-                                      file, log.attempt, log.world_size, flight.logs.front().rank,
+                                      file, log.attempt, core::counted(log.world_size, "rank"), flight.logs.front().rank,
                                       flight.logs.front().attempt, flight.logs.front().world_size));
       }
       flight.logs.push_back(std::move(log));

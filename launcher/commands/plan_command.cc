@@ -8,6 +8,7 @@
 #include <optional>
 #include <ostream>
 
+#include "core/counted.h"
 #include "launcher/cluster_file.h"
 #include "launcher/cluster_report.h"
 #include "launcher/run_description.h"
@@ -158,9 +159,9 @@ int plan(const PlanOptions& options, std::ostream& out) {
     out << json.dump() << "\n";
     return 0;
   }
-  out << fmt::format("{} ranks, ZeRO stage {}, grad_sync {}, recompute {}\n", options.ranks,
-                     plans[0].zero_stage, name_of(plans[0].grad_sync),
-                     runtime::name_of(config.memory.recompute));
+  out << fmt::format("{}, ZeRO stage {}, grad_sync {}, recompute {}\n",
+                     core::counted(options.ranks, "rank"), plans[0].zero_stage,
+                     name_of(plans[0].grad_sync), runtime::name_of(config.memory.recompute));
   for (const std::string& line : runtime::describe_groups(config))
     out << "group " << line << "\n";
   out << "\n";

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "core/counted.h"
 #include "core/log.h"
 #include "core/memory.h"
 #include "launcher/run_description.h"
@@ -146,9 +147,9 @@ void print(const runtime::ReplayBundle& bundle, const runtime::ReplayResult& res
            std::ostream& out) {
   const runtime::ReplayRecord& record = bundle.record;
   out << fmt::format(
-      "step {}: {}{}; {} ranks, {} micro-batches of {}, loss scale {}, written by {}\n",
+      "step {}: {}{}; {}, {} micro-batches of {}, loss scale {}, written by {}\n",
       record.step, record.outcome, record.stopped ? ", which ended the run" : "",
-      record.world_size(), bundle.config.batch.global / bundle.config.batch.micro,
+      core::counted(record.world_size(), "rank"), bundle.config.batch.global / bundle.config.batch.micro,
       bundle.config.batch.micro, record.loss_scale, record.build);
   print_extents("weights", result.weights, out);
   print_extents("activations, forward", result.activations, out);

@@ -2,11 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
 #include <ostream>
+#include <system_error>
 
 #include "core/error.h"
 #include "launcher/run_description.h"
@@ -19,11 +22,31 @@ namespace {
 struct SampleArguments {
   std::string checkpoint;
   std::string prompt;
-  std::vector<std::int32_t> prompt_ids;
+  std::string ids_text;
+  std::vector<std::int32_t> prompt_ids;  // by_ids
   bool by_ids = false;
   runtime::WeightsChoice weights = runtime::WeightsChoice::kModel;
   runtime::SampleOptions options;
 };
+
+std::vector<std::int32_t> parse_ids(const std::string& text) {
+  std::vector<std::int32_t> ids;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string word = text.substr(begin, end - begin);
+    std::int32_t id = -1;
+    const auto [stop, failure] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (failure != std::errc() || stop != word.data() + word.size() || id < 0) {
+      throw core::Error(core::ErrorKind::kConfig,
+                        fmt::format("--prompt-ids: expected token ids as in 1,2,3, found '{}' as "
+                                    "number {}",
+                                    word, ids.size() + 1));
+    }
+    ids.push_back(id);
+    begin = end + 1;
+  }
+  return ids;
+}
 
 void tell_what_is_seen(std::size_t prompt, std::int64_t context, std::ostream& err) {
   if (prompt <= static_cast<std::size_t>(context)) return;
@@ -125,15 +148,15 @@ void add_sample_command(CLI::App& app, CommandContext& context) {
   prompt->add_option("--prompt", arguments->prompt, "text; printed in front of what is added")
       ->option_text("TEXT");
   const CLI::Option* ids = prompt
-                               ->add_option("--prompt-ids", arguments->prompt_ids,
+                               ->add_option("--prompt-ids", arguments->ids_text,
                                             "token ids, as in 1,2,3; then ids are printed")
-                               ->delimiter(',')
                                ->option_text("IDS");
   prompt->require_option(1);
   add_choices(*command, arguments->options);
   add_weights_option(*command, arguments->weights);
   set_action(*command, context, [arguments, ids, &context] {
     arguments->by_ids = ids->count() > 0;
+    if (arguments->by_ids) arguments->prompt_ids = parse_ids(arguments->ids_text);
     return sample(*arguments, context);
   });
 }

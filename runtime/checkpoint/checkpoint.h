@@ -36,6 +36,9 @@ struct CheckpointState {
   int world_size = 0;  // that wrote it
   std::uint64_t seed = 0;
   std::int64_t data_position = 0;  // sequences dealt
+  // The applied steps after which the optimizer's state began at 0, as a resume with another
+  // optimizer makes it: its bias corrections count from there.
+  std::int64_t optimizer_since = 0;
   std::vector<DataFingerprint> training_files;
   std::string tokenizer;  // JSON text, empty when the data names none
 };
@@ -58,10 +61,23 @@ struct CheckpointManifest {
 };
 CheckpointManifest read_manifest(const std::string& directory);
 
+// Which states of the optimizer a run takes over from a checkpoint, by state_names(). Those
+// that its own optimizer has and the checkpoint's has not begin at 0.
+struct OptimizerChange {
+  std::vector<std::string> kept;
+  std::vector<std::string> begun;
+  std::vector<std::string> dropped;
+
+  bool any() const { return !begun.empty() || !dropped.empty(); }
+  // "Adam's first moment and ... begin at 0; RMSProp's mean square is dropped"
+  std::string describe() const;
+};
+
 // Loads weights and optimizer state of a checkpoint whose files verify_checkpoint() has passed; it
 // checks names, shapes and dtypes, and no hashes.
-void load_checkpoint(const CheckpointManifest& manifest, const models::ParameterTable& table,
-                     const Config& config, ModelState& model);
+OptimizerChange load_checkpoint(const CheckpointManifest& manifest,
+                                const models::ParameterTable& table, const Config& config,
+                                ModelState& model);
 
 // Checks every file of a checkpoint against its manifest. Throws Error(kData) naming the file that
 // is missing, torn or altered.

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,17 +30,50 @@ constexpr std::size_t kMostDigits = 18;
                                 what, reason.message()));
 }
 
-void check_space(const std::string& directory, std::uint64_t tensor_bytes) {
-  // 5 % and a mebibyte for headers and the other files.
-  const std::uint64_t need = tensor_bytes + tensor_bytes / 20 + (1U << 20);
+constexpr double kMiB = 1 << 20;
+
+// What a checkpoint takes: 5 % and a mebibyte for headers and the other files.
+std::uint64_t bytes_needed(const PlannedCheckpoint& planned) {
+  return planned.tensor_bytes + planned.tensor_bytes / 20 + (1U << 20);
+}
+
+bool has_room(const std::string& directory, const PlannedCheckpoint& planned) {
   std::error_code failure;
   const fs::space_info space = fs::space(directory, failure);
-  if (failure || space.available >= need) return;
+  return failure || space.available >= bytes_needed(planned);
+}
+
+std::uint64_t bytes_below(const std::string& directory) {
+  std::uint64_t bytes = 0;
+  for (const std::string& name : list_entries(directory)) {
+    std::error_code failure;
+    const std::uintmax_t size = fs::file_size(directory + "/" + name, failure);
+    if (!failure) bytes += size;
+  }
+  return bytes;
+}
+
+[[noreturn]] void fail_for_room(const std::string& checkpoints, const PlannedCheckpoint& planned) {
+  std::vector<std::string> may_go;
+  for (const std::string& name : list_entries(checkpoints)) {
+    if (!step_of_name(name)) continue;
+    const std::string path = checkpoints + "/" + name;
+    may_go.push_back(fmt::format("{}{} ({:.2f} MiB)", name, is_healthy(path) ? ", healthy" : "",
+                                 static_cast<double>(bytes_below(path)) / kMiB));
+  }
+  std::sort(may_go.begin(), may_go.end());
+  std::error_code ignored;
+  const fs::space_info space = fs::space(checkpoints, ignored);
   throw core::Error(
       core::ErrorKind::kData,
-      fmt::format("no room for a checkpoint in {}: expected at least {} MiB free, found "
-                  "{} MiB; free some space, lower checkpoint.keep, or change run.output",
-                  directory, need >> 20, space.available >> 20));
+      fmt::format("no room for a checkpoint in {}: expected at least {:.2f} MiB free, found {:.2f} "
+                  "MiB; {}free some space, or change run.output",
+                  checkpoints, static_cast<double>(bytes_needed(planned)) / kMiB,
+                  static_cast<double>(space.available) / kMiB,
+                  may_go.empty() ? ""
+                                 : fmt::format("what may go there, but for the one to resume from: "
+                                               "{}; ",
+                                               fmt::join(may_go, "; "))));
 }
 
 void rename_path(const std::string& from, const std::string& to) {
@@ -116,11 +150,13 @@ std::vector<std::string> list_entries(const std::string& directory) {
 }
 
 void begin_temporary(const std::string& checkpoints, const std::string& temporary,
-                     std::uint64_t tensor_bytes) {
+                     const PlannedCheckpoint& planned) {
   for (const std::string& name : list_entries(checkpoints)) {
     if (name.find(kTemporaryMark) != std::string::npos) remove_tree(checkpoints + "/" + name);
   }
-  check_space(checkpoints, tensor_bytes);
+  if (!has_room(checkpoints, planned) && planned.keep > 1)
+    retain(checkpoints, planned.keep - 1, planned.step);
+  if (!has_room(checkpoints, planned)) fail_for_room(checkpoints, planned);
   std::error_code failure;
   fs::create_directory(temporary, failure);
   if (failure) fail("create " + temporary, failure);

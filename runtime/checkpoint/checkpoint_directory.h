@@ -20,10 +20,18 @@ std::optional<std::int64_t> step_of_name(const std::string& name);
 // The names of all entries, in no order; none when the directory is not there.
 std::vector<std::string> list_entries(const std::string& directory);
 
-// Makes a new directory for a checkpoint of `tensor_bytes`, removing what interrupted saves left
-// behind. Throws when the disk has no room.
+// A checkpoint that is about to be saved.
+struct PlannedCheckpoint {
+  std::int64_t step = 0;
+  std::uint64_t tensor_bytes = 0;
+  std::int64_t keep = 1;  // checkpoint.keep
+};
+
+// Makes a new directory for a checkpoint, removing what interrupted saves left behind, and, where
+// the disk has no room otherwise, checkpoints that will not be kept beside this one: never the last.
+// Throws when there is no room still, naming what may go.
 void begin_temporary(const std::string& checkpoints, const std::string& temporary,
-                     std::uint64_t tensor_bytes);
+                     const PlannedCheckpoint& planned);
 
 // Best effort: for ways out on which another error is told.
 void remove_temporary(const std::string& temporary) noexcept;

@@ -101,9 +101,10 @@ void CheckpointSaver::make_directory() {
                            attempt_);
   agree(communicator_, kLabel, [&] {
     if (communicator_.rank() != 0) return;
+    const auto elements = static_cast<std::uint64_t>(table_.total_elements()) *
+                          (1 + snapshot_.states().size());
     begin_temporary(checkpoints_, temporary_,
-                    static_cast<std::uint64_t>(table_.total_elements()) *
-                        (1 + snapshot_.states().size()) * sizeof(float));
+                    {state_.step, elements * sizeof(float), config_.checkpoint.keep});
   });
   temporary_ = communicator_.all_gather_bytes(temporary_, kLabel).front();
 }

@@ -31,9 +31,7 @@ constexpr std::size_t kListed = 20;  // names in one message
 
 // The file names that an index mentions, and which tensor each must hold.
 std::map<std::string, std::vector<std::string>> read_index(const fs::path& path) {
-  const core::MappedFile file(path);
-  const auto* text = reinterpret_cast<const char*>(file.data());
-  const auto index = nlohmann::json::parse(text, text + file.size(), nullptr, false);
+  const auto index = nlohmann::json::parse(core::read_text(path), nullptr, false);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
     fail(path, "expected a JSON object with a weight_map, found something else");
   std::map<std::string, std::vector<std::string>> tensors_of;

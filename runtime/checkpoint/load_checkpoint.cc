@@ -1,15 +1,18 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
 
 #include "core/error.h"
-#include "core/mapped_file.h"
+#include "core/input_file.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/checkpoint_directory.h"
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/model_file.h"
 #include "runtime/checkpoint/optimizer_file.h"
+#include "runtime/config/load_config.h"
+#include "runtime/optimizer/optimizer_states.h"
 
 namespace lockstep::runtime {
 
@@ -17,14 +20,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::string text_of(const std::string& path) {
-  const core::MappedFile file(path);
-  return {reinterpret_cast<const char*>(file.data()), file.size()};
-}
-
 ParsedManifest parse(const std::string& directory) {
   const std::string path = directory + "/" + kManifestFile;
-  return parse_manifest(text_of(path), path);
+  return parse_manifest(core::read_text(path), path);
 }
 
 // What every checkpoint of its kind holds.
@@ -46,7 +44,7 @@ CheckpointManifest read_manifest(const std::string& directory) {
                     "OUTPUT/checkpoints/step-00000100, found {}",
                     directory, fs::exists(directory, ignored) ? "a file" : "nothing"));
   }
-  return {directory, parse(directory).state, text_of(directory + "/" + kConfigFile)};
+  return {directory, parse(directory).state, core::read_text(directory + "/" + kConfigFile)};
 }
 
 void verify_checkpoint(const CheckpointManifest& manifest) {
@@ -72,14 +70,42 @@ void verify_checkpoint(const CheckpointManifest& manifest) {
   }
 }
 
-void load_checkpoint(const CheckpointManifest& manifest, const models::ParameterTable& table,
-                     const Config& config, ModelState& model) {
+std::string OptimizerChange::describe() const {
+  const auto list = [](const std::vector<std::string>& names, const char* one, const char* many) {
+    return names.empty()
+               ? std::string()
+               : fmt::format("{} {}", fmt::join(names, " and "), names.size() == 1 ? one : many);
+  };
+  const std::string first = list(begun, "begins at 0", "begin at 0");
+  const std::string second = list(dropped, "is dropped", "are dropped");
+  return first + (first.empty() || second.empty() ? "" : "; ") + second;
+}
+
+OptimizerChange load_checkpoint(const CheckpointManifest& manifest,
+                                const models::ParameterTable& table, const Config& config,
+                                ModelState& model) {
+  const OptimizerConfig before =
+      parse_config(manifest.config_yaml, manifest.directory + "/" + kConfigFile).optimizer;
+  const auto saved = state_names(before);
+  const auto wanted = state_names(config.optimizer);
+  OptimizerChange change;
+  std::vector<int> sources;
+  for (const std::string_view name : wanted) {
+    const auto at = std::find(saved.begin(), saved.end(), name);
+    sources.push_back(at == saved.end() ? kNoSource : static_cast<int>(at - saved.begin()));
+    (at == saved.end() ? change.begun : change.kept).emplace_back(name);
+  }
+  for (const std::string_view name : saved) {
+    if (std::find(wanted.begin(), wanted.end(), name) == wanted.end())
+      change.dropped.emplace_back(name);
+  }
   read_model_file(manifest.directory + "/" + kModelFile, config.model, table, model);
   std::vector<std::string> shards;
   for (int r = 0; r < manifest.state.world_size; ++r) {
     shards.push_back(manifest.directory + "/" + optimizer_file_name(r, manifest.state.world_size));
   }
-  read_optimizer_files(shards, table, model);
+  read_optimizer_files(shards, sources, table, model);
+  return change;
 }
 
 bool belongs_to(const CheckpointManifest& manifest, const std::string& output) {

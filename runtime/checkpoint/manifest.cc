@@ -6,8 +6,8 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/input_file.h"
 #include "core/json_number.h"
-#include "core/mapped_file.h"
 #include "runtime/files/sealed_json.h"
 
 namespace lockstep::runtime {
@@ -127,6 +127,11 @@ ParsedManifest parse_fields(const Json& json) {
   state.world_size = whole_number(json.at("world_size"), 1, kMostRanks);
   state.seed = whole_number<std::uint64_t>(json.at("seed"));
   state.data_position = count_in(json, "data_position");
+  // Manifests of before lack it: their optimizer state has never begun anew.
+  if (json.contains("optimizer_since")) {
+    state.optimizer_since =
+        whole_number<std::int64_t>(json["optimizer_since"], 0, state.decision.applied_steps);
+  }
   state.tokenizer = json.at("tokenizer").is_null() ? "" : json.at("tokenizer").dump();
   for (const Json& file : json.at("training_files")) {
     state.training_files.push_back({file.at("name").get<std::string>(),
@@ -156,6 +161,7 @@ std::string manifest_text(const CheckpointState& state, const std::vector<Manife
   json["config_fingerprint"] = core::to_hex(state.config_fingerprint);
   json["seed"] = state.seed;
   json["data_position"] = state.data_position;
+  json["optimizer_since"] = state.optimizer_since;
   json["decision"] = decision_json(state.decision);
   json["chain_head"] = core::to_hex(state.position.chain_head);
   json["metrics_bytes"] = state.position.metrics_bytes;
@@ -193,8 +199,8 @@ ParsedManifest parse_manifest(const std::string& text, const std::string& path) 
 }
 
 ManifestFile describe_file(const std::string& directory, const std::string& name) {
-  const core::MappedFile file(directory + "/" + name);
-  return {name, file.size(), core::hash64(file.data(), file.size())};
+  const core::InputFile file(directory + "/" + name);
+  return {name, file.size(), file.hash()};
 }
 
 }  // namespace lockstep::runtime

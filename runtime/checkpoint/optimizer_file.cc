@@ -91,8 +91,8 @@ class SliceIndex {
     const std::string name = base_name(state, spec);
     const auto found = slices_.find(name);
     if (found == slices_.end()) {
-      files_.front().fail(fmt::format(
-          "tensor {} is missing: was the optimizer another one, or the tensor frozen?", name));
+      files_.front().fail(
+          fmt::format("tensor {} is missing: was the tensor frozen? Use another checkpoint", name));
     }
     std::int64_t covered = 0;
     for (const Slice& slice : found->second) {
@@ -167,7 +167,7 @@ WrittenFile write_optimizer_file(const std::string& path, const models::Paramete
   return writer.finish(Durability::kSynced);
 }
 
-void read_optimizer_files(const std::vector<std::string>& paths,
+void read_optimizer_files(const std::vector<std::string>& paths, const std::vector<int>& sources,
                           const models::ParameterTable& table, ModelState& model) {
   const SliceIndex index(paths);
   std::vector<float> values;
@@ -176,14 +176,15 @@ void read_optimizer_files(const std::vector<std::string>& paths,
       model.start_averages();
       continue;
     }
+    const int source = state == kAverageState ? state : sources[static_cast<std::size_t>(state)];
     std::vector<const std::vector<Slice>*> slices;
     for (const models::ParameterSpec& spec : table.specs())
-      slices.push_back(spec.frozen ? nullptr : &index.find(state, spec));
+      slices.push_back(source == kNoSource || spec.frozen ? nullptr : &index.find(source, spec));
     for (int b = 0; b < model.layout().size(); ++b) {
       for (const OwnedRun& run : model.owned_runs(b)) {
-        values.resize(static_cast<std::size_t>(run.segment.count));
-        read_run(*slices[static_cast<std::size_t>(run.segment.parameter)], run.segment,
-                 values.data());
+        values.assign(static_cast<std::size_t>(run.segment.count), 0.0F);
+        const auto* from = slices[static_cast<std::size_t>(run.segment.parameter)];
+        if (from != nullptr) read_run(*from, run.segment, values.data());
         ops::from_host(model.context(), values.data(), run.state(state));
       }
     }

@@ -1,6 +1,9 @@
 #include "runtime/checkpoint/resume_check.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
 
 #include "core/error.h"
 #include "core/json_text.h"
@@ -17,6 +20,16 @@ namespace {
 
 void check_data(const CheckpointManifest& manifest, const std::vector<DataFingerprint>& files) {
   const std::vector<DataFingerprint>& before = manifest.state.training_files;
+  const auto same = [](const auto& a, const auto& b) { return a.same_contents(b); };
+  if (!std::equal(before.begin(), before.end(), files.begin(), files.end(), same) &&
+      std::is_permutation(before.begin(), before.end(), files.begin(), files.end(), same)) {
+    std::vector<std::string> names;
+    for (const DataFingerprint& file : before)
+      names.push_back(file.name);
+    refuse(manifest, fmt::format("it was trained on these files in another order; list them in "
+                                 "data.train as {}",
+                                 fmt::join(names, ", ")));
+  }
   if (before.size() != files.size()) {
     refuse(manifest, fmt::format("it was trained on {} data files, data.train names {}",
                                  before.size(), files.size()));
@@ -41,7 +54,14 @@ std::vector<ConfigDifference> check_resumable(const CheckpointManifest& manifest
   const Config before = parse_config(manifest.config_yaml, manifest.directory + "/config.yaml");
   std::vector<ConfigDifference> changes;
   for (ConfigDifference& change : diff_configs(before, config)) {
-    if (change.key.starts_with("model.") && change.key != "model.init_from") {
+    if (change.key == "model.init_from") {
+      refuse(
+          manifest,
+          fmt::format("model.init_from was {} and is now {}; a resumed run takes its weights from "
+                      "the checkpoint: give the former again, or start a new run",
+                      change.before, change.after));
+    }
+    if (change.key.starts_with("model.")) {
       refuse(manifest, fmt::format("{} was {} and is now {}; the weights belong to the former",
                                    change.key, change.before, change.after));
     }

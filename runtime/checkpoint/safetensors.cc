@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -85,7 +84,8 @@ class EntryReader {
         fail(fmt::format("expected dtype, shape and data_offsets, found \"{}\"", key));
   }
 
-  StoredTensor read(std::span<const std::byte> data) const {
+  // The data lie in [begin, end) of the file.
+  StoredTensor read(std::uint64_t begin, std::uint64_t end) const {
     const StoredType& type = stored_type();
     StoredTensor tensor;
     tensor.name = name_;
@@ -100,15 +100,16 @@ class EntryReader {
     const std::vector<std::uint64_t> offsets = counts("data_offsets");
     if (offsets.size() != 2 || offsets[0] > offsets[1])
       fail("data_offsets: expected [begin, end], found " + excerpt(entry_["data_offsets"]));
-    if (offsets[1] > data.size())
+    if (offsets[1] > end - begin)
       fail(
           fmt::format("expected its data at bytes [{}, {}), found a file with {} bytes of data: "
                       "it is truncated; copy it again",
-                      offsets[0], offsets[1], data.size()));
+                      offsets[0], offsets[1], end - begin));
     if (offsets[1] - offsets[0] != bytes)
       fail(fmt::format("expected {} bytes for {} of shape {}, found data_offsets of {} bytes",
                        bytes, type.name, shape_text(tensor.shape), offsets[1] - offsets[0]));
-    tensor.bytes = data.subspan(offsets[0], bytes);
+    tensor.offset = begin + offsets[0];
+    tensor.bytes = bytes;
     return tensor;
   }
 
@@ -171,7 +172,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
                     "header's length; copy it again",
                     file_.size(), kLengthBytes));
   std::uint64_t length = 0;
-  std::memcpy(&length, file_.data(), kLengthBytes);
+  file_.read(0, std::as_writable_bytes(std::span(&length, 1)));
   const std::uint64_t rest = file_.size() - kLengthBytes;
   if (length > kLargestSafetensorsHeader)
     fail(
@@ -183,24 +184,23 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
         fmt::format("expected a header of {} bytes, found {} bytes after its length: the file is "
                     "truncated; copy it again",
                     length, rest));
-  const auto body = file_.bytes().subspan(kLengthBytes);
-  parse_header(body.first(length), body.subspan(length));
-  check_coverage(rest - length);
+  std::string header(length, '\0');
+  file_.read(kLengthBytes, std::as_writable_bytes(std::span(header)));
+  parse_header(header, kLengthBytes + length);
+  check_coverage(kLengthBytes + length);
 }
 
 void SafetensorsFile::fail(const std::string& message) const {
   throw core::Error(core::ErrorKind::kData, fmt::format("{}: {}", path().string(), message));
 }
 
-void SafetensorsFile::parse_header(std::span<const std::byte> header,
-                                   std::span<const std::byte> data) {
-  const std::string_view text(reinterpret_cast<const char*>(header.data()), header.size());
+void SafetensorsFile::parse_header(std::string_view text, std::uint64_t data_begin) {
   if (!text.starts_with('{'))
     fail("expected a safetensors header starting with '{', found something else");
   const json object = parse_json(*this, text);
   for (const auto& [name, entry] : object.items()) {
     if (name != "__metadata__") {
-      tensors_.push_back(EntryReader(*this, name, entry).read(data));
+      tensors_.push_back(EntryReader(*this, name, entry).read(data_begin, file_.size()));
       continue;
     }
     if (!entry.is_object()) fail("__metadata__: expected an object, found " + excerpt(entry));
@@ -212,15 +212,13 @@ void SafetensorsFile::parse_header(std::span<const std::byte> header,
   }
 }
 
-void SafetensorsFile::check_coverage(std::uint64_t data_bytes) {
-  const std::byte* const begin = file_.data() + (file_.size() - data_bytes);
-  const auto offset = [begin](const StoredTensor& t) {
-    return static_cast<std::uint64_t>(t.bytes.data() - begin);
-  };
-  std::stable_sort(
-      tensors_.begin(), tensors_.end(), [&](const StoredTensor& a, const StoredTensor& b) {
-        return std::pair(offset(a), a.bytes.size()) < std::pair(offset(b), b.bytes.size());
-      });
+void SafetensorsFile::check_coverage(std::uint64_t data_begin) {
+  const std::uint64_t data_bytes = file_.size() - data_begin;
+  const auto offset = [&](const StoredTensor& t) { return t.offset - data_begin; };
+  std::stable_sort(tensors_.begin(), tensors_.end(),
+                   [](const StoredTensor& a, const StoredTensor& b) {
+                     return std::pair(a.offset, a.bytes) < std::pair(b.offset, b.bytes);
+                   });
   std::uint64_t covered = 0;
   for (const StoredTensor& tensor : tensors_) {
     if (offset(tensor) != covered)
@@ -229,7 +227,7 @@ void SafetensorsFile::check_coverage(std::uint64_t data_bytes) {
                       "{}",
                       tensor.name, covered, offset(tensor),
                       offset(tensor) < covered ? "overlap" : "leave a hole"));
-    covered += tensor.bytes.size();
+    covered += tensor.bytes;
   }
   if (covered != data_bytes)
     fail(fmt::format("expected {} bytes of data for the tensors of the header, found {}", covered,
@@ -250,15 +248,18 @@ void SafetensorsFile::read(const StoredTensor& tensor, std::uint64_t first,
   if (!tensor.dtype || !core::is_floating(*tensor.dtype))
     fail(fmt::format("tensor \"{}\": expected F64, F32, F16 or BF16 values, found {}", tensor.name,
                      tensor.stored_type));
-  // Through an aligned buffer: the format does not promise alignment.
-  constexpr std::size_t kChunk = 4096;
-  alignas(64) std::array<std::byte, kChunk * sizeof(double)> buffer;
+  constexpr std::size_t kChunk = 1 << 15;
+  std::vector<std::byte> buffer(std::min(kChunk, out.size()) * sizeof(double));
   const std::size_t width = core::size_of(*tensor.dtype);
   for (std::size_t done = 0; done < out.size(); done += kChunk) {
     const std::size_t n = std::min(kChunk, out.size() - done);
-    std::memcpy(buffer.data(), tensor.bytes.data() + (first + done) * width, n * width);
+    file_.read(tensor.offset + (first + done) * width, std::span(buffer).first(n * width));
     core::convert(*tensor.dtype, buffer.data(), DType::kF32, out.data() + done, n);
   }
+}
+
+void SafetensorsFile::read_stored(const StoredTensor& tensor, void* out) const {
+  file_.read(tensor.offset, {static_cast<std::byte*>(out), tensor.bytes});
 }
 
 }  // namespace lockstep::runtime

@@ -7,11 +7,12 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
 #include "core/dtype.h"
-#include "core/mapped_file.h"
+#include "core/input_file.h"
 
 // The safetensors format, read strictly: 8 bytes little-endian length of the header; the header, a
 // JSON object {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ..., "__metadata__":
@@ -27,12 +28,13 @@ struct StoredTensor {
   std::optional<core::DType> dtype;  // unless no core::DType corresponds
   std::vector<std::int64_t> shape;   // empty: a scalar
   std::uint64_t elements = 0;
-  std::span<const std::byte> bytes;  // in the mapping; not necessarily aligned to the element
+  std::uint64_t offset = 0;  // of its values in the file
+  std::uint64_t bytes = 0;
 };
 
 std::string shape_text(const std::vector<std::int64_t>& shape);  // "[768, 2304]"
 
-// One file, memory-mapped, its header checked completely when opened. Thread-safe.
+// One file, its header checked completely when opened. Thread-safe.
 class SafetensorsFile {
  public:
   // Throws Error(kData) naming the file, the tensor where there is one, what was expected and what
@@ -48,15 +50,17 @@ class SafetensorsFile {
   // [first, first + out.size()) in row-major order. Throws Error(kData) for other types.
   void read(const StoredTensor& tensor, std::uint64_t first, std::span<float> out) const;
   void read(const StoredTensor& tensor, std::span<float> out) const { read(tensor, 0, out); }
+  // Copies a tensor of this file as it is stored: tensor.bytes bytes.
+  void read_stored(const StoredTensor& tensor, void* out) const;
 
   // Throws Error(kData) with the file's name in front.
   [[noreturn]] void fail(const std::string& message) const;
 
  private:
-  void parse_header(std::span<const std::byte> header, std::span<const std::byte> data);
-  void check_coverage(std::uint64_t data_bytes);
+  void parse_header(std::string_view text, std::uint64_t data_begin);
+  void check_coverage(std::uint64_t data_begin);
 
-  core::MappedFile file_;
+  core::InputFile file_;
   std::vector<StoredTensor> tensors_;
   std::unordered_map<std::string, std::size_t> by_name_;
   std::map<std::string, std::string> metadata_;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/counted.h"
 #include "core/error.h"
 
 namespace lockstep::runtime {
@@ -43,9 +44,10 @@ std::int64_t accumulation_rounds(const Config& config, int world_size) {
   const std::int64_t micro_batches = config.batch.global / config.batch.micro;
   if (world_size < 1 || micro_batches % world_size != 0) {
     fail(config,
-         fmt::format("batch.global {} with batch.micro {} is {} micro-batches a step, which "
-                     "{} ranks cannot share evenly; rank counts that fit: {}",
-                     config.batch.global, config.batch.micro, micro_batches, world_size,
+         fmt::format("batch.global {} with batch.micro {} is {} a step, which {} cannot "
+                     "share evenly; rank counts that fit: {}",
+                     config.batch.global, config.batch.micro,
+                     core::counted(micro_batches, "micro-batch"), core::counted(world_size, "rank"),
                      divisors(micro_batches)));
   }
   return micro_batches / world_size;
@@ -59,8 +61,8 @@ void validate_for_world(const Config& config, int world_size) {
   }
   for (const FaultConfig& fault : config.fault) {
     if (fault.rank >= world_size) {
-      fail(config, fmt::format("fault: rank {} does not exist; there are {} ranks, 0 to {}",
-                               fault.rank, world_size, world_size - 1));
+      fail(config, fmt::format("fault: rank {} does not exist, of {} from 0 on",
+                               fault.rank, core::counted(world_size, "rank")));
     }
   }
 }

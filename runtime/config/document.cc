@@ -2,6 +2,7 @@
 
 #include <yaml-cpp/eventhandler.h>
 
+#include <algorithm>
 #include <sstream>
 
 #include "core/error.h"
@@ -47,6 +48,19 @@ class OneDocument : public YAML::EventHandler {
   int documents_ = 0;
 };
 
+// The first line that begins with blanks among which is a tab, from 1; 0: none.
+int line_indented_by_tab(std::string_view text) {
+  int number = 0;
+  while (!text.empty()) {
+    ++number;
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    const std::string_view blanks = text.substr(0, std::min(text.find_first_not_of(" \t"), end));
+    if (blanks.find('\t') != blanks.npos) return number;
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return 0;
+}
+
 std::string join_path(const std::string& section, const std::string& name) {
   return section.empty() ? name : section + "." + name;
 }
@@ -73,7 +87,10 @@ YAML::Node read_one_document(std::string_view text, const std::string& source) {
   } catch (const YAML::Exception& error) {
     const Location where =
         error.mark.is_null() ? Location{source, 0, 0} : from_mark(source, error.mark);
-    fail(where.text() + ": not valid YAML: " + error.msg);
+    const int tab = line_indented_by_tab(text);
+    fail(where.text() + ": not valid YAML: " +
+         (tab > 0 ? "line " + std::to_string(tab) + " is indented with a tab; write spaces"
+                  : error.msg));
   }
 }
 
@@ -142,6 +159,13 @@ void Document::read_pair(const YAML::Node& name, const YAML::Node& value, const 
   if (value.Tag().size() > 1 && value.Tag().front() == '!') {
     problems.add(where, path, "the tag '" + value.Tag() + "' means nothing here; take it out");
   } else if (const Key* key = find_key(path)) {
+    const auto earlier = entries_.find(path);
+    if (override_.empty() && earlier != entries_.end()) {
+      problems.add(key_where, path,
+                   "duplicate key; it was given at " + earlier->second.key_where.text() +
+                       " already, remove one of the two");
+      return;
+    }
     entries_[path] = Entry{key, value, key_where, where};
   } else if (is_section(path)) {
     sections_.emplace(path, key_where);

@@ -5,7 +5,6 @@
 #include <fstream>
 #include <map>
 #include <optional>
-#include <sstream>
 #include <system_error>
 
 #include "core/error.h"
@@ -100,15 +99,15 @@ std::string read_file(const fs::path& file) {
   const fs::file_status status = fs::status(file, error);
   if (!fs::exists(status)) fail("no such file");
   if (fs::is_directory(status)) fail("it is a directory");
-  if (fs::is_regular_file(status) && fs::file_size(file, error) > kLargestFile) {
-    fail("it is larger than 1 MiB, so hardly a configuration");
-  }
   std::ifstream stream(file, std::ios::binary);
   if (!stream) fail(std::strerror(errno));
-  std::ostringstream text;
-  text << stream.rdbuf();
+  // A pipe or a device does not say how much is in it, and may never end.
+  std::string text(kLargestFile + 1, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (stream.bad()) fail(std::strerror(errno));
-  return text.str();
+  text.resize(static_cast<std::size_t>(stream.gcount()));
+  if (text.size() > kLargestFile) fail("it is larger than 1 MiB, so hardly a configuration");
+  return text;
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ void check_one(const NotBuilt& row, const std::string& path, const std::string& 
                const Location& where, Problems& problems) {
   if (std::find(row.built.begin(), row.built.end(), text) != row.built.end()) return;
   const std::string way_out =
-      row.built.empty() ? "leave the key out" : "legal until then: " + join_words(row.built);
+      row.built.empty() ? "leave the key out" : "legal now: " + join_words(row.built);
   problems.add(where, path, text + " is not built yet (" + row.part + "); " + way_out);
 }
 

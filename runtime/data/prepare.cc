@@ -15,7 +15,7 @@
 
 #include "core/check.h"
 #include "core/error.h"
-#include "core/mapped_file.h"
+#include "core/input_file.h"
 #include "runtime/data/corpus.h"
 #include "runtime/data/tokenizer/tokenizer.h"
 
@@ -162,9 +162,9 @@ bool same_file(const fs::path& a, const fs::path& b) {
   const bool exists = fs::exists(a, ignored);
   if (exists != fs::exists(b, ignored)) return false;
   if (!exists) return true;
-  const core::MappedFile first(a);
-  const core::MappedFile second(b);
-  return std::ranges::equal(first.bytes(), second.bytes());
+  const core::InputFile first(a);
+  const core::InputFile second(b);
+  return first.size() == second.size() && first.hash() == second.hash();
 }
 
 bool same_directory(const fs::path& a, const fs::path& b) {

@@ -7,7 +7,7 @@
 #include "core/check.h"
 #include "core/error.h"
 #include "core/hash.h"
-#include "core/mapped_file.h"
+#include "core/input_file.h"
 
 namespace lockstep::runtime {
 
@@ -83,9 +83,7 @@ MetaReader open_meta(const std::filesystem::path& directory) {
                             "and {}), found no {}; name the token files themselves or prepare the "
                             "directory",
                             directory.string(), kTrainFile, kValidationFile, kMetaFile, kMetaFile));
-  const core::MappedFile file(path);
-  const auto* text = reinterpret_cast<const char*>(file.data());
-  json object = json::parse(text, text + file.size(), nullptr, /*allow_exceptions=*/false);
+  json object = json::parse(core::read_text(path), nullptr, /*allow_exceptions=*/false);
   return MetaReader(path.string(), std::move(object));
 }
 

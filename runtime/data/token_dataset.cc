@@ -8,14 +8,14 @@
 
 #include "core/check.h"
 #include "core/error.h"
+#include "ops/loss.h"
 #include "runtime/data/permutation.h"
 
 namespace lockstep::runtime {
 
 TokenDataset::TokenDataset(std::vector<TokenFile> files, const DealingOptions& options)
     : files_(std::move(files)), options_(options) {
-  LOCKSTEP_CHECK(options_.context > 0 && options_.global_batch > 0, "context {}, global batch {}",
-                 options_.context, options_.global_batch);
+  LOCKSTEP_CHECK(options_.context > 0, "context {}", options_.context);
   LOCKSTEP_CHECK(options_.vocab > 0 && options_.vocab <= (1LL << 31), "vocabulary {}",
                  options_.vocab);
   if (files_.empty())
@@ -42,8 +42,10 @@ std::uint64_t TokenDataset::tokens() const {
 
 std::vector<DataFingerprint> TokenDataset::fingerprints() const {
   std::vector<DataFingerprint> fingerprints;
-  for (const TokenFile& file : files_)
+  for (const TokenFile& file : files_) {
     fingerprints.push_back(file.fingerprint());
+    if (auto mask = file.mask_fingerprint()) fingerprints.push_back(*std::move(mask));
+  }
   return fingerprints;
 }
 
@@ -71,26 +73,21 @@ void TokenDataset::sequence(std::uint64_t position, std::span<std::int32_t> inpu
   const TokenFile& file = files_[at.file];
   file.check_ids(at.first_token, context + 1, options_.vocab);
   file.read(at.first_token, inputs);
-  file.read(at.first_token + 1, targets);
+  file.read_targets(at.first_token + 1, targets);
+  std::replace(inputs.begin(), inputs.end(), kNoTarget, 0);
+  std::replace(targets.begin(), targets.end(), kNoTarget, ops::kIgnored);
 }
 
-void TokenDataset::fill_micro_batch(std::int64_t step, std::int64_t first_sequence,
-                                    std::int64_t count, std::span<std::int32_t> inputs,
-                                    std::span<std::int32_t> targets) const {
-  LOCKSTEP_CHECK(step >= 0 && first_sequence >= 0 && count >= 0 &&
-                     first_sequence + count <= options_.global_batch,
-                 "sequences [{}, +{}) of step {} with a global batch of {}", first_sequence, count,
-                 step, options_.global_batch);
+void TokenDataset::fill(std::int64_t position, std::int64_t count, std::span<std::int32_t> inputs,
+                        std::span<std::int32_t> targets) const {
+  LOCKSTEP_CHECK(position >= 0 && count >= 0, "sequences [{}, +{})", position, count);
   const auto context = static_cast<std::size_t>(options_.context);
   const auto rows = static_cast<std::size_t>(count);
   LOCKSTEP_CHECK(inputs.size() == rows * context && targets.size() == rows * context,
                  "{} inputs and {} targets for {} sequences of {}", inputs.size(), targets.size(),
                  rows, context);
-  const auto first =
-      static_cast<std::uint64_t>(step) * static_cast<std::uint64_t>(options_.global_batch) +
-      static_cast<std::uint64_t>(first_sequence);
   for (std::size_t row = 0; row < rows; ++row)
-    sequence(first + row, inputs.subspan(row * context, context),
+    sequence(static_cast<std::uint64_t>(position) + row, inputs.subspan(row * context, context),
              targets.subspan(row * context, context));
 }
 

@@ -11,10 +11,9 @@ namespace lockstep::runtime {
 
 struct DealingOptions {
   DataOrder order = DataOrder::kShuffled;
-  std::uint64_t seed = 0;         // run.seed
-  std::int64_t context = 0;       // T, tokens of a sequence
-  std::int64_t global_batch = 0;  // G, sequences of a step
-  std::int64_t vocab = 0;         // ids are in [0, vocab); at most 2^31
+  std::uint64_t seed = 0;    // run.seed
+  std::int64_t context = 0;  // T, tokens of a sequence
+  std::int64_t vocab = 0;    // ids are in [0, vocab); at most 2^31
 };
 
 // Files below this size are checked against the vocabulary as a whole when the dataset is opened;
@@ -24,7 +23,9 @@ inline constexpr std::uint64_t kFullScanBytes = 256ULL << 20;
 // Deals fixed-length sequences out of token files. Everything dealt is a pure function of (files,
 // options, position), so that a run can be replayed, resumed and divided among any number of ranks:
 //
-//   position  p = s*G + i of sequence i in [0, G) of step s (0-based, counting attempts)
+//   position  the number of sequences dealt before: with G sequences a step from the beginning,
+//             p = s*G + i of sequence i in [0, G) of step s (0-based, counting attempts); where G
+//             changes at a resume, the run continues at the position that its checkpoint holds
 //   list      file f holds floor((tokens_f - 1) / T) sequences, sequence k being the inputs
 //             [k*T, (k+1)*T) of that file and the targets [k*T + 1, (k+1)*T + 1); the list is the
 //             files' sequences one file after the other, S in all; none crosses files
@@ -42,7 +43,7 @@ class TokenDataset {
   const DealingOptions& options() const { return options_; }
   std::uint64_t sequences() const { return sequences_; }  // S
   std::uint64_t tokens() const;                           // of all files
-  std::vector<DataFingerprint> fingerprints() const;      // in file order
+  std::vector<DataFingerprint> fingerprints() const;      // in file order, masks after their files
 
   // Where the sequence dealt at a position lies.
   struct Location {
@@ -51,15 +52,16 @@ class TokenDataset {
   };
   Location locate(std::uint64_t position) const;
 
-  // The sequence at a position; both spans hold T ids. Throws Error(kData) with file, token, id
-  // and vocabulary for an id outside the vocabulary.
+  // The sequence at a position; both spans hold T ids, and a target that is none is ops::kIgnored.
+  // Throws Error(kData) with file, token, id and vocabulary for an id outside the vocabulary, and
+  // when a file has been cut short.
   void sequence(std::uint64_t position, std::span<std::int32_t> inputs,
                 std::span<std::int32_t> targets) const;
 
-  // Sequences [first_sequence, first_sequence + count) of step `step`, row after row: inputs and
-  // targets are [count, T]. Micro-batch j of a step starts at sequence j * micro.
-  void fill_micro_batch(std::int64_t step, std::int64_t first_sequence, std::int64_t count,
-                        std::span<std::int32_t> inputs, std::span<std::int32_t> targets) const;
+  // The sequences at positions [position, position + count), row after row: inputs and targets are
+  // [count, T].
+  void fill(std::int64_t position, std::int64_t count, std::span<std::int32_t> inputs,
+            std::span<std::int32_t> targets) const;
 
  private:
   std::uint64_t list_entry(std::uint64_t position) const;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -9,7 +10,7 @@
 #include <vector>
 
 #include "core/dtype.h"
-#include "core/mapped_file.h"
+#include "core/input_file.h"
 
 // Token files: what `data.train` and `data.validation` name.
 //
@@ -24,7 +25,14 @@
 // wins over `data.token_type`. A raw file starting with the same bytes would start with token
 // 20240520 or 20240801 (uint32: beyond any vocabulary), or with token 55432 or 55713 followed by
 // token 308 (uint16: beyond GPT-2's vocabulary); such a file must be given the header of llm.c.
-// Magics of other files of llm.c (weights, evaluation sets) and numpy's .npy are refused by name.
+// Magics of other files of llm.c (weights, evaluation sets) and numpy's .npy are refused by name, and
+// so is a file of 32-bit ids that is read as 16-bit ones: every second id would be 0.
+//
+// Tokens that are no targets: with 32-bit ids, id -100 (0xFFFFFF9C), as PyTorch's cross-entropy and
+// Hugging Face's labels have it; whatever the type of the ids, a mask file beside the token file,
+// train.mask for train.bin, of one byte a token, 0 for one that is no target and 1 for one that is.
+// What -100 stands in for is not known: as an input it is id 0. A masked token is an input like any
+// other.
 namespace lockstep::runtime {
 
 enum class TokenFormat { kPrepared, kRaw, kLlmc };
@@ -45,9 +53,12 @@ struct DataFingerprint {
     return bytes == other.bytes && hash == other.hash;
   }
 };
-std::uint64_t sampled_hash(std::span<const std::byte> bytes);
+std::uint64_t sampled_hash(const core::InputFile& file);
 
-// One validated, memory-mapped token file. Never written to. Thread-safe.
+inline constexpr std::int32_t kNoTarget = -100;  // in files of 32-bit ids
+
+// One validated token file. Never written to. Reads throw Error(kData) when the file has been cut
+// short since it was opened. Thread-safe.
 class TokenFile {
  public:
   // Opens a file, or the `split` of a prepared directory. `raw_type` (kU16 or kU32) is the type of
@@ -67,30 +78,44 @@ class TokenFile {
   std::optional<std::int64_t> tokenizer_vocab() const { return tokenizer_vocab_; }
 
   // Token ids [first, first + out.size()), which must lie within the file. Ids of 2^31 and above
-  // come out negative, so that no caller takes them for legal.
+  // come out negative, so that no caller takes them for legal: kNoTarget as itself.
   void read(std::uint64_t first, std::span<std::int32_t> out) const;
 
-  // Smallest and largest id of the whole file; reads all of it.
+  // The same, with kNoTarget in place of every token that is no target.
+  void read_targets(std::uint64_t first, std::span<std::int32_t> out) const;
+  bool masked() const { return mask_.has_value(); }  // by a file of its own
+
+  // Smallest and largest id of the whole file, but for kNoTarget, and how many tokens are targets;
+  // reads all of it.
   struct IdRange {
     std::uint32_t smallest = 0;
     std::uint32_t largest = 0;
+    std::uint64_t targets = 0;
   };
   IdRange id_range() const;
 
   // Throws Error(kData) with file, token index, id and vocabulary at the first id >= vocab in
-  // [first, first + count).
+  // [first, first + count) that is not kNoTarget.
   void check_ids(std::uint64_t first, std::uint64_t count, std::int64_t vocab) const;
 
   DataFingerprint fingerprint() const;
+  std::optional<DataFingerprint> mask_fingerprint() const;
 
  private:
   void open_prepared(const std::filesystem::path& directory, DataSplit split);
   void open_plain(core::DType raw_type);
   void read_llmc_header(std::uint32_t magic);
   void set_raw_tokens();
-  const std::byte* token_bytes() const { return file_.data() + header_bytes_; }
+  void refuse_wide_ids() const;
+  void open_mask();
+  template <typename T>
+  void read_ids(std::uint64_t first, std::span<T> out) const;
+  void for_each_piece(
+      std::uint64_t first, std::uint64_t count,
+      const std::function<void(std::uint64_t, std::span<const std::uint32_t>)>& visit) const;
 
-  core::MappedFile file_;
+  core::InputFile file_;
+  std::optional<core::InputFile> mask_;
   std::string name_;
   TokenFormat format_ = TokenFormat::kRaw;
   core::DType token_type_ = core::DType::kU16;
@@ -100,10 +125,7 @@ class TokenFile {
   std::optional<std::int64_t> tokenizer_vocab_;
 };
 
-// The files behind `data.train` or `data.validation`: each source is a file, a prepared directory
-// or a glob pattern (used as one only if no file has that very name). Sorted by path, bytewise.
-// Throws Error(kData) for a pattern without a match and for a file named twice.
-std::vector<std::filesystem::path> expand_sources(const std::vector<std::string>& sources);
+// The files behind `data.train` or `data.validation` (runtime/data/sources.h).
 std::vector<TokenFile> open_token_files(const std::vector<std::string>& sources,
                                         core::DType raw_type, DataSplit split);
 

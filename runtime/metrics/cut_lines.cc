@@ -46,41 +46,50 @@ void for_each_line(const std::string& path, std::uint64_t begin,
   }
 }
 
-bool promised_by_header(const std::string& path) {
+// What is known of the attempts that wrote some lines.
+struct Writers {
+  bool bits_promised = true;
+  int ranks = 0;  // 0: not all as many, or not known
+};
+
+Writers writers_by_header(const std::string& path, const Writers& nobody) {
   std::ifstream in(path, std::ios::binary);
   std::string line;
-  if (!std::getline(in, line)) return true;  // nothing was left to compare
+  if (!std::getline(in, line)) return nobody;  // nothing was left to compare
   const Json header = Json::parse(line, nullptr, false);
-  return header.is_object() && header.value("version", 0) == 1 &&
-         header.value("bits_promised", false);
+  if (!header.is_object() || header.value("version", 0) != 1) return {false, 0};
+  return {header.value("bits_promised", false), header.value("ranks", 0)};
 }
 
 // What the `run` and `resume` lines say of the attempts that wrote the lines beyond `begin`.
-bool same_set_up(const std::string& metrics, std::uint64_t begin, std::uint64_t set_up) {
+Writers writers_of(const std::string& metrics, std::uint64_t begin, std::uint64_t set_up) {
   const std::string expected = core::to_hex(set_up);
-  bool same = false;
+  Writers writers{false, 0};
   for_each_line(metrics, 0, [&](std::uint64_t at, const std::string& text) {
     const bool resumes = text.starts_with(R"({"event":"resume",)");
     if (!resumes && !text.starts_with(R"({"event":"run",)")) return;
     const Json line = Json::parse(text, nullptr, false);
     if (!line.is_object() || !line.contains("set_up")) return;
     const bool own = line["set_up"] == expected;
+    const int ranks = line.value("ranks", 0);
     if (at < begin) {
-      same = own;  // of these only the last wrote beyond
+      writers = {own, ranks};  // of these only the last wrote beyond
     } else {
-      same = same && own && line.value("bits_promised", true);
+      writers.bits_promised = writers.bits_promised && own && line.value("bits_promised", true);
+      if (writers.ranks != ranks) writers.ranks = 0;
     }
   });
-  return same;
+  return writers;
 }
 
 // One of the two files: what is cut now, then what an earlier resume cut and nobody has computed
 // again since.
 class CutFile {
  public:
-  CutFile(const std::string& path, bool bits_promised) : path_(path), next_(path + ".next") {
+  CutFile(const std::string& path, const Writers& writers) : path_(path), next_(path + ".next") {
     out_.open(next_, std::ios::binary | std::ios::trunc);
-    out_ << fmt::format("{{\"version\":1,\"bits_promised\":{}}}\n", bits_promised);
+    out_ << fmt::format("{{\"version\":1,\"bits_promised\":{},\"ranks\":{}}}\n",
+                        writers.bits_promised, writers.ranks);
   }
 
   // `limit_at`: gives the line from which on nothing is kept.
@@ -139,18 +148,20 @@ bool keep_cut_lines(const std::string& output, std::uint64_t metrics_bytes,
   std::error_code ignored;  // a file that cannot be written says so
   fs::create_directories(cut_directory(output), ignored);
   const std::string metrics = output + "/metrics.jsonl";
-  const bool promised = point.bits_promised && promised_by_header(cut_metrics_file(output)) &&
-                        same_set_up(metrics, metrics_bytes, point.set_up);
+  Writers writers = writers_of(metrics, metrics_bytes, point.set_up);
+  const Writers earlier = writers_by_header(cut_metrics_file(output), {true, writers.ranks});
+  writers.bits_promised = writers.bits_promised && point.bits_promised && earlier.bits_promised;
+  if (earlier.ranks != writers.ranks) writers.ranks = 0;
   const std::int64_t first = 2 * (point.step + 1);
-  CutFile ledger(cut_ledger_file(output), promised);
+  CutFile ledger(cut_ledger_file(output), writers);
   ledger.fill(output + "/ledger.jsonl", ledger_bytes, first, [&](const Json& line) {
     const bool was_left_out = line.value("outcome", "") == "left_out";
     return point.left_out && point.left_out(line["step"].get<std::int64_t>()) != was_left_out;
   });
-  CutFile(cut_metrics_file(output), promised)
+  CutFile(cut_metrics_file(output), writers)
       .fill(metrics, metrics_bytes, first,
             [&](const Json& line) { return order_of(line) >= ledger.limit(); });
-  return promised;
+  return writers.bits_promised;
 }
 
 void remove_cut_lines(const std::string& output) {

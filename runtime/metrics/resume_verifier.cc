@@ -15,8 +15,10 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kAbsent = "absent";
 
-bool counts(const std::string& field, const Json& before, const Json& now) {
+bool counts(const std::string& field, const Json& before, const Json& now, bool same_ranks) {
   if (field == "tokens_per_second" || field == "step_seconds" || field == "hash") return false;
+  if (field == "overflow_rank" || field == "overflow_bucket" || field == "overflow_tensor")
+    return same_ranks;
   return field != "parameter_hashes" || (before.contains(field) && now.contains(field));
 }
 
@@ -25,13 +27,14 @@ std::string text_of(const Json& line, const std::string& field) {
 }
 
 std::optional<ResumeVerdict::Difference> first_difference(const std::string& before_text,
-                                                          const std::string& now_text) {
+                                                          const std::string& now_text,
+                                                          bool same_ranks) {
   if (before_text == now_text) return std::nullopt;
   const Json before = Json::parse(before_text, nullptr, false);
   const Json now = Json::parse(now_text, nullptr, false);
   for (const Json& fields : {now, before}) {
     for (const auto& [field, value] : fields.items()) {
-      if (!counts(field, before, now)) continue;
+      if (!counts(field, before, now, same_ranks)) continue;
       const std::string was = text_of(before, field);
       const std::string is = text_of(now, field);
       if (was != is) return ResumeVerdict::Difference{0, "", field, was, is};
@@ -73,6 +76,7 @@ ResumeVerifier::Source::Source(const std::string& path) : in(path, std::ios::bin
   const Json header = Json::parse(line, nullptr, false);
   if (!header.is_object() || header.value("version", 0) != 1) return;
   bits_promised = header.value("bits_promised", false);
+  ranks = header.value("ranks", 0);
   advance();
 }
 
@@ -80,8 +84,10 @@ void ResumeVerifier::Source::advance() {
   order = std::getline(in, line) ? order_of_line(line) : -1;
 }
 
-ResumeVerifier::ResumeVerifier(const std::string& output)
-    : metrics_(cut_metrics_file(output)), ledger_(cut_ledger_file(output)) {
+ResumeVerifier::ResumeVerifier(const std::string& output, int ranks)
+    : metrics_(cut_metrics_file(output)),
+      ledger_(cut_ledger_file(output)),
+      same_ranks_(ranks == metrics_.ranks) {
   so_far_.bits_promised = metrics_.bits_promised;
   if (!metrics_.bits_promised) ledger_.order = -1;
   pending_ = metrics_.order >= 0 || ledger_.order >= 0;
@@ -105,7 +111,7 @@ std::optional<ResumeVerdict> ResumeVerifier::compare(Source& source, const char*
     const std::int64_t step = order / 2;
     if (so_far_.from == 0) so_far_.from = step;
     so_far_.to = step;
-    so_far_.difference = first_difference(source.line, line);
+    so_far_.difference = first_difference(source.line, line, same_ranks_);
     if (so_far_.difference) {
       so_far_.difference->step = step;
       so_far_.difference->line = file != nullptr ? file : order % 2 == 0 ? "step" : "validation";

@@ -32,12 +32,14 @@ struct ResumeVerdict {
 // Compares lines of metrics.jsonl and ledger.jsonl, as they are written again after a resume, with
 // those in OUTPUT/cut (runtime/metrics/cut_lines.h), which it reads one at a time. All fields count
 // but tokens_per_second, step_seconds and `hash`; numbers are in the shortest form, so that equal
-// texts are equal bits. `parameter_hashes` counts where both have it. The ledger, which names the
+// texts are equal bits. `parameter_hashes` counts where both have it, and what was found where in an
+// overflow (`overflow_rank`, `overflow_bucket`, `overflow_tensor`) where as many ranks looked. The ledger, which names the
 // set-up itself, counts only when bits are promised. A line without counterpart (another cadence)
 // is passed over.
 class ResumeVerifier {
  public:
-  explicit ResumeVerifier(const std::string& output);
+  // ranks: that compute the lines again.
+  ResumeVerifier(const std::string& output, int ranks);
 
   bool pending() const { return pending_; }
   bool bits_promised() const { return metrics_.bits_promised; }
@@ -54,6 +56,7 @@ class ResumeVerifier {
 
     std::ifstream in;
     bool bits_promised = false;
+    int ranks = 0;            // that wrote the lines; 0: not known
     std::string line;         // the next one
     std::int64_t order = -1;  // its order_of_line(); -1: none is left
   };
@@ -62,6 +65,7 @@ class ResumeVerifier {
 
   Source metrics_;
   Source ledger_;
+  bool same_ranks_;
   bool pending_ = true;
   ResumeVerdict so_far_;
 };

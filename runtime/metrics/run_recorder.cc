@@ -75,7 +75,7 @@ void RunRecorder::open(const RecordPosition& position, const ResumePoint* resume
   } else {
     bits_promised_ =
         keep_cut_lines(output, position.metrics_bytes, position.ledger_bytes, *resumed);
-    verifier_.emplace(output);
+    verifier_.emplace(output, resumed->ranks);
     if (!verifier_->pending()) remove_cut_lines(output);
   }
   metrics_ = std::make_unique<MetricsWriter>(config_.run.output + "/metrics.jsonl",

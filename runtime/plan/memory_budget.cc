@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "comm/mpi/available_memory.h"
+#include "core/counted.h"
 #include "core/memory.h"
 #include "runtime/plan/memory_advice.h"
 #include "runtime/plan/memory_plan.h"
@@ -161,9 +162,9 @@ MemoryShortage find_shortage(std::span<const MemoryReport> reports) {
     if (node.needed > node.total) {
       shortage.budget = node.total / node.ranks;
       shortage.cause = fmt::format(
-          "the {} ranks there need {:.1f} MiB together, and the machine or its control group "
+          "{} there would need {:.1f} MiB together, and the machine or its control group "
           "holds {:.1f} MiB, swap included",
-          node.ranks, mebibytes(node.needed), mebibytes(node.total));
+          core::counted(node.ranks, "rank"), mebibytes(node.needed), mebibytes(node.total));
       shortage.by_machine = true;
       return shortage;
     }
@@ -177,9 +178,9 @@ std::vector<std::string> memory_warnings(std::span<const MemoryReport> reports) 
   for (const auto& [host, node] : nodes_of(reports)) {
     if (node.needed <= node.free) continue;
     warnings.push_back(fmt::format(
-        "the {} ranks on host {} will need {:.1f} MiB, and {:.1f} MiB are free now: unless others "
+        "{} on host {} will need {:.1f} MiB, and {:.1f} MiB are free now: unless others "
         "give memory back, the kernel will kill processes",
-        node.ranks, host, mebibytes(node.needed), mebibytes(node.free)));
+        core::counted(node.ranks, "rank"), host, mebibytes(node.needed), mebibytes(node.free)));
   }
   return warnings;
 }

@@ -8,8 +8,8 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/input_file.h"
 #include "core/json_number.h"
-#include "core/mapped_file.h"
 #include "runtime/checkpoint/checkpoint_directory.h"
 #include "runtime/config/load_config.h"
 #include "runtime/files/sealed_json.h"
@@ -89,13 +89,8 @@ ReplayRecord parse_record(const Json& json) {
   return record;
 }
 
-std::string read_text(const std::string& path) {
-  const core::MappedFile file(path);
-  return {reinterpret_cast<const char*>(file.data()), file.size()};
-}
-
 Json parse_sealed(const std::string& path) {
-  const std::string text = read_text(path);
+  const std::string text = core::read_text(path);
   const Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded() || !json.is_object() || !json.contains("format") ||
       json["format"] != kFormat) {

@@ -4,7 +4,6 @@
 
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <memory>
 
@@ -48,7 +47,7 @@ class ReplayWeights : public models::ParameterSource {
       for (int i = 0; i < table[id].shape.rank(); ++i)
         shape.push_back(table[id].shape[i]);
       const StoredTensor& stored = expect(file, table[id].name, compute, shape);
-      std::memcpy(view(id).raw(), stored.bytes.data(), stored.bytes.size());
+      file.read_stored(stored, view(id).raw());
     }
   }
 
@@ -71,7 +70,7 @@ std::vector<std::int32_t> read_ids(const SafetensorsFile& file, const std::strin
   const std::vector<std::int64_t> shape{config.batch.global, config.model.context};
   const StoredTensor& stored = expect(file, name, core::DType::kI32, shape);
   std::vector<std::int32_t> ids(stored.elements);
-  std::memcpy(ids.data(), stored.bytes.data(), stored.bytes.size());
+  file.read_stored(stored, ids.data());
   return ids;
 }
 

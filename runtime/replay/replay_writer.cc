@@ -113,7 +113,7 @@ void ReplayWriter::write_bundle(const ReplayRecord& record, models::ParameterSou
   try {
     fs::create_directory(temporary);
     std::vector<ManifestFile> files = {write_weights(temporary, parameters),
-                                       write_batch(temporary, record.step - 1, data)};
+                                       write_batch(temporary, record.data_position, data)};
     write_text(temporary + "/" + kConfigFile, to_yaml(config_));
     files.push_back(describe_file(temporary, kConfigFile));
     write_text(temporary + "/" + kManifestFile, replay_manifest_text(record, files));
@@ -170,7 +170,7 @@ ManifestFile ReplayWriter::write_weights(const std::string& directory,
   return {kReplayWeightsFile, file.bytes, file.hash};
 }
 
-ManifestFile ReplayWriter::write_batch(const std::string& directory, std::int64_t step,
+ManifestFile ReplayWriter::write_batch(const std::string& directory, std::int64_t position,
                                        const TokenDataset& data) const {
   const std::int64_t context = config_.model.context;
   const std::vector<std::int64_t> shape = {config_.batch.global, context};
@@ -181,7 +181,7 @@ ManifestFile ReplayWriter::write_batch(const std::string& directory, std::int64_
   std::vector<std::int32_t> targets(inputs.size());
   for (const bool first : {true, false}) {
     for (std::int64_t i = 0; i < config_.batch.global; ++i) {
-      data.fill_micro_batch(step, i, 1, inputs, targets);
+      data.fill(position + i, 1, inputs, targets);
       writer.write(first ? "inputs" : "targets",
                    std::as_bytes(std::span<const std::int32_t>(first ? inputs : targets)));
     }

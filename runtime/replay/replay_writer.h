@@ -43,7 +43,7 @@ class ReplayWriter {
                     const TokenDataset& data) const;
   ManifestFile write_weights(const std::string& directory,
                              models::ParameterSource& parameters) const;
-  ManifestFile write_batch(const std::string& directory, std::int64_t step,
+  ManifestFile write_batch(const std::string& directory, std::int64_t position,
                            const TokenDataset& data) const;
   void make_room() const;
   void retain(std::int64_t newest) const;

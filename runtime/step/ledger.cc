@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -37,7 +38,8 @@ std::string canonical_text(const LedgerRecord& r) {
       json_number(r.loss_scale), json_number(r.next_loss_scale),
       core::to_hex(r.config_fingerprint));
   if (r.ranks > 0) text += fmt::format(",\"ranks\":{}", r.ranks);
-  if (r.parameter_hashes) text += ",\"parameter_hashes\":" + hash_list(*r.parameter_hashes);
+  if (r.parameter_hashes)
+    text += fmt::format(",\"{}\":", kParameterHashes) + hash_list(*r.parameter_hashes);
   return text;
 }
 
@@ -113,17 +115,25 @@ bool ledger_has_passed(const std::string& path, std::uint64_t bytes, std::uint64
   return in && found == end;
 }
 
+const std::string* LedgerLine::find(const std::string& name) const {
+  const auto found = std::find_if(fields.begin(), fields.end(),
+                                  [&](const auto& field) { return field.first == name; });
+  return found == fields.end() ? nullptr : &found->second;
+}
+
 std::optional<LedgerDifference> first_difference(const std::vector<LedgerLine>& first,
                                                  const std::vector<LedgerLine>& second) {
   for (std::size_t i = 0; i < std::min(first.size(), second.size()); ++i) {
-    const auto& a = first[i].fields;
-    const auto& b = second[i].fields;
-    for (std::size_t k = 0; k < std::max(a.size(), b.size()); ++k) {
-      const auto name = k < a.size() ? a[k].first : b[k].first;
-      const std::string absent = "absent";
-      const std::string left = k < a.size() ? a[k].second : absent;
-      const std::string right = k >= b.size() ? absent : b[k].first == name ? b[k].second : absent;
-      if (left != right) return LedgerDifference{first[i].step, name, left, right};
+    for (const LedgerLine* names : {&first[i], &second[i]}) {
+      for (const auto& [name, value] : names->fields) {
+        const std::string* left = first[i].find(name);
+        const std::string* right = second[i].find(name);
+        if (left != nullptr && right != nullptr && *left == *right) continue;
+        if (name == kParameterHashes && (left == nullptr || right == nullptr)) continue;
+        const std::string absent = "absent";
+        return LedgerDifference{first[i].step, name, left != nullptr ? *left : absent,
+                                right != nullptr ? *right : absent};
+      }
     }
   }
   return std::nullopt;

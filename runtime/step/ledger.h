@@ -58,7 +58,11 @@ struct LedgerLine {
   std::int64_t step = 0;
   std::vector<std::pair<std::string, std::string>> fields;
   std::uint64_t hash = 0;
+
+  const std::string* find(const std::string& name) const;  // null if absent
 };
+
+inline constexpr const char* kParameterHashes = "parameter_hashes";  // of verified steps
 
 // Reads and verifies a ledger: a broken chain, or an unreadable line other than a torn last one, is
 // Error(kData) naming the line.
@@ -68,7 +72,8 @@ std::vector<LedgerLine> read_ledger(const std::string& path);
 // `head` (0 bytes: head 0). Reads only that hash. Throws Error(kData) when the file cannot be read.
 bool ledger_has_passed(const std::string& path, std::uint64_t bytes, std::uint64_t head);
 
-// Where two ledgers first differ; nothing when one is a prefix of the other or they are equal.
+// Where two ledgers first differ; nothing when one is a prefix of the other or they are equal. Hashes
+// that only one of them took of a step (parallel.verify_every, checkpoints) are no difference.
 struct LedgerDifference {
   std::int64_t step = 0;
   std::string field;

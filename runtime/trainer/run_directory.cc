@@ -31,6 +31,14 @@ constexpr auto kLockPoll = std::chrono::milliseconds(50);
   throw core::Error(core::ErrorKind::kConfig, message);
 }
 
+// What the system refused: a full disk is exit 3, what else is wrong with run.output exit 2.
+[[noreturn]] void fail(const std::string& what, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT;
+  throw core::Error(full ? core::ErrorKind::kData : core::ErrorKind::kConfig,
+                    fmt::format("run.output: cannot {}: {}{}", what, std::strerror(error),
+                                full ? "; free some space, or choose another run.output" : ""));
+}
+
 std::string read_text(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   std::ostringstream text;
@@ -43,7 +51,7 @@ void make_directories(const std::string& output) {
     std::error_code failure;
     std::filesystem::create_directories(output + sub, failure);
     if (failure) {
-      fail(fmt::format("run.output: cannot create {}{}: {}", output, sub, failure.message()));
+      fail(fmt::format("create {}{}", output, sub), failure.value());
     }
   }
 }
@@ -53,6 +61,15 @@ std::int64_t attempt_in(const std::string& lock_text) {
   const std::string key = "\"attempt\":";
   const std::size_t at = lock_text.find(key);
   return at == std::string::npos ? 0 : std::atoll(lock_text.c_str() + at + key.size());
+}
+
+// Which process holds a lock, in words.
+std::string holder_in(const std::string& lock_text) {
+  const auto lock = nlohmann::json::parse(lock_text, nullptr, false);
+  if (!lock.is_object() || !lock.contains("host") || !lock.contains("pid"))
+    return "another process";
+  return fmt::format("attempt {}, process {} on host {}", lock.value("attempt", 0),
+                     lock["pid"].dump(), lock["host"].get<std::string>());
 }
 
 // Whether rank 0's exit record of the attempt before says that the numerics ended it.
@@ -89,7 +106,7 @@ void refuse_existing_run(const std::string& output) {
 
 int open_lock(const std::string& path) {
   const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (file < 0) fail(fmt::format("cannot open {}: {}", path, std::strerror(errno)));
+  if (file < 0) fail("open " + path, errno);
   return file;
 }
 
@@ -112,9 +129,10 @@ RunDirectory::RunDirectory(const Config& config, const ResumeChoice& resume,
         fmt::format("{:016x}", std::random_device{}() * 0x100000001ULL + std::random_device{}());
     const std::string text = fmt::format("{{\"version\":1,\"attempt\":{},{},\"token\":\"{}\"}}\n",
                                          attempt_, identity(), token);
+    errno = ENOSPC;  // what a write that is cut short means
     if (ftruncate(lock_, 0) != 0 ||
         pwrite(lock_, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
-      fail(fmt::format("cannot write {}/lock: {}", output_, std::strerror(errno)));
+      fail(fmt::format("write {}/lock", output_), errno);
     }
     flock(lock_, LOCK_SH);
   });
@@ -141,7 +159,7 @@ void RunDirectory::lock_exclusively(core::Logger& log, const std::atomic<int>* s
   const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
   bool told = false;
   while (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
-    const std::string holder = read_text(output_ + "/lock");
+    const std::string holder = holder_in(read_text(output_ + "/lock"));
     if (std::chrono::steady_clock::now() > deadline) {
       fail(
           fmt::format("{} is in use by another attempt after {} s: {}; stop it, or choose another "

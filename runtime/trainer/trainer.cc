@@ -89,6 +89,14 @@ void Trainer::open_data() {
     train_data_ = open_training_data(config_);
     validation_data_ = open_validation_data(config_);
   });
+  if (communicator_.rank() != 0) return;
+  const auto tell = [&](const char* key, const TokenDataset& data) {
+    log_.info("data", "{}", describe_data(key, data));
+    if (const std::string doubt = suspicion(data); !doubt.empty())
+      log_.warning("data", "{}", doubt);
+  };
+  tell("data.train", *train_data_);
+  if (validation_data_) tell("data.validation", *validation_data_);
 }
 
 StepDecision Trainer::step() {
@@ -150,6 +158,7 @@ StepDecision Trainer::settle_step() {
   keep_for_replay(record.decision, reports);
   report_timings(step.number, reports);
   progress_.step += 1;
+  progress_.data_position += config_.batch.global;
   progress_.decision = record.decision.next;
   monitor_.step_done(progress_.step, record.decision.loss,
                      static_cast<double>(record.decision.counted) / std::max(record.seconds, 1e-9),
@@ -161,7 +170,7 @@ StepDecision Trainer::settle_step() {
 RunView Trainer::view_of_run() const {
   RunView view;
   view.step = progress_.step + 1;
-  view.data_position = progress_.step * config_.batch.global;
+  view.data_position = progress_.data_position;
   view.applied_steps = progress_.decision.applied_steps;
   view.learning_rate = learning_rate_at(config_.schedule, config_.optimizer.learning_rate,
                                         progress_.decision.applied_steps + 1);
@@ -211,6 +220,11 @@ ops::LossOptions Trainer::loss_options() const {
   return loss;
 }
 
+// Sequences dealt before an attempt that is done, under way or next.
+std::int64_t Trainer::data_position(std::int64_t step) const {
+  return progress_.data_position + (step - 1 - progress_.step) * config_.batch.global;
+}
+
 models::MicroBatch Trainer::load_micro_batch(std::int64_t step, std::int64_t round) {
   const std::int64_t index = round * communicator_.world_size() + communicator_.rank();
   models::MicroBatch batch;
@@ -219,8 +233,7 @@ models::MicroBatch Trainer::load_micro_batch(std::int64_t step, std::int64_t rou
   batch.step = step - 1;
   batch.first_sequence = index * config_.batch.micro;
   timer_.begin_data();
-  train_data_->fill_micro_batch(batch.step, batch.first_sequence, batch.sequences, inputs_,
-                                targets_);
+  train_data_->fill(data_position(step) + batch.first_sequence, batch.sequences, inputs_, targets_);
   timer_.end_data();
   batch.inputs = inputs_;
   batch.targets = targets_;
@@ -318,8 +331,9 @@ void Trainer::refuse_desync(const StepDecision& decision) {
 ops::UpdateRule Trainer::update_rule(std::int64_t applied_step) const {
   ops::UpdateRule rule;
   rule.kind = config_.optimizer.name;
-  rule.t = applied_step;
-  rule.learning_rate = learning_rate_at(config_.schedule, config_.optimizer.learning_rate, rule.t);
+  rule.t = applied_step - progress_.optimizer_since;
+  rule.learning_rate =
+      learning_rate_at(config_.schedule, config_.optimizer.learning_rate, applied_step);
   rule.beta1 = config_.optimizer.betas[0];
   rule.beta2 = config_.optimizer.betas[1];
   rule.eps = config_.optimizer.eps;
@@ -409,8 +423,8 @@ std::optional<double> Trainer::validate_average() {
 }
 
 double Trainer::validate() {
-  return validation_loss(config_, *validation_data_, *model_, stop_points_, communicator_,
-                         &monitor_);
+  return mean_loss(config_, *validation_data_, validation_range(config_, *validation_data_),
+                   *model_, stop_points_, communicator_, &monitor_);
 }
 
 }  // namespace lockstep::runtime

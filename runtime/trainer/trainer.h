@@ -46,7 +46,9 @@ namespace lockstep::runtime {
 // What one run has reached: everything but weights and optimizer state that a checkpoint must hold
 // to continue it.
 struct RunProgress {
-  std::int64_t step = 0;  // attempts done; the data position is step * batch.global
+  std::int64_t step = 0;             // attempts done
+  std::int64_t data_position = 0;    // sequences dealt
+  std::int64_t optimizer_since = 0;  // CheckpointState::optimizer_since
   DecisionState decision;
 };
 
@@ -147,6 +149,7 @@ class Trainer {
   void compute_gradients(std::int64_t step);
   void accumulate_gradients(std::int64_t step);
   models::MicroBatch load_micro_batch(std::int64_t step, std::int64_t round);
+  std::int64_t data_position(std::int64_t step) const;
   void watch_parameters(const StepUnderWay& step);
   void measure_gradients(const StepUnderWay& step);
   StepReport form_report(const StepUnderWay& step);
@@ -169,8 +172,8 @@ class Trainer {
   CheckpointManifest checkpoint_to_go_back_to(const StepDecision& decision);
   void go_back_to(const CheckpointManifest& manifest, const Rollbacks& rollbacks);
   Rollbacks agreed_rollbacks(const CheckpointManifest& manifest, bool same_output);
-  void continue_from(const CheckpointManifest& manifest, const RecordPosition& position,
-                     const ResumePoint* resumed = nullptr);
+  OptimizerChange continue_from(const CheckpointManifest& manifest, const RecordPosition& position,
+                                const ResumePoint* resumed = nullptr);
   std::string set_up_member() const;
   std::string run_line_with_set_up(const std::string& run_line) const;
   std::uint32_t control_requests();

@@ -50,6 +50,7 @@ void Trainer::start(const std::string& run_line) {
 
 void Trainer::resume(const std::string& checkpoint, const std::string& run_line) {
   std::vector<ConfigDifference> changes;
+  OptimizerChange optimizer;
   CheckpointManifest manifest;
   agree(communicator_, "resume", [&] {
     manifest = read_manifest(checkpoint);
@@ -63,15 +64,16 @@ void Trainer::resume(const std::string& checkpoint, const std::string& run_line)
   agree(communicator_, "resume", [&] {
     const ResumePoint point{manifest.state.step, set_up_,
                             config_.run.reproducible != Reproducible::kNone,
+                            communicator_.world_size(),
                             [&](std::int64_t step) { return is_left_out(rollbacks, step); }};
-    continue_from(manifest, same_output ? manifest.state.position : RecordPosition{},
-                  same_output ? &point : nullptr);
+    optimizer = continue_from(manifest, same_output ? manifest.state.position : RecordPosition{},
+                              same_output ? &point : nullptr);
     progress_.decision.rollbacks = rollbacks;
     if (!same_output) recorder_.event("run", run_line_with_set_up(run_line));
     recorder_.event("resume", resume_fields(manifest, changes) +
-                                  fmt::format(R"(,"left_out":{},"bits_promised":{},{})",
+                                  fmt::format(R"(,"left_out":{},"bits_promised":{},"ranks":{},{})",
                                               left_out_json(rollbacks), recorder_.bits_promised(),
-                                              set_up_member()));
+                                              communicator_.world_size(), set_up_member()));
   });
   if (same_output) {
     saver_.watch_up_to(progress_.step);
@@ -87,15 +89,24 @@ void Trainer::resume(const std::string& checkpoint, const std::string& run_line)
   for (const ConfigDifference& change : changes) {
     log_.info("resume", "changed: {}: {} -> {}", change.key, change.before, change.after);
   }
+  if (optimizer.any()) log_.warning("resume", "optimizer state: {}", optimizer.describe());
+  if (progress_.step >= config_.train.steps) {
+    log_.info("resume", "nothing is left to do: train.steps is {}; raise it to train on",
+              config_.train.steps);
+  }
 }
 
 // Weights, optimizer state, counters, metrics and ledger as the checkpoint has them.
-void Trainer::continue_from(const CheckpointManifest& manifest, const RecordPosition& position,
-                            const ResumePoint* resumed) {
-  load_checkpoint(manifest, table_, config_, *state_);
+OptimizerChange Trainer::continue_from(const CheckpointManifest& manifest,
+                                       const RecordPosition& position, const ResumePoint* resumed) {
+  OptimizerChange change = load_checkpoint(manifest, table_, config_, *state_);
   progress_.step = manifest.state.step;
+  progress_.data_position = manifest.state.data_position;
   progress_.decision = manifest.state.decision;
+  progress_.optimizer_since =
+      change.kept.empty() ? manifest.state.decision.applied_steps : manifest.state.optimizer_since;
   recorder_.open(position, resumed);
+  return change;
 }
 
 void Trainer::run() {
@@ -220,7 +231,8 @@ void Trainer::begin_save() {
   state.config_fingerprint = fingerprint_;
   state.world_size = communicator_.world_size();
   state.seed = config_.run.seed;
-  state.data_position = progress_.step * config_.batch.global;
+  state.data_position = progress_.data_position;
+  state.optimizer_since = progress_.optimizer_since;
   state.training_files = train_data_->fingerprints();
   state.tokenizer = train_data_->files().front().tokenizer();
   state_->finish_gather();

@@ -172,7 +172,7 @@ TEST(Safetensors, SurvivesAlteredHeaders) {
       try {
         const SafetensorsFile file(dir.write("altered", altered));
         for (const StoredTensor& t : file.tensors())
-          EXPECT_LE(t.bytes.size(), altered.size());
+          EXPECT_LE(t.bytes, altered.size());
         ++accepted;
       } catch (const core::Error& error) {
         EXPECT_EQ(error.kind(), core::ErrorKind::kData);
@@ -253,6 +253,20 @@ TEST(Safetensors, RefusesBadHeadersSayingWhatIsWrong) {
   }
   EXPECT_TRUE(SafetensorsFile(dir.write("empty", file_of("{}"))).tensors().empty());
   EXPECT_THAT(data_error([&] { SafetensorsFile{dir / "missing"}; }), HasSubstr("No such file"));
+}
+
+// D3: cut short while it is read, it is an error that names it.
+TEST(Safetensors, NamesAFileThatIsCutShort) {
+  const TemporaryDirectory dir;
+  const std::vector<float> values(100000, 1.0F);
+  SafetensorsWriter writer(dir / "cut.safetensors", {{"w", DType::kF32, {100000}}});
+  writer.write("w", values);
+  writer.finish(Durability::kCached);
+  const SafetensorsFile file(dir / "cut.safetensors");
+  EXPECT_EQ(values_of(file, "w"), values);
+  std::filesystem::resize_file(dir / "cut.safetensors", 1000);
+  EXPECT_THAT(data_error([&] { values_of(file, "w"); }),
+              ::testing::AllOf(HasSubstr("cut.safetensors: expected 4000"), HasSubstr("cut short")));
 }
 
 }  // namespace

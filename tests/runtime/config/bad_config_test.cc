@@ -120,6 +120,8 @@ const std::vector<BadLine> kValues = {
     {"ZeroThreshold", 7, "clip: {threshold: 0}", {"7:19", "must be a number > 0, is 0"}},
     {"BackoffAboveOne", 7, "precision: {loss_scale: {backoff_factor: 2}}", {"7:42", "< 1"}},
     {"GrowthOne", 7, "precision: {loss_scale: {growth_factor: 1}}", {"7:41", "> 1"}},
+    {"D11DottedAndNested", 5, "train.steps: 9\ntrain: {steps: 10}", {"6:9: train.steps: duplicate key; it was given at", ":5:1"}},
+    {"Tab", 7, "clip:\n\tthreshold: 2", {"line 8 is indented with a tab"}},
     {"NegativeEvery", 7, "checkpoint: {every_steps: -5}", {"7:27", ">= 0, is -5"}},
     {"KeepNone", 7, "checkpoint: {keep: 0}", {"7:20", ">= 1, is 0"}},
     {"EmptyPath", 3, "data: {train: ''}", {"3:15: data.train: the path is empty"}},

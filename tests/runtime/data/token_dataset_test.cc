@@ -5,6 +5,7 @@
 #include <numeric>
 #include <set>
 
+#include "ops/loss.h"
 #include "runtime/data/permutation.h"
 #include "tests/runtime/data/token_bytes.h"
 #include "tests/support/temporary_directory.h"
@@ -29,9 +30,8 @@ std::vector<TokenFile> make_files(const TemporaryDirectory& dir, const std::vect
   return open_token_files(sources, DType::kU16, DataSplit::kTrain);
 }
 
-DealingOptions options(DataOrder order, std::int64_t context, std::int64_t global_batch) {
-  return {
-      .order = order, .seed = 7, .context = context, .global_batch = global_batch, .vocab = 65536};
+DealingOptions options(DataOrder order, std::int64_t context) {
+  return {.order = order, .seed = 7, .context = context, .vocab = 65536};
 }
 
 struct Dealt {
@@ -39,10 +39,10 @@ struct Dealt {
   std::vector<std::int32_t> targets;
 };
 
-Dealt deal(const TokenDataset& data, std::int64_t step, std::int64_t first, std::int64_t count) {
+Dealt deal(const TokenDataset& data, std::int64_t position, std::int64_t count) {
   const auto n = static_cast<std::size_t>(count * data.options().context);
   Dealt dealt{std::vector<std::int32_t>(n), std::vector<std::int32_t>(n)};
-  data.fill_micro_batch(step, first, count, dealt.inputs, dealt.targets);
+  data.fill(position, count, dealt.inputs, dealt.targets);
   return dealt;
 }
 
@@ -51,11 +51,10 @@ TEST(SequentialDealing, FollowsTheFormulaAndWrapsAround) {
   for (const int tokens : {5, 12, 13, 16, 17, 18, 101}) {
     constexpr int kContext = 4;
     constexpr int kBatch = 3;
-    const TokenDataset data(make_files(dir, {tokens}),
-                            options(DataOrder::kSequential, kContext, kBatch));
+    const TokenDataset data(make_files(dir, {tokens}), options(DataOrder::kSequential, kContext));
     const int period = (tokens - 1) / kContext * kContext;  // floor((tokens-1)/T)*T
     for (int step = 0; step < 20; ++step) {
-      const Dealt dealt = deal(data, step, 0, kBatch);
+      const Dealt dealt = deal(data, step * kBatch, kBatch);
       for (int i = 0; i < kBatch; ++i) {
         for (int t = 0; t < kContext; ++t) {
           const int start = (step * kBatch + i) * kContext % period;
@@ -70,12 +69,12 @@ TEST(SequentialDealing, FollowsTheFormulaAndWrapsAround) {
 
 TEST(SequentialDealing, NeverCrossesFiles) {
   const TemporaryDirectory dir;
-  const TokenDataset data(make_files(dir, {9, 5, 12}), options(DataOrder::kSequential, 4, 1));
+  const TokenDataset data(make_files(dir, {9, 5, 12}), options(DataOrder::kSequential, 4));
   EXPECT_EQ(data.sequences(), 2U + 1U + 2U);
   EXPECT_EQ(data.tokens(), 26U);
   const std::vector<std::int32_t> starts = {0, 4, 1000, 2000, 2004, 0, 4, 1000, 2000, 2004, 0};
   for (std::size_t p = 0; p < starts.size(); ++p) {
-    const Dealt dealt = deal(data, static_cast<std::int64_t>(p), 0, 1);
+    const Dealt dealt = deal(data, static_cast<std::int64_t>(p), 1);
     EXPECT_EQ(dealt.inputs[0], starts[p]) << p;
     EXPECT_EQ(dealt.targets[3], starts[p] + 4) << p;
   }
@@ -84,13 +83,13 @@ TEST(SequentialDealing, NeverCrossesFiles) {
 TEST(Dealing, MicroBatchesAreSlicesOfTheStep) {
   const TemporaryDirectory dir;
   for (const DataOrder order : {DataOrder::kSequential, DataOrder::kShuffled}) {
-    const TokenDataset data(make_files(dir, {500, 333}), options(order, 8, 12));
+    const TokenDataset data(make_files(dir, {500, 333}), options(order, 8));
     for (const std::int64_t step : {0, 1, 7, 1000}) {
-      const Dealt whole = deal(data, step, 0, 12);
+      const Dealt whole = deal(data, step * 12, 12);
       for (const std::int64_t micro : {1, 2, 3, 4, 6}) {
         Dealt pieces;
         for (std::int64_t first = 0; first < 12; first += micro) {
-          const Dealt piece = deal(data, step, first, micro);
+          const Dealt piece = deal(data, step * 12 + first, micro);
           pieces.inputs.insert(pieces.inputs.end(), piece.inputs.begin(), piece.inputs.end());
           pieces.targets.insert(pieces.targets.end(), piece.targets.begin(), piece.targets.end());
         }
@@ -103,7 +102,7 @@ TEST(Dealing, MicroBatchesAreSlicesOfTheStep) {
 
 TEST(ShuffledDealing, VisitsEverySequenceOnceAnEpochInAnotherOrder) {
   const TemporaryDirectory dir;
-  const TokenDataset data(make_files(dir, {401, 202}), options(DataOrder::kShuffled, 4, 1));
+  const TokenDataset data(make_files(dir, {401, 202}), options(DataOrder::kShuffled, 4));
   const std::uint64_t sequences = data.sequences();
   ASSERT_EQ(sequences, 150U);
   std::vector<std::vector<std::int32_t>> epochs;
@@ -111,7 +110,7 @@ TEST(ShuffledDealing, VisitsEverySequenceOnceAnEpochInAnotherOrder) {
     std::vector<std::int32_t> starts;
     for (std::uint64_t i = 0; i < sequences; ++i) {
       const std::uint64_t p = epoch * sequences + i;
-      const Dealt dealt = deal(data, static_cast<std::int64_t>(p), 0, 1);
+      const Dealt dealt = deal(data, static_cast<std::int64_t>(p), 1);
       starts.push_back(dealt.inputs[0]);
       const auto entry = static_cast<std::int32_t>(Permutation(7, epoch, sequences)(i));
       const std::int32_t expected = entry < 100 ? entry * 4 : 1000 + (entry - 100) * 4;
@@ -127,19 +126,19 @@ TEST(ShuffledDealing, VisitsEverySequenceOnceAnEpochInAnotherOrder) {
 
 TEST(Dataset, RefusesTooLittleData) {
   const TemporaryDirectory dir;
-  EXPECT_NO_THROW(TokenDataset(make_files(dir, {5}), options(DataOrder::kSequential, 4, 1)));
+  EXPECT_NO_THROW(TokenDataset(make_files(dir, {5}), options(DataOrder::kSequential, 4)));
   const std::string message = data_error([&] {
-    TokenDataset(make_files(dir, {50, 4}), options(DataOrder::kSequential, 4, 1));
+    TokenDataset(make_files(dir, {50, 4}), options(DataOrder::kSequential, 4));
   });
   EXPECT_THAT(message, HasSubstr("f1.bin: expected at least 5 tokens"));
   EXPECT_THAT(message, HasSubstr("found 4"));
-  EXPECT_THAT(data_error([&] { TokenDataset({}, options(DataOrder::kSequential, 4, 1)); }),
+  EXPECT_THAT(data_error([&] { TokenDataset({}, options(DataOrder::kSequential, 4)); }),
               HasSubstr("found none"));
 }
 
 TEST(Dataset, RefusesIdsBeyondTheVocabularyWhenOpened) {
   const TemporaryDirectory dir;
-  DealingOptions small = options(DataOrder::kShuffled, 4, 1);
+  DealingOptions small = options(DataOrder::kShuffled, 4);
   small.vocab = 1050;
   EXPECT_NO_THROW(TokenDataset(make_files(dir, {20, 50}), small));
   EXPECT_THAT(data_error([&] {
@@ -157,12 +156,61 @@ TEST(Dataset, ChecksHugeFilesWhereTheyAreDealt) {
     file.seekp(2 * 9);
     file.write("\xFF\xFF", 2);
   }
-  DealingOptions sequential = options(DataOrder::kSequential, 4, 1);
+  DealingOptions sequential = options(DataOrder::kSequential, 4);
   sequential.vocab = 256;
   const TokenDataset data(open_token_files({path.string()}, DType::kU16, DataSplit::kTrain),
                           sequential);
-  EXPECT_EQ(deal(data, 0, 0, 1).targets[3], 1);
-  EXPECT_THAT(data_error([&] { deal(data, 2, 0, 1); }), HasSubstr("id 65535 at token 9"));
+  EXPECT_EQ(deal(data, 0, 1).targets[3], 1);
+  EXPECT_THAT(data_error([&] { deal(data, 2, 1); }), HasSubstr("id 65535 at token 9"));
+}
+
+// Tokens that are no targets: -100 in files of 32-bit ids, or a mask file beside the ids.
+TEST(Dataset, LeavesOutWhatIsNoTarget) {
+  const TemporaryDirectory dir;
+  const auto wide = dir.write(
+      "wide.bin", bytes_of<std::uint32_t>({4, 5, 0xFFFFFF9CU, 0xFFFFFF9CU, 8, 9, 4, 5, 6}));
+  const auto narrow = dir.write("narrow.bin", bytes_of<std::uint16_t>({4, 5, 6, 7, 8, 9, 4, 5, 6}));
+  dir.write("narrow.mask", bytes_of<std::uint8_t>({1, 1, 0, 0, 1, 1, 1, 1, 0}));
+  DealingOptions sequential = options(DataOrder::kSequential, 4);
+  sequential.vocab = 10;
+  const TokenDataset by_id(open_token_files({wide.string()}, DType::kU32, DataSplit::kTrain),
+                           sequential);
+  const TokenDataset by_mask(open_token_files({narrow.string()}, DType::kU16, DataSplit::kTrain),
+                             sequential);
+  using Ids = std::vector<std::int32_t>;
+  EXPECT_EQ(deal(by_id, 0, 1).inputs, (Ids{4, 5, 0, 0}));
+  EXPECT_EQ(deal(by_id, 0, 1).targets, (Ids{5, ops::kIgnored, ops::kIgnored, 8}));
+  EXPECT_EQ(deal(by_mask, 0, 2).inputs, (Ids{4, 5, 6, 7, 8, 9, 4, 5}));
+  EXPECT_EQ(deal(by_mask, 0, 2).targets,
+            (Ids{5, ops::kIgnored, ops::kIgnored, 8, 9, 4, 5, ops::kIgnored}));
+  EXPECT_EQ(by_id.files()[0].id_range().largest, 9U);
+  EXPECT_EQ(by_id.files()[0].id_range().targets, 7U);
+  EXPECT_EQ(by_mask.files()[0].id_range().targets, 6U);
+  // A changed mask is changed data.
+  ASSERT_EQ(by_mask.fingerprints().size(), 2U);
+  EXPECT_EQ(by_mask.fingerprints()[1].name, "narrow.mask");
+  EXPECT_EQ(by_id.fingerprints().size(), 1U);
+  dir.write("narrow.mask", bytes_of<std::uint8_t>({1, 1, 7, 0, 1, 1, 1, 1, 0}));
+  const TokenDataset odd(open_token_files({narrow.string()}, DType::kU16, DataSplit::kTrain),
+                         sequential);
+  EXPECT_THAT(data_error([&] { deal(odd, 0, 1); }), HasSubstr("narrow.mask: expected 0 or 1"));
+  dir.write("narrow.mask", bytes_of<std::uint8_t>({1, 1, 0}));
+  EXPECT_THAT(
+      data_error([&] { open_token_files({narrow.string()}, DType::kU16, DataSplit::kTrain); }),
+      HasSubstr("narrow.mask: expected a byte for each of the 9 tokens"));
+}
+
+// D3: cut short under a run, it is an error that names it.
+TEST(Dataset, NamesAFileThatIsCutShort) {
+  const TemporaryDirectory dir;
+  const auto path = dir.write("cut.bin", bytes_of(std::vector<std::uint16_t>(100000, 3)));
+  const TokenDataset data(open_token_files({path.string()}, DType::kU16, DataSplit::kTrain),
+                          options(DataOrder::kSequential, 4));
+  std::filesystem::resize_file(path, 5000);
+  EXPECT_EQ(deal(data, 0, 1).targets[3], 3);
+  const std::string message = data_error([&] { deal(data, 20000, 1); });
+  EXPECT_THAT(message, HasSubstr("cut.bin: expected 200000 bytes"));
+  EXPECT_THAT(message, HasSubstr("cut short"));
 }
 
 // The permutation as the header describes it, written a second time.

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "runtime/data/prepared_meta.h"
+#include "runtime/data/sources.h"
 #include "tests/runtime/data/token_bytes.h"
 #include "tests/support/temporary_directory.h"
 
@@ -189,7 +190,10 @@ TEST(TokenFile, NamesTheFirstIdBeyondTheVocabulary) {
 TEST(TokenFile, FingerprintSeesSizeEndsAndSamples) {
   std::vector<std::uint16_t> ids(400000);
   std::iota(ids.begin(), ids.end(), std::uint16_t{0});
-  const auto hash = [&] { return sampled_hash(std::as_bytes(std::span(ids))); };
+  const TemporaryDirectory dir;
+  const auto hash = [&] {
+    return sampled_hash(core::InputFile(dir.write("ids.bin", bytes_of(ids))));
+  };
   const std::uint64_t original = hash();
   EXPECT_EQ(original, hash());
   for (const std::size_t place : {std::size_t{0}, std::size_t{30000}, ids.size() - 1}) {
@@ -204,12 +208,43 @@ TEST(TokenFile, FingerprintSeesSizeEndsAndSamples) {
   EXPECT_EQ(hash(), original);
   ids.pop_back();
   EXPECT_NE(hash(), original);
-  EXPECT_NE(sampled_hash({}), sampled_hash(std::as_bytes(std::span(ids).first(1))));
+  ids.resize(1);
+  const std::uint64_t one = hash();
+  ids.clear();
+  EXPECT_NE(hash(), one);
 }
 
-TEST(Sources, AreExpandedAndSortedByPath) {
+// W5: every second id of a 32-bit file read as a 16-bit one is 0.
+TEST(TokenFile, RefusesWideIdsReadAsNarrowOnes) {
   const TemporaryDirectory dir;
-  for (const char* name : {"b.bin", "a.bin", "c.bin", "x/a.bin", "odd[1].bin"})
+  std::vector<std::uint32_t> ids(300000);
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    ids[i] = static_cast<std::uint32_t>(i * 7 % 97);
+  const auto open = [&](const std::string& name, const std::string& bytes) {
+    return TokenFile(dir.write(name, bytes), DType::kU16, DataSplit::kTrain).tokens();
+  };
+  for (const std::size_t count : {std::size_t{8}, std::size_t{1001}, ids.size()}) {
+    const std::vector<std::uint32_t> first(ids.begin(), ids.begin() + static_cast<long>(count));
+    const std::string message = data_error([&] { open("w.bin", bytes_of(first)); });
+    EXPECT_THAT(message, HasSubstr("w.bin: expected 16-bit token ids, found every second one 0"));
+    EXPECT_THAT(message, HasSubstr("data.token_type: uint32"));
+  }
+  dir.write("d/meta.json", meta_json(16, 0));
+  dir.write("d/train.bin", bytes_of(std::vector<std::uint32_t>(ids.begin(), ids.begin() + 16)));
+  EXPECT_THAT(data_error([&] { TokenFile(dir / "d", DType::kU16, DataSplit::kTrain); }),
+              HasSubstr("32-bit ids, and meta.json says uint16"));
+  // Zeros are ids, too; and one id is enough to tell.
+  EXPECT_EQ(open("zeros.bin", bytes_of(std::vector<std::uint16_t>(400, 0))), 400U);
+  std::vector<std::uint16_t> narrow(400, 0);
+  narrow[0] = narrow[398] = 1;
+  narrow[399] = 2;
+  EXPECT_EQ(open("narrow.bin", bytes_of(narrow)), 400U);
+}
+
+TEST(Sources, KeepTheirOrderAndPatternsSortNaturally) {
+  const TemporaryDirectory dir;
+  for (const char* name : {"b.bin", "a.bin", "c.bin", "x/a.bin", "odd[1].bin", "s-10.bin",
+                           "s-9.bin", "s-010.bin", "s-2.bin", "a.mask"})
     dir.write(name, "ab");
   const auto names = [&](const std::vector<std::string>& sources) {
     std::vector<std::string> full;
@@ -222,7 +257,10 @@ TEST(Sources, AreExpandedAndSortedByPath) {
   };
   using Names = std::vector<std::string>;
   EXPECT_EQ(names({"?.bin"}), (Names{"a.bin", "b.bin", "c.bin"}));
-  EXPECT_EQ(names({"x/a.bin", "c.bin", "a.bin"}), (Names{"a.bin", "c.bin", "x/a.bin"}));
+  EXPECT_EQ(names({"a.*"}), Names{"a.bin"});
+  EXPECT_EQ(names({"x/a.bin", "c.bin", "a.bin"}), (Names{"x/a.bin", "c.bin", "a.bin"}));
+  EXPECT_EQ(names({"s-*"}), (Names{"s-2.bin", "s-9.bin", "s-010.bin", "s-10.bin"}));
+  EXPECT_EQ(names({"c.bin", "s-?.bin", "b.bin"}), (Names{"c.bin", "s-2.bin", "s-9.bin", "b.bin"}));
   EXPECT_EQ(names({"odd[1].bin"}), Names{"odd[1].bin"});
   EXPECT_THAT(data_error([&] { names({"a.bin", "[ab].bin"}); }), HasSubstr("named twice"));
   EXPECT_THAT(data_error([&] { names({"*.txt"}); }), HasSubstr("no match"));

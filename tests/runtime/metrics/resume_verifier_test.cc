@@ -16,6 +16,7 @@ namespace lockstep::runtime {
 namespace {
 
 constexpr std::uint64_t kSetUp = 0xabcd;
+constexpr int kRanks = 2;
 
 std::string step_line(int step, const std::string& loss = "0.5", double seconds = 1.0) {
   return fmt::format(R"({{"event":"step","step":{},"loss":{},"tokens_per_second":{},)"
@@ -61,7 +62,7 @@ TEST_F(ResumeVerifierTest, SaysSoWithTheLastLine) {
   write(step_line(1) + "\n" + step_line(2) + "\n" + validation_line(2) + "\n",
         record(1) + "\n" + record(2) + "\n");
   EXPECT_TRUE(keep());
-  ResumeVerifier verifier(output());
+  ResumeVerifier verifier(output(), kRanks);
   ASSERT_TRUE(verifier.pending());
   for (const int step : {1, 2}) {
     EXPECT_FALSE(verifier.ledger_line(record(step)));
@@ -79,7 +80,7 @@ TEST_F(ResumeVerifierTest, SaysSoWithTheLastLine) {
 TEST_F(ResumeVerifierTest, NamesTheFirstFieldThatDiffersAndStops) {
   write(step_line(1) + "\n" + step_line(2, "0.1") + "\n" + step_line(3, "9") + "\n", "");
   EXPECT_TRUE(keep());
-  ResumeVerifier verifier(output());
+  ResumeVerifier verifier(output(), kRanks);
   EXPECT_FALSE(verifier.metrics_line(step_line(1)));
   const auto verdict = verifier.metrics_line(step_line(2, "0.10000000000000002"));
   ASSERT_TRUE(verdict.has_value());
@@ -98,7 +99,7 @@ TEST_F(ResumeVerifierTest, NamesTheFirstFieldThatDiffersAndStops) {
 TEST_F(ResumeVerifierTest, AFieldThatOneLineLacks) {
   write("", record(1) + "\n" + record(2, "overflow") + "\n");
   EXPECT_TRUE(keep());
-  ResumeVerifier verifier(output());
+  ResumeVerifier verifier(output(), kRanks);
   // Hashes of parameters are compared only where both attempts took them.
   EXPECT_FALSE(verifier.ledger_line(record(1, "applied", R"(,"parameter_hashes":["1"])")));
   const auto verdict = verifier.ledger_line(record(2, "overflow", R"(,"ranks":2)"));
@@ -120,7 +121,7 @@ TEST_F(ResumeVerifierTest, NothingOrATornLineIsNothingToCompare) {
 TEST_F(ResumeVerifierTest, ALineWithoutCounterpartIsPassedOver) {
   write(step_line(2) + "\n" + validation_line(2) + "\n" + step_line(4) + "\n", "");
   EXPECT_TRUE(keep());
-  ResumeVerifier verifier(output());
+  ResumeVerifier verifier(output(), kRanks);
   EXPECT_FALSE(verifier.metrics_line(step_line(1)));
   EXPECT_FALSE(verifier.metrics_line(step_line(3)));
   const auto verdict = verifier.metrics_line(step_line(4));
@@ -140,7 +141,7 @@ TEST_F(ResumeVerifierTest, WhatAKilledResumeLeftOverIsCompared) {
   write(step_line(1, "0.7") + "\n" + step_line(2, "0.8") + "\n", "");
   EXPECT_TRUE(keep());
   EXPECT_TRUE(keep());  // killed between that and the cut
-  ResumeVerifier verifier(output());
+  ResumeVerifier verifier(output(), kRanks);
   EXPECT_FALSE(verifier.metrics_line(step_line(1, "0.7")));
   EXPECT_FALSE(verifier.metrics_line(step_line(2, "0.8")));
   EXPECT_FALSE(verifier.metrics_line(step_line(3, "0.1")));
@@ -155,7 +156,7 @@ TEST_F(ResumeVerifierTest, AnotherSetUpPromisesNoBits) {
   write(step_line(1) + "\n", record(1) + "\n");
   EXPECT_FALSE(keep({.step = 0, .set_up = kSetUp + 1, .left_out = nullptr}));
   EXPECT_FALSE(keep());  // what was not promised once stays so
-  ResumeVerifier verifier(output());
+  ResumeVerifier verifier(output(), kRanks);
   EXPECT_FALSE(verifier.bits_promised());
   EXPECT_FALSE(verifier.ledger_line(record(1, "overflow")));  // it names the set-up
   const auto verdict = verifier.metrics_line(step_line(1));
@@ -181,7 +182,7 @@ TEST_F(ResumeVerifierTest, FromAStepNewlyLeftOutOnNothingIsKept) {
   EXPECT_TRUE(keep({.step = 0, .set_up = kSetUp, .left_out = [](std::int64_t step) {
                       return step == 1 || step == 3;
                     }}));
-  ResumeVerifier verifier(output());
+  ResumeVerifier verifier(output(), kRanks);
   EXPECT_FALSE(verifier.ledger_line(record(1, "left_out")));
   EXPECT_FALSE(verifier.metrics_line(step_line(1)));
   EXPECT_FALSE(verifier.ledger_line(record(2)));
@@ -189,6 +190,36 @@ TEST_F(ResumeVerifierTest, FromAStepNewlyLeftOutOnNothingIsKept) {
   ASSERT_TRUE(verdict.has_value());
   EXPECT_TRUE(verdict->verified());
   EXPECT_EQ(verdict->to, 2);
+}
+
+// D4: where an overflow was found says who looked; it is compared when as many looked again.
+TEST_F(ResumeVerifierTest, WhereAnOverflowWasFoundCountsAtEqualRanksAlone) {
+  const auto overflow = [](int rank) {
+    return fmt::format(R"({{"event":"step","step":1,"overflow":true,"overflow_rank":{}{}}})", rank,
+                       rank == 0 ? "" : R"(,"overflow_bucket":"block.1","overflow_tensor":"t")");
+  };
+  const auto verdict_of = [&](int wrote, int reads) {
+    const std::string line = fmt::format(R"({{"event":"run","ranks":{},"set_up":"{}"}})", wrote,
+                                         core::to_hex(kSetUp)) +
+                             "\n";
+    std::filesystem::remove_all(directory_.path() / "cut");
+    for (const auto& [name, text] :
+         {std::pair<std::string, std::string>{"metrics.jsonl", line + overflow(1) + "\n"},
+          {"ledger.jsonl", record(1, "overflow") + "\n"}}) {
+      std::filesystem::remove(directory_.path() / name);
+      directory_.write(name, text);
+    }
+    EXPECT_TRUE(keep_cut_lines(output(), line.size(), 0,
+                               {.step = 0, .set_up = kSetUp, .ranks = reads, .left_out = nullptr}));
+    ResumeVerifier verifier(output(), reads);
+    EXPECT_FALSE(verifier.ledger_line(record(1, "overflow")));
+    const auto verdict = verifier.metrics_line(overflow(0));
+    EXPECT_TRUE(verdict.has_value());
+    return verdict->verified();
+  };
+  EXPECT_FALSE(verdict_of(2, 2));
+  EXPECT_TRUE(verdict_of(2, 3));
+  EXPECT_TRUE(verdict_of(0, 2));  // not known
 }
 
 }  // namespace
