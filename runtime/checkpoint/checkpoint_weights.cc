@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,30 +12,40 @@
 
 namespace lockstep::runtime {
 
+namespace {
+
+StoredAverages averages_of(const CheckpointManifest& manifest,
+                           const models::ParameterTable& table) {
+  const int ranks = manifest.state.world_size;
+  std::vector<std::string> shards;
+  for (int r = 0; r < ranks; ++r)
+    shards.push_back(manifest.directory + "/" + optimizer_file_name(r, ranks));
+  return {shards, table};
+}
+
+}  // namespace
+
 void load_weights(const CheckpointManifest& manifest, const models::ParameterTable& table,
                   const models::ModelConfig& config, WeightsChoice choice,
                   const ParameterSink& sink) {
-  std::vector<char> done(static_cast<std::size_t>(table.size()), 0);
-  if (choice == WeightsChoice::kEma) {
-    const int ranks = manifest.state.world_size;
-    std::vector<std::string> shards;
-    for (int r = 0; r < ranks; ++r)
-      shards.push_back(manifest.directory + "/" + optimizer_file_name(r, ranks));
-    const auto take = [&](models::ParameterId id, std::span<const float> values) {
-      done[static_cast<std::size_t>(id)] = 1;
-      sink(id, values);
-    };
-    if (!read_averages(shards, table, take)) {
-      throw core::Error(
-          core::ErrorKind::kConfig,
-          fmt::format("{}: expected averaged weights, found none: the run had ema.decay 0; take "
-                      "--weights model, or a checkpoint of a run with ema.decay",
-                      manifest.directory));
-    }
+  const std::vector<SafetensorsFile> weights = open_weights(manifest.directory + "/" + kModelFile);
+  if (choice == WeightsChoice::kModel) {
+    load_parameters(weights, table, config, sink);
+    return;
   }
-  load_parameters(open_weights(manifest.directory + "/" + kModelFile), table, config,
+  const StoredAverages averages = averages_of(manifest, table);
+  if (!averages.any()) {
+    throw core::Error(
+        core::ErrorKind::kConfig,
+        fmt::format("{}: expected averaged weights, found none: the run had ema.decay 0; take "
+                    "--weights model, or a checkpoint of a run with ema.decay",
+                    manifest.directory));
+  }
+  std::vector<float> average;
+  load_parameters(weights, table, config,
                   [&](models::ParameterId id, std::span<const float> values) {
-                    if (done[static_cast<std::size_t>(id)] == 0) sink(id, values);
+                    const bool averaged = averages.read(id, average);
+                    sink(id, averaged ? std::span<const float>(average) : values);
                   });
 }
 

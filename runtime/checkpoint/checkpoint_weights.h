@@ -10,8 +10,8 @@ namespace lockstep::runtime {
 // Which weights of a checkpoint: those that are trained, or their moving average (ema).
 enum class WeightsChoice { kModel, kEma };
 
-// Hands every parameter of the checkpoint's model to `sink`: fp32, canonical shape and order of
-// elements, in any order of parameters, each once. Of the average, frozen tensors are the weights
+// Hands every parameter of the checkpoint's model to `sink` once, in canonical order: fp32, in
+// canonical shape. Of the average, frozen tensors are the weights
 // themselves. The files are not verified (verify_checkpoint). Throws Error(kConfig) when averages
 // are asked for and the checkpoint has none, Error(kData) when it cannot be read.
 void load_weights(const CheckpointManifest& manifest, const models::ParameterTable& table,

@@ -191,17 +191,26 @@ void read_optimizer_files(const std::vector<std::string>& paths, const std::vect
   }
 }
 
-bool read_averages(const std::vector<std::string>& paths, const models::ParameterTable& table,
-                   const ParameterSink& sink) {
-  const SliceIndex index(paths);
-  if (!index.has_any(kAverageState, table)) return false;
-  std::vector<float> values;
-  for (models::ParameterId id = 0; id < table.size(); ++id) {
-    if (!index.has(kAverageState, table[id])) continue;  // it was frozen
-    values.resize(static_cast<std::size_t>(table[id].elements()));
-    read_run(index.find(kAverageState, table[id]), {id, 0, 0, table[id].elements()}, values.data());
-    sink(id, values);
-  }
+struct StoredAverages::Parts {
+  SliceIndex index;
+  const models::ParameterTable& table;
+};
+
+StoredAverages::StoredAverages(const std::vector<std::string>& paths,
+                               const models::ParameterTable& table)
+    : parts_(new Parts{SliceIndex(paths), table}) {}
+
+StoredAverages::~StoredAverages() = default;
+
+bool StoredAverages::any() const {
+  return parts_->index.has_any(kAverageState, parts_->table);
+}
+
+bool StoredAverages::read(models::ParameterId id, std::vector<float>& values) const {
+  const models::ParameterSpec& spec = parts_->table[id];
+  if (!parts_->index.has(kAverageState, spec)) return false;
+  values.resize(static_cast<std::size_t>(spec.elements()));
+  read_run(parts_->index.find(kAverageState, spec), {id, 0, 0, spec.elements()}, values.data());
   return true;
 }
 

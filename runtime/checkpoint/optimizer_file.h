@@ -1,11 +1,11 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "models/parameter_table.h"
-#include "runtime/checkpoint/huggingface_weights.h"
 #include "runtime/checkpoint/safetensors_writer.h"
 #include "runtime/checkpoint/snapshot.h"
 
@@ -32,9 +32,19 @@ inline constexpr int kNoSource = -3;  // no number of a state
 void read_optimizer_files(const std::vector<std::string>& paths, const std::vector<int>& sources,
                           const models::ParameterTable& table, ModelState& model);
 
-// Hands the moving average of every parameter that has one to `sink`: fp32, in canonical order of
-// parameters and elements. Returns false, and hands over nothing, if the shards hold no averages.
-bool read_averages(const std::vector<std::string>& paths, const models::ParameterTable& table,
-                   const ParameterSink& sink);
+// The moving averages of the weights in the shards of a checkpoint.
+class StoredAverages {
+ public:
+  StoredAverages(const std::vector<std::string>& paths, const models::ParameterTable& table);
+  ~StoredAverages();
+
+  bool any() const;
+  // Whole, fp32, in canonical order; false, and nothing read, for a parameter that was frozen.
+  bool read(models::ParameterId id, std::vector<float>& values) const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
 
 }  // namespace lockstep::runtime
