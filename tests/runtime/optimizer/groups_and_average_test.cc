@@ -219,7 +219,9 @@ TEST(GroupsAndAverage, FollowAPlainLoopWithASkippedStepAndAResume) {
         for (std::size_t step = 1; step <= 5; ++step) {
           const runtime::StepDecision decision = rank.trainer.step();
           ASSERT_EQ(decision.applied(), step != 4);
-          if (step != 4) ASSERT_NEAR(decision.grad_norm / norms[step - 1], 1.0, 1e-5);
+          if (decision.applied()) {
+            ASSERT_NEAR(decision.grad_norm / norms[step - 1], 1.0, 1e-5);
+          }
         }
         expect_state(rank, plain);
         rank.trainer.save_checkpoint();

@@ -221,7 +221,9 @@ TEST_F(FitTest, TheFirstSettingThatFitsIsTheFirstAndFitsWhenTried) {
     run.body = [&](lockstep::testing::Rank& rank) {
       rank.trainer.run();
       EXPECT_LE(rank.memory.peak(), budget);
-      if (rank.number() == 0) EXPECT_EQ(rank.memory.peak(), setting->bytes);
+      if (rank.number() == 0) {
+        EXPECT_EQ(rank.memory.peak(), setting->bytes);
+      }
     };
     EXPECT_FALSE(world_.train(run).error.has_value());
   }
