@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -66,6 +67,14 @@ void LogPump::add(int rank, bool err, int ranks, const LogLimits& limits) {
 Descriptor LogPump::take_end(int rank, bool err) {
   const auto found = streams_.find({rank, err});
   return found == streams_.end() ? Descriptor() : std::move(found->second.to);
+}
+
+bool LogPump::make_folder_again(const std::string& directory) {
+  const std::string logs = directory + "/logs";
+  if (mkdir(logs.c_str(), 0700) != 0 && errno != EEXIST) return false;
+  const Descriptor folder(open(logs.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  // The writers go on with the same number.
+  return folder && dup3(folder.get(), folder_.get(), O_CLOEXEC) >= 0;
 }
 
 void LogPump::start() {

@@ -26,6 +26,9 @@ class LogPump {
   // The end to write to, of a rank or (-1) the launcher. Once; an empty one after that.
   Descriptor take_end(int rank, bool err);
 
+  // Somebody removed the folder: from now on lines go into a new one. False if there is none yet.
+  bool make_folder_again(const std::string& directory);
+
   void start();
   // Takes what is still in the pipes, without waiting for those that keep them open, and ends.
   void finish();

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -180,6 +181,13 @@ bool LogWriter::space_left(std::int64_t time_ns) {
   if (since_check_ < kCheckBytes && time_ns - checked_ns_ < kCheckNs) return space_;
   checked_ns_ = time_ns;
   since_check_ = 0;
+  struct stat file {};
+  if (segment_ && fstat(segment_.get(), &file) == 0 && file.st_nlink == 0) {
+    // Somebody removed it: what it had is lost, what comes goes into a new one.
+    dropped_ += segment_size_;
+    segment_.reset();
+    index_.reset();
+  }
   struct statvfs status {};
   if (fstatvfs(folder_, &status) != 0) return space_;
   const auto left = static_cast<std::int64_t>(status.f_bavail * status.f_frsize);

@@ -183,6 +183,17 @@ std::vector<ProcessHandle> processes_with_variable(const std::string& name,
   return found;
 }
 
+bool is_supervised(const std::string& directory) {
+  for (const pid_t pid : all_processes()) {
+    const std::string line = read_proc(pid, "cmdline");
+    if (line.find(std::string("supervise\0", 10)) == std::string::npos) continue;
+    if (line.ends_with(std::string(1, '\0') + directory + '\0') && ProcessHandle::open(pid)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 bool has_open(const ProcessHandle& process, const std::string& path) {
   struct stat wanted {};
   if (stat(path.c_str(), &wanted) != 0) return false;

@@ -67,6 +67,9 @@ bool descends_from(pid_t pid, pid_t ancestor);
 std::vector<ProcessHandle> processes_with_variable(const std::string& name,
                                                    const std::string& value);
 
+// Whether a process of this user is `... supervise ... DIRECTORY`.
+bool is_supervised(const std::string& directory);
+
 // Whether the process has this very file open (same device and inode).
 bool has_open(const ProcessHandle& process, const std::string& path);
 

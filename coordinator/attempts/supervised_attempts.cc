@@ -21,6 +21,7 @@
 #include "coordinator/attempts/launch_command.h"
 #include "coordinator/attempts/process.h"
 #include "coordinator/attempts/start_process.h"
+#include "coordinator/model/failpoint.h"
 #include "core/error.h"
 
 namespace lockstep::coordinator {
@@ -64,13 +65,25 @@ std::optional<LaunchSpec> spec_in(const std::string& directory) {
   }
 }
 
-// The files of a new attempt; gives its lock. What a launch that was cut short made is used.
+// Whether a supervisor has ever been at work here: it says who it is before it starts anything, and
+// what keeps it from that stands in its log.
+bool supervisor_has_begun(const std::string& directory) {
+  std::error_code none;
+  for (const char* name : {"supervisor.json", "state.json", "exit.json"}) {
+    if (fs::exists(fs::symlink_status(directory + "/" + name, none))) return true;
+  }
+  const auto size = fs::file_size(directory + "/supervisor.log", none);
+  return !none && size > 0;
+}
+
+// The files of a new attempt; gives its lock. What a launch that was cut short made is used: up to
+// the moment at which a supervisor says who it is, nothing of the attempt has run.
 Descriptor make_directory(const std::string& directory, const LaunchSpec& spec) {
   std::error_code error;
   fs::create_directories(fs::path(directory).parent_path(), error);
   if (mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) fail("make " + directory);
   Lock lock = take_lock(directory, O_CREAT);
-  if (lock.held || fs::exists(directory + "/launch.json")) {
+  if (lock.held || supervisor_has_begun(directory)) {
     throw core::Error(core::ErrorKind::kInternal,
                       directory + " is there already: this attempt has been launched before");
   }
@@ -159,7 +172,10 @@ void SupervisedAttempts::launch(const LaunchSpec& spec) {
   supervisor.err = log.get();
   supervisor.keeps = {lock.get()};
   supervisor.new_session = true;
+  failpoint("attempts.before_fork");
   supervisors_[directory] = start_process(supervisor);
+  failpoint("attempts.after_fork");
+  launched_.insert(directory);
 }
 
 // Supervisors are children of the coordinator that started them. Nothing is learned from how they
@@ -171,6 +187,15 @@ void SupervisedAttempts::reap(const std::string& directory) {
   }
 }
 
+// Somebody removed the lock, or the whole directory, of an attempt that runs; its supervisor is about
+// to make it again. The lock alone does not prove that nothing lives: here the processes do.
+static bool lives_without_files(const AttemptRef& attempt, const std::string& directory) {
+  if (fs::exists(directory + "/launch.json") && fs::exists(directory + "/lock")) return false;
+  if (is_supervised(directory)) return true;
+  return !fs::exists(directory + "/launch.json") &&
+         !processes_with_variable(kAttemptTagVariable, attempt_tag(attempt)).empty();
+}
+
 AttemptStatus SupervisedAttempts::poll(const AttemptRef& attempt) {
   const std::string directory = directory_of(attempt);
   reap(directory);
@@ -179,6 +204,11 @@ AttemptStatus SupervisedAttempts::poll(const AttemptRef& attempt) {
   if (auto ended = read_status(directory, "exit.json")) {
     stops_.erase(directory);
     return *ended;
+  }
+  if (!lock.held && lives_without_files(attempt, directory)) {
+    AttemptStatus status;
+    status.phase = AttemptPhase::kRunning;
+    return status;
   }
   if (!lock.held) return clean_up_after_supervisor(directory);
   AttemptStatus status = read_status(directory, "state.json").value_or(AttemptStatus{});
@@ -191,7 +221,14 @@ AttemptStatus SupervisedAttempts::poll(const AttemptRef& attempt) {
 StopAnswer SupervisedAttempts::stop(const AttemptRef& attempt, const StopRequest& request) {
   const std::string directory = directory_of(attempt);
   const std::optional<LaunchSpec> spec = spec_in(directory);
-  if (!spec || read_status(directory, "exit.json")) return StopAnswer::kEnded;
+  if (read_status(directory, "exit.json")) return StopAnswer::kEnded;
+  if (!spec) {
+    // Its supervisor has not made the directory again: its processes are asked themselves.
+    const auto left = processes_with_variable(kAttemptTagVariable, attempt_tag(attempt));
+    for (const ProcessHandle& process : left)
+      process.send(request.force ? SIGKILL : SIGTERM);
+    return left.empty() ? StopAnswer::kEnded : StopAnswer::kAccepted;
+  }
   if (spec->attempt != attempt) return StopAnswer::kStaleFence;
   Stop& stop = stops_[directory];
   const std::int64_t due = unix_now_ns() + (request.force ? 0 : request.grace_ns) + kLadderTime;
@@ -223,6 +260,8 @@ void SupervisedAttempts::replace_stuck_supervisor(const std::string& directory) 
 AttemptStatus SupervisedAttempts::clean_up_after_supervisor(const std::string& directory) {
   const std::optional<LaunchSpec> spec = spec_in(directory);
   if (!spec) return {};
+  // The coordinator that was to start it died on the way: the next one starts the same attempt.
+  if (!launched_.contains(directory) && !supervisor_has_begun(directory)) return {};
   const auto identity = read_supervisor_identity(directory);
   const bool same_boot = identity && identity->boot_id == boot_id();
   AttemptStatus status = read_status(directory, "state.json").value_or(AttemptStatus{});
@@ -274,6 +313,7 @@ void SupervisedAttempts::remove(const AttemptRef& attempt) {
   }
   fs::remove_all(directory);
   stops_.erase(directory);
+  launched_.erase(directory);
 }
 
 }  // namespace lockstep::coordinator

@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,7 @@ class SupervisedAttempts : public AttemptHost {
 
   const SupervisedAttemptsOptions options_;
   std::map<std::string, pid_t> supervisors_;  // by directory: those that are children
+  std::set<std::string> launched_;            // directories of attempts that were started here
   std::map<std::string, Stop> stops_;         // by directory
 };
 

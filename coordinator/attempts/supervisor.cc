@@ -15,7 +15,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include <nlohmann/json.hpp>
 
@@ -47,6 +49,11 @@ LaunchSpec read_spec(const std::string& directory) {
   LaunchSpec spec = parse_launch_spec(*text);
   check_launchable(spec);
   return spec;
+}
+
+std::uint64_t inode_of(const std::string& path) {
+  struct stat status {};
+  return stat(path.c_str(), &status) == 0 ? status.st_ino : 0;
 }
 
 void allow_many_files() {
@@ -111,6 +118,7 @@ void Supervisor::run() {
     wait_for_events();
     advance();
     publish();
+    keep_directory();
   }
   finish();
 }
@@ -132,6 +140,7 @@ void Supervisor::identify() {
   spool_ = Descriptor(open((directory_ + "/spool.jsonl").c_str(),
                            O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!spool_) fail("open spool.jsonl");
+  lock_inode_ = inode_of(directory_ + "/lock");
   const auto stat = read_stat(getpid());
   if (!stat ||
       !write_file(directory_, "supervisor.json",
@@ -301,6 +310,50 @@ void Supervisor::begin_stop(const StopRequest& request) {
   }
   ladder_.request(request, now());
   changed_ = true;
+}
+
+// Somebody may remove the directory, or the lock in it, while ranks train: the coordinator must not
+// take that for the end.
+void Supervisor::keep_directory() {
+  if (now() - looked_at_directory_ns_ < kSecond / 4) return;
+  looked_at_directory_ns_ = now();
+  const bool whole = inode_of(directory_ + "/lock") == lock_inode_ &&
+                     inode_of(directory_ + "/launch.json") != 0 &&
+                     inode_of(directory_ + "/spool.jsonl") != 0;
+  if (whole) return;
+  try {
+    make_directory_again();
+  } catch (const std::exception&) {
+    // The next look tries again.
+  }
+}
+
+void Supervisor::make_directory_again() {
+  std::filesystem::create_directories(std::filesystem::path(directory_).parent_path());
+  if (mkdir(directory_.c_str(), 0700) != 0 && errno != EEXIST) fail("make the directory again");
+  if (inode_of(directory_ + "/lock") != lock_inode_) {
+    // Under its name it is never seen without its lock.
+    const std::string made = directory_ + "/lock.new";
+    unlink(made.c_str());
+    Descriptor lock(open(made.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!lock || flock(lock.get(), LOCK_EX | LOCK_NB) != 0 ||
+        rename(made.c_str(), (directory_ + "/lock").c_str()) != 0) {
+      fail("lock the directory again");
+    }
+    lock_ = std::move(lock);
+  }
+  if (!write_file(directory_, "launch.json", to_text(to_json(spec_)), true)) {
+    fail("write launch.json again");
+  }
+  identify();
+  if (chdir(directory_.c_str()) != 0) fail("enter the directory again");
+  if (logs_) logs_->make_folder_again(directory_);
+  listener_.reset();
+  listener_.emplace(directory_);
+  watch(listener_->fd());
+  note("directory_made_again");
+  changed_ = true;
+  publish();
 }
 
 void Supervisor::note(const std::string& kind, const std::string& members) {

@@ -78,6 +78,8 @@ class Supervisor {
   bool ranks_alive() const;
   AttemptStatus status() const;
   void publish();
+  void keep_directory();
+  void make_directory_again();
   void finish();
   ExitInfo exit_info() const;
   std::string last_words(int rank) const;
@@ -89,6 +91,9 @@ class Supervisor {
   Descriptor poller_;
   Descriptor signals_;
   Descriptor spool_;
+  Descriptor lock_;  // a new one, should somebody have removed that of the coordinator
+  std::uint64_t lock_inode_ = 0;
+  std::int64_t looked_at_directory_ns_ = 0;
   std::optional<ControlListener> listener_;
   std::optional<LogPump> logs_;
   std::list<Connection> connections_;

@@ -126,8 +126,10 @@ void Supervisor::finish() {
   note("ended", fmt::format("\"category\":\"{}\"", to_string(ended.exit.category)));
   // A disk that is full now has space again some time; until then this process says by its lock
   // that the end is not on record.
-  while (!write_file(directory_, "exit.json", to_text(to_json(ended)), true))
-    std::this_thread::sleep_for(std::chrono::seconds(1));
+  while (!write_file(directory_, "exit.json", to_text(to_json(ended)), true)) {
+    keep_directory();
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  }
 }
 
 }  // namespace lockstep::coordinator

@@ -60,17 +60,16 @@ void AttemptWatcher::change(const std::function<void(RunChange&)>& decide) {
 }
 
 // The coordinator died between committing the attempt and starting it, or between the start of
-// the supervisor and its first file: then it is still to be started, unless it is to stop.
+// the supervisor and its first file: then nothing of it has run, and this very attempt is still to
+// be started, unless it is to stop. It costs no restart.
 void AttemptWatcher::absent() {
   const AttemptState state = record_->current()->state;
-  if (state == AttemptState::kCreated && now_run().state == RunState::kStarting &&
-      !watch_.launched_here) {
-    return launch();
-  }
+  const bool begun = state != AttemptState::kCreated && state != AttemptState::kLaunching;
+  if (!begun && now_run().state == RunState::kStarting && !watch_.launched_here) return launch();
   AttemptEnd end;
   end.exit = failure_of(FailureCategory::kCoordinator,
                         "the processes of the attempt are gone without a trace");
-  if (state == AttemptState::kCreated) end.exit.message = "the attempt was never started";
+  if (!begun) end.exit.message = "the attempt was never started";
   end.end_time_ns = now_;
   conclude(end);
 }

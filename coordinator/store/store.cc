@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -20,19 +22,39 @@
 namespace lockstep::coordinator {
 namespace {
 
+[[noreturn]] void refuse_second(const std::filesystem::path& directory, const std::string& who) {
+  throw core::Error(core::ErrorKind::kConfig,
+                    fmt::format("{}: another coordinator{} has this state directory; end it, or "
+                                "give this one a state directory of its own",
+                                directory.string(), who));
+}
+
+// Two locks. The record lock belongs to this process alone. The flock, which tells a second store
+// of this process and coordinators of older versions, is for an instant also that of a child
+// between its fork and its exec: one that outlives its coordinator is waited for.
 int take_lock(const std::filesystem::path& directory) {
+  constexpr auto kLongestExec = std::chrono::seconds(5);
   const std::filesystem::path path = directory / "lock";
   const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (file < 0) {
     throw core::Error(core::ErrorKind::kConfig,
                       fmt::format("{}: {}", path.string(), std::strerror(errno)));
   }
-  if (::flock(file, LOCK_EX | LOCK_NB) != 0) {
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (::fcntl(file, F_SETLK, &whole) != 0) {
+    const bool known = ::fcntl(file, F_GETLK, &whole) == 0 && whole.l_type != F_UNLCK;
     ::close(file);
-    throw core::Error(core::ErrorKind::kConfig,
-                      fmt::format("{}: another coordinator has this state directory; end it, or "
-                                  "give this one a state directory of its own",
-                                  directory.string()));
+    refuse_second(directory, known ? fmt::format(" (process {})", whole.l_pid) : "");
+  }
+  const auto give_up = std::chrono::steady_clock::now() + kLongestExec;
+  while (::flock(file, LOCK_EX | LOCK_NB) != 0) {
+    if (std::chrono::steady_clock::now() > give_up) {
+      ::close(file);
+      refuse_second(directory, "");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   return file;
 }

@@ -1,6 +1,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "coordinator/attempts/launch_command.h"
 #include "core/error.h"
 #include "tests/coordinator/attempts/attempt_test.h"
@@ -69,6 +72,25 @@ TEST_F(LaunchTest, S6_TheEnvironmentOfRanksIsBuiltFromAList) {
   for (const char* name :
        {"LD_LOCKSTEP_TEST", "OMPI_MCA_lockstep_test", "PMIX_LOCKSTEP_TEST", "LOCKSTEP_TOKEN"})
     unsetenv(name);
+}
+
+// The coordinator was killed between launch.json and fork(): nobody has the lock, and no supervisor
+// has ever said who it is.
+TEST_F(LaunchTest, AnAttemptWhoseLaunchWasCutShortIsAbsentAndCanBeLaunched) {
+  const LaunchSpec cut = spec(1, {{"steps", 1}});
+  std::filesystem::create_directories(directory(cut));
+  for (const char* made : {"lock", "launch.json", "supervisor.log"}) {
+    std::ofstream file(directory(cut) + "/" + made);
+    if (made == std::string("launch.json")) file << to_text(to_json(cut));
+    file.close();
+    SupervisedAttempts next({state_.path().string(), LOCKSTEP_FAKE_RANK});
+    EXPECT_EQ(next.poll(cut.attempt).phase, AttemptPhase::kAbsent) << made;
+    EXPECT_FALSE(std::filesystem::exists(directory(cut) + "/exit.json")) << made;
+  }
+  attempts_.launch(cut);
+  EXPECT_EQ(wait_for_end(cut).exit.category, FailureCategory::kDone) << story(cut);
+  // What has run is never launched a second time.
+  EXPECT_THROW(attempts_.launch(cut), core::Error);
 }
 
 TEST_F(LaunchTest, S6_RefusesWhatCouldBeReadAsSomethingElse) {

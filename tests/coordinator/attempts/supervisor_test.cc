@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <filesystem>
+
 #include "core/error.h"
 #include "tests/coordinator/attempts/attempt_test.h"
 
@@ -52,6 +54,81 @@ TEST_F(AttemptTest, F3_GoesOnWithoutItsCoordinatorAndIsFoundAgain) {
   EXPECT_THAT(attempts_.find_all(), IsEmpty());
   attempts_.remove(run.attempt);
   EXPECT_EQ(attempts_.poll(run.attempt).phase, AttemptPhase::kAbsent);
+}
+
+// Somebody cleans up where nobody should.
+TEST_F(AttemptTest, ADirectoryThatVanishesUnderALiveAttemptIsNotTheEndOfIt) {
+  LaunchSpec run = spec(2, {{"steps", 100000}, {"step_ms", 20}});
+  launch(run);
+  const AttemptStatus before = wait_for_steps(run);
+  for (const char* what : {"", "/lock", "/launch.json"}) {
+    SCOPED_TRACE(what);
+    if (*what == '\0') {
+      std::filesystem::remove_all(state_ / "runs");
+    } else {
+      std::filesystem::remove(directory(run) + what);
+    }
+    for (int i = 0; i < 5; ++i) {  // whoever looks meanwhile
+      const AttemptPhase phase = attempts_.poll(run.attempt).phase;
+      EXPECT_NE(phase, AttemptPhase::kEnded);
+      EXPECT_NE(phase, AttemptPhase::kAbsent);
+      engine_.tick();
+      EXPECT_FALSE(is_terminal(engine_.state(run)));
+    }
+    wait_until(run, [&](const AttemptStatus& status) {
+      return status.supervisor_alive && status.phase == AttemptPhase::kRunning &&
+             std::filesystem::exists(directory(run) + "/launch.json") &&
+             std::filesystem::exists(directory(run) + "/lock");
+    });
+    const AttemptStatus after = attempts_.poll(run.attempt);
+    EXPECT_EQ(after.ranks, before.ranks) << "the same processes";
+  }
+  // Lines are kept again, and it can be stopped as ever.
+  wait_until(run, [&](const AttemptStatus&) { return !log(run, 0).empty(); });
+  EXPECT_EQ(attempts_.stop(run.attempt, {}), StopAnswer::kAccepted);
+  EXPECT_EQ(wait_for_end(run).exit.category, FailureCategory::kStopped) << story(run);
+}
+
+// mpirun, a rank or the supervisor gets a SIGTERM, as from a machine that goes down.
+TEST_F(AttemptTest, ASigtermFromOutsideIsAStop) {
+  for (const char* whom : {"supervisor", "mpirun", "rank"}) {
+    SCOPED_TRACE(whom);
+    LaunchSpec run = spec(2, {{"steps", 100000}, {"step_ms", 20}});
+    launch(run);
+    const AttemptStatus status = wait_for_steps(run);
+    const auto supervisor = static_cast<pid_t>(status.supervisor_pid);
+    std::vector<pid_t> targets;
+    if (whom == std::string("supervisor")) targets = {supervisor};
+    if (whom == std::string("rank")) targets = {static_cast<pid_t>(status.ranks[1].pid)};
+    for (const ProcessHandle& process : descendants_of(supervisor)) {
+      if (whom != std::string("mpirun")) break;
+      const auto stat = read_stat(process.pid());
+      if (stat && stat->parent == supervisor) targets = {process.pid()};
+    }
+    ASSERT_EQ(targets.size(), 1U);
+    ASSERT_EQ(::kill(targets[0], SIGTERM), 0);
+    const AttemptStatus end = wait_for_end(run);
+    if (whom == std::string("rank")) {
+      EXPECT_NE(end.exit.category, FailureCategory::kDone) << story(run);
+    } else {
+      EXPECT_EQ(end.exit.category, FailureCategory::kStopped) << story(run);
+      EXPECT_EQ(end.exit.failing_rank, -1) << story(run);
+    }
+  }
+}
+
+TEST_F(AttemptTest, MpirunThatIsKilledIsNamed) {
+  const LaunchSpec run = launch(spec(2, {{"steps", 100000}, {"step_ms", 20}}));
+  const AttemptStatus status = wait_for_steps(run);
+  const auto supervisor = static_cast<pid_t>(status.supervisor_pid);
+  for (const ProcessHandle& process : descendants_of(supervisor)) {
+    const auto stat = read_stat(process.pid());
+    if (stat && stat->parent == supervisor) process.send(SIGKILL);
+  }
+  const AttemptStatus end = wait_for_end(run);
+  EXPECT_EQ(end.exit.category, FailureCategory::kRankSignal) << story(run);
+  EXPECT_EQ(end.exit.failing_rank, -1);
+  EXPECT_THAT(end.exit.message, HasSubstr("mpirun was ended by signal 9")) << story(run);
 }
 
 TEST_F(AttemptTest, SaysWhyNothingCouldBeLaunched) {

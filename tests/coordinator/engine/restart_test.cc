@@ -91,6 +91,26 @@ TEST_F(Restart, AnAttemptThatWasCommittedButNotStartedIsStarted) {
   EXPECT_EQ(state(id), RunState::kSucceeded);
 }
 
+// The launch was on record, and the supervisor had not yet said who it is: it costs no restart.
+TEST_F(Restart, AnAttemptOfWhichNothingHasRunIsStartedAgainAsItIs) {
+  const std::string id = submit("a");
+  engine_->tick();
+  const AttemptRef committed = ref(id);
+  attempts_.entries.clear();  // the coordinator died before the fork
+  restart();
+  engine_->tick();
+  ASSERT_EQ(attempts_.entries.size(), 1U);
+  EXPECT_EQ(attempts_.entries[0].spec.attempt, committed);
+  EXPECT_EQ(run(id).restart_count, 0);
+  register_agent(id);
+  // What had run and is gone is another thing.
+  attempts_.entries.clear();
+  restart();
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kBackoff);
+  EXPECT_EQ(run(id).result->category, FailureCategory::kCoordinator);
+}
+
 TEST_F(Restart, F3_ARunningAttemptIsFoundAgainAndGoesOn) {
   const std::string id = running("a");
   beat(id, 7);

@@ -63,6 +63,32 @@ class StoreTest : public ::testing::Test {
   lockstep::testing::TemporaryDirectory directory_;
 };
 
+// fork() gives a child all descriptors, and with them locks, until it executes its program.
+TEST_F(StoreTest, AChildThatHasNotExecutedItsProgramYetHoldsNobodyUp) {
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t coordinator = ::fork();
+  if (coordinator == 0) {
+    const Store store(state());
+    const pid_t child = ::fork();
+    if (child == 0) {
+      const char byte = 1;
+      if (::write(ready[1], &byte, 1) != 1) ::_exit(1);
+      ::usleep(300'000);
+      ::_exit(0);
+    }
+    ::raise(SIGKILL);
+  }
+  int status = 0;
+  ::waitpid(coordinator, &status, 0);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  EXPECT_NO_THROW(Store(state()));
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
 TEST_F(StoreTest, I1_WhatWasCommittedIsReadBack) {
   RunPtr put_record;
   {

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <random>
@@ -81,7 +82,7 @@ class F2_KillAtEveryCommitLeavesTrainingAlone : public Undisturbed,
 // that dies each time it comes to this place: in every state that a run can be in.
 TEST_P(F2_KillAtEveryCommitLeavesTrainingAlone, TheCurveIsThatOfAnUndisturbedRun) {
   const std::string site = GetParam();
-  const bool once = site.starts_with("engine.before_");
+  const bool once = site.starts_with("engine.before_") || site == "attempts.before_fork";
   start({"--failpoints", site + "=crash"});
   const Arguments doomed = once ? Arguments{} : Arguments{"--failpoints", site + "=crash"};
   const Arguments submission = submit_arguments("run", {});
@@ -110,6 +111,7 @@ TEST_P(F2_KillAtEveryCommitLeavesTrainingAlone, TheCurveIsThatOfAnUndisturbedRun
 INSTANTIATE_TEST_SUITE_P(Sites, F2_KillAtEveryCommitLeavesTrainingAlone,
                          ::testing::Values("store.before_commit@3", "store.after_commit@2",
                                            "engine.before_create", "engine.before_launch",
+                                           "attempts.before_fork", "attempts.after_fork",
                                            "engine.after_launch", "engine.before_stop",
                                            "engine.after_stop", "engine.before_end"),
                          [](const auto& site) {
@@ -119,6 +121,52 @@ INSTANTIATE_TEST_SUITE_P(Sites, F2_KillAtEveryCommitLeavesTrainingAlone,
                                [](char c) { return c == '.' || c == '@'; }, '_');
                            return name;
                          });
+
+// The first milliseconds of a launch: between its files, the fork and the first word of the
+// supervisor. A run that may not be restarted at all still runs to its end.
+class F2_KillsWhileLaunchingCostNoRestart : public JobControlTest {
+ protected:
+  // Waits, awake, until the attempt has files, and then for a part of the time.
+  void kill_behind_launch(const std::string& run, std::chrono::microseconds behind) {
+    const std::string attempts = path("state/runs/" + run + "/attempts").string();
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (access(attempts.c_str(), F_OK) != 0 && std::chrono::steady_clock::now() < give_up)
+      std::this_thread::yield();
+    const auto moment = std::chrono::steady_clock::now() + behind;
+    while (std::chrono::steady_clock::now() < moment)
+      std::this_thread::yield();
+    kill_coordinator();
+  }
+};
+
+TEST_F(F2_KillsWhileLaunchingCostNoRestart, AtRandomMoments) {
+  const int kills = loops("LOCKSTEP_LAUNCH_KILLS", 6);
+  const int seed = loops("LOCKSTEP_LAUNCH_SEED", 20261121);
+  SCOPED_TRACE(seed);
+  std::mt19937 random(static_cast<unsigned>(seed));
+  start();
+  ASSERT_EQ(job({"admin", "info"}).exit_code, 0);
+  for (int i = 0; i < kills; ++i) {
+    const std::string output = "run" + std::to_string(i);
+    const std::string run =
+        submit(output, {"--ranks", "1", "--max-restarts", "0", "--set", "train.steps=1000000",
+                        "--set", "schedule.name=constant"});
+    // Half of them in the first 5 ms, where most happens.
+    const unsigned most = random() % 2 == 0 ? 5'000 : 50'000;
+    const std::chrono::microseconds behind(random() % most);
+    kill_behind_launch(run, behind);
+    start();
+    const CommandResult trains = job({"wait", run, "--for", "step=1", "--timeout", "100s"});
+    const auto record = show(run);
+    ASSERT_EQ(trains.exit_code, 0)
+        << "killed " << behind.count() << " us behind the launch: " << record.dump();
+    EXPECT_EQ(record["restartCount"], 0);
+    EXPECT_EQ(record["currentAttempt"], 1);
+    ASSERT_EQ(job({"cancel", run, "--force", "--wait"}).exit_code, 0);
+    EXPECT_TRUE(processes_of(run).empty());
+    std::filesystem::remove_all(path(output));
+  }
+}
 
 class F12_PauseFreesSlotsOnlyWithACheckpoint : public Undisturbed {};
 
