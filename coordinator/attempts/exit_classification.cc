@@ -20,6 +20,7 @@ constexpr int kLost = static_cast<int>(core::ErrorKind::kCommunication);
 constexpr int kStopped = static_cast<int>(core::ErrorKind::kStopped);
 constexpr int kCannotExecute = 127;
 constexpr int kSignalBase = 128;  // mpirun's status for a rank that a signal ended
+constexpr int kToldToEnd = 1;     // mpirun's status after a SIGTERM
 constexpr std::size_t kLongestMessage = 4096;
 
 // A rank's end in one code and one time.
@@ -164,6 +165,20 @@ void describe_failure(ExitInfo& exit, const Failure& failure, const EndFacts& en
   }
 }
 
+// mpirun that is killed takes its ranks with it (they ask the kernel for that); one that is told to
+// end (SIGTERM) kills them itself, a second later, and then ends with 1, not with 128 and the
+// signal of a rank. Neither is a rank's failure. A rank that failed of itself before still is.
+bool launcher_ended_ranks(const Failure& failure, const EndFacts& end) {
+  constexpr std::int64_t kSeenLate = kSecond / 2;  // ends are seen in any order
+  const bool killed = failure.signal == SIGKILL || failure.signal == SIGTERM;
+  if (WIFSIGNALED(end.launcher_status)) {
+    const bool before =
+        end.launcher_end_ns == 0 || failure.time_ns + kSeenLate < end.launcher_end_ns;
+    return !before && (killed || failure.is_consequence());
+  }
+  return !failure.recorded() && killed && WEXITSTATUS(end.launcher_status) == kToldToEnd;
+}
+
 // No rank failed of itself.
 void describe_launcher(ExitInfo& exit, const EndFacts& end) {
   const bool started = std::any_of(end.ranks.begin(), end.ranks.end(),
@@ -174,6 +189,13 @@ void describe_launcher(ExitInfo& exit, const EndFacts& end) {
     exit.signal = WTERMSIG(end.launcher_status);
     exit.message =
         with_last_words("mpirun was ended by " + signal_text(exit.signal), end.launcher_last_words);
+    return;
+  }
+  if (exit.launcher_code == kToldToEnd && started) {
+    exit.category = FailureCategory::kStopped;
+    exit.code = kStopped;
+    exit.message = with_last_words("mpirun was told to end from outside and ended its ranks",
+                                   end.launcher_last_words);
     return;
   }
   exit.category = started ? FailureCategory::kCommunication : FailureCategory::kLaunch;
@@ -214,6 +236,14 @@ void describe_stop(ExitInfo& exit, const EndFacts& end) {
   exit.category = own_cause ? end.stop->cause : FailureCategory::kStopped;
   exit.code = kStopped;
   if (own_cause) exit.message = end.stop->message;
+}
+
+// What a rank says of its stop: why, at which step, and what was saved.
+void quote_stop(ExitInfo& exit, const EndFacts& end) {
+  for (const RankEnd& rank : end.ranks) {
+    if (!exit.message.empty()) return;
+    if (rank.record) exit.message = rank.record->message.substr(0, kLongestMessage);
+  }
 }
 
 // The supervisor ended what did not stop by itself.
@@ -275,6 +305,8 @@ ExitInfo classify(const EndFacts& end) {
   const bool hang = end.stop && end.stop->cause == FailureCategory::kHang;
   if (hang && (!failure || failure->time_ns >= end.stop_ns)) {
     describe_hang(exit, end);
+  } else if (failure && launcher_ended_ranks(*failure, end)) {
+    describe_launcher(exit, end);
   } else if (failure) {
     take_status_of_launcher(*failure, end);
     describe_failure(exit, *failure, end);
@@ -285,6 +317,7 @@ ExitInfo classify(const EndFacts& end) {
     exit.category = FailureCategory::kDone;
   } else if (exit.launcher_code == kStopped || all_ended_with(end, kStopped)) {
     describe_stop(exit, end);
+    quote_stop(exit, end);
   } else {
     describe_launcher(exit, end);
   }

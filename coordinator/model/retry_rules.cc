@@ -16,6 +16,7 @@ constexpr int kLaunchRetries = 2;
 constexpr int kHangRetries = 1;
 constexpr double kJitter = 0.25;
 constexpr const char* kActor = "coordinator";
+constexpr const char* kOwnTimeOver = "run.time_limit";  // begins what the trainer says then
 
 bool may_loop(FailureCategory category) {
   switch (category) {
@@ -123,7 +124,9 @@ void conclude(RunChange& change, const ExitInfo& exit, double jitter) {
       if (done || !checkpointed || !exit.retryable) break;
       return pause(change, exit);
     case StopIntent::kNone:
-      if (!stopped || !checkpointed) break;
+      // Its own time, which its configuration gives it, is over. Any other stop that nobody asked for
+      // came from outside, as when the machine goes down: it is tried again.
+      if (!stopped || !checkpointed || !exit.message.starts_with(kOwnTimeOver)) break;
       return pause(change, exit);
   }
   if (done) {

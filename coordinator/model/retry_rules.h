@@ -37,9 +37,10 @@ struct VerifiedCheckpoint {
 //   terminal CANCELLED   intent CANCEL, whatever the ranks did
 //   terminal SUCCEEDED   every rank exited 0
 //   terminal FAILED      intent TIME_LIMIT; not retryable; crash loop; budget used up
-//   paused               intent PAUSE, or stopped by nobody's request; with a verified checkpoint
+//   paused               intent PAUSE, or run.time_limit of its configuration is over; with a
+//                        verified checkpoint
 //   queued               intent PREEMPT or HOST_DRAIN
-//   retry_scheduled      else
+//   retry_scheduled      else, also after a stop that nobody asked for
 // A failure that the record already holds (a hang, ...) goes before the category of `exit`.
 struct AttemptEnd {
   ExitInfo exit{};

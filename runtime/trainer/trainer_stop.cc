@@ -1,3 +1,5 @@
+#include <chrono>
+
 #include <fmt/format.h>
 
 #include "runtime/ranks/agree.h"
@@ -13,8 +15,13 @@ void Trainer::stop_as_requested() {
     if (whole_step_ != progress_.step) save_checkpoint();
     saved = "checkpoint saved; continue with --resume auto";
   }
-  throw AgreedError(core::ErrorKind::kStopped,
-                    fmt::format("stopped on request after step {}: {}", progress_.step, saved));
+  const double limit = config_.run.time_limit;
+  const std::chrono::duration<double> trained = std::chrono::steady_clock::now() - started_;
+  const bool over = limit > 0.0 && trained.count() >= limit;
+  throw AgreedError(
+      core::ErrorKind::kStopped,
+      fmt::format("{} after step {}: {}", over ? "run.time_limit is over" : "stopped on request",
+                  progress_.step, saved));
 }
 
 std::string Trainer::culprit_text(const StepDecision& decision) const {

@@ -88,6 +88,49 @@ TEST(ExitClassification, F7_ThoseThatMpirunKilledAreNotTheFirst) {
   EXPECT_EQ(exit.message, "rank 0 has not come");
 }
 
+TEST(ExitClassification, MpirunThatWasKilledIsNamedAndNotARank) {
+  EndFacts end = facts({ended(0, 20, SIGKILL), ended(1, 21, SIGKILL)}, SIGKILL);
+  for (const std::int64_t launcher_ms : {19, 21, 60}) {  // ends are seen in any order
+    end.launcher_end_ns = kSecond + launcher_ms * kMs;
+    const ExitInfo exit = classify(end);
+    EXPECT_EQ(exit.category, FailureCategory::kRankSignal);
+    EXPECT_EQ(exit.failing_rank, -1);
+    EXPECT_THAT(exit.message, HasSubstr("mpirun was ended by signal 9"));
+  }
+  // A rank noticed that another one was gone before it was killed too.
+  end.ranks[1] = recorded(1, 30, 5, "rank 0 is gone");
+  EXPECT_EQ(classify(end).failing_rank, -1);
+  // What failed of itself before is still the cause.
+  end.ranks[1] = recorded(1, 0, 3, "the data is torn");
+  EXPECT_EQ(classify(end).message, "the data is torn");
+  end.ranks[1] = ended(1, -5000, SIGSEGV);
+  EXPECT_EQ(classify(end).failing_rank, 1);
+}
+
+TEST(ExitClassification, MpirunThatWasToldToEndIsAStopFromOutside) {
+  // It gives its ranks a second, and kills those that still save.
+  EndFacts end =
+      facts({recorded(0, 0, 7, "stopped on request"), ended(1, 1001, SIGKILL)}, exited(1));
+  ExitInfo exit = classify(end);
+  EXPECT_EQ(exit.category, FailureCategory::kStopped);
+  EXPECT_EQ(exit.failing_rank, -1);
+  EXPECT_THAT(exit.message, HasSubstr("mpirun was told to end from outside"));
+  end.ranks[0] = ended(0, 1000, SIGTERM);
+  EXPECT_EQ(classify(end).category, FailureCategory::kStopped);
+  // A rank that was killed is another thing: mpirun then ends with its signal.
+  end.launcher_status = exited(137);
+  exit = classify(end);
+  EXPECT_EQ(exit.category, FailureCategory::kRankSignal);
+  EXPECT_EQ(exit.failing_rank, 0);
+}
+
+TEST(ExitClassification, AStopIsToldInTheWordsOfARank) {
+  const ExitInfo exit = classify(
+      facts({recorded(0, 0, 7, "run.time_limit is over"), recorded(1, 1, 7, "same")}, exited(7)));
+  EXPECT_EQ(exit.category, FailureCategory::kStopped);
+  EXPECT_EQ(exit.message, "run.time_limit is over");
+}
+
 TEST(ExitClassification, MpirunsStatusTellsWhatNothingElseDoes) {
   RankEnd silent = ended(0, 0, 0);
   silent.wait_status.reset();

@@ -203,15 +203,38 @@ TEST(EndOfAttempt, ByIntentAndExit) {
            Row{StopIntent::kHostDrain, Category::kStopped, RunState::kQueued},
            Row{StopIntent::kHostDrain, Category::kRankSignal, RunState::kQueued},
            Row{StopIntent::kHostDrain, Category::kData, RunState::kFailed},
-           Row{StopIntent::kNone, Category::kStopped, RunState::kPaused},
+           Row{StopIntent::kNone, Category::kStopped, RunState::kBackoff},
+           Row{StopIntent::kNone, Category::kRankSignal, RunState::kBackoff},
        }) {
     RunChange change = run_in(RunState::kRunning);
     add_checkpoint(change, 5);
     if (row.intent != StopIntent::kNone) add_stop_request(change, row.intent);
     end(change, exit_of(row.exit, 0, 6));
     EXPECT_EQ(change.run().state, row.state) << to_string(row.intent) << to_string(row.exit);
-    EXPECT_EQ(change.run().restart_count, 0);
+    EXPECT_EQ(change.run().restart_count, row.state == RunState::kBackoff ? 1 : 0);
   }
+}
+
+// A machine that goes down, or anybody's SIGTERM: nobody will resume it, so it is tried again.
+TEST(EndOfAttempt, AStopFromOutsideIsTriedAgain) {
+  for (const bool checkpointed : {true, false}) {
+    RunChange change = run_in(RunState::kRunning);
+    if (checkpointed) add_checkpoint(change, 5);
+    ExitInfo exit = exit_of(Category::kStopped, -1, 6);
+    exit.message = "stopped on request after step 6: checkpoint saved";
+    end(change, exit);
+    EXPECT_EQ(change.run().state, RunState::kBackoff) << checkpointed;
+    EXPECT_EQ(change.run().stop_intent, StopIntent::kNone);
+  }
+}
+
+TEST(EndOfAttempt, ARunWhoseOwnTimeIsOverIsPaused) {
+  RunChange change = run_in(RunState::kRunning);
+  add_checkpoint(change, 5);
+  ExitInfo exit = exit_of(Category::kStopped, -1, 6);
+  exit.message = "run.time_limit is over after step 6: checkpoint saved";
+  end(change, exit);
+  EXPECT_EQ(change.run().state, RunState::kPaused);
 }
 
 TEST(EndOfAttempt, F12_APauseWithoutACheckpointGoesOn) {
