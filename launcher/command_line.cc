@@ -70,6 +70,21 @@ bool takes_signals(const CLI::App& command) {
   return std::find(kNames.begin(), kNames.end(), command.get_name()) != kNames.end();
 }
 
+// "--notes=" gives an empty text. CLI11 takes it for an option without a value, and the argument
+// behind it for the value: it gets the empty text as an argument of its own.
+std::vector<std::string> with_empty_values(const std::vector<std::string>& arguments) {
+  std::vector<std::string> separated;
+  bool options = true;
+  for (const std::string& argument : arguments) {
+    options = options && argument != "--";
+    const bool empty = options && argument.size() > 3 && argument.starts_with("--") &&
+                       argument.find('=') == argument.size() - 1;
+    separated.push_back(empty ? argument.substr(0, argument.size() - 1) : argument);
+    if (empty) separated.emplace_back();
+  }
+  return separated;
+}
+
 }  // namespace
 
 std::string explain_unknown_command(const CLI::App& app,
@@ -117,9 +132,10 @@ int CommandLine::explain_parse_error(const CLI::ParseError& error) {
 int CommandLine::parse_and_act() {
   try {
     // CLI11 takes the arguments without the program's name, last one first.
-    std::vector<std::string> reversed(context_.arguments.rbegin(), context_.arguments.rend());
-    if (!reversed.empty()) reversed.pop_back();
-    app_.parse(std::move(reversed));
+    std::vector<std::string> arguments = with_empty_values(context_.arguments);
+    std::reverse(arguments.begin(), arguments.end());
+    if (!arguments.empty()) arguments.pop_back();
+    app_.parse(std::move(arguments));
   } catch (const CLI::ParseError& error) {
     return explain_parse_error(error);
   }

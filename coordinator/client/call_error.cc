@@ -73,7 +73,8 @@ CallError::CallError(int code, const std::string& message, const std::string& de
 }
 
 bool CallError::is_unavailable() const {
-  return code_ == kUnavailable;
+  // A server that is being stopped cancels what it has not finished.
+  return code_ == kUnavailable || code_ == kCancelled;
 }
 
 JobExit CallError::exit() const {

@@ -103,9 +103,9 @@ class Client::Impl {
         return (service.*method)(&context, request, &response);
       });
       if (status.ok()) return response;
-      if (status.error_code() != grpc::StatusCode::UNAVAILABLE || Clock::now() > give_up) {
-        fail(status);
-      }
+      const bool away = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                        status.error_code() == grpc::StatusCode::CANCELLED;
+      if (!away || Clock::now() > give_up) fail(status);
       pause(jitter(backoff));
     }
   }
@@ -211,7 +211,9 @@ class Client::Impl {
 
   [[noreturn]] void fail(const grpc::Status& status) const {
     std::string message = status.error_message();
-    if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+    // What a coordinator itself says has details.
+    const bool answered = !status.error_details().empty();
+    if (status.error_code() == grpc::StatusCode::UNAVAILABLE && !answered) {
       message = fmt::format(
           "no coordinator answers at {} ({}); start one with 'lockstep coordinator', or name "
           "another with --address or LOCKSTEP_ADDRESS",

@@ -1,6 +1,7 @@
 #include "coordinator/client/endpoint.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -21,6 +22,15 @@ std::string variable(const char* name) {
 }
 
 std::string read_secret(const fs::path& file) {
+  struct stat status {};
+  if (::stat(file.c_str(), &status) == 0 && S_ISREG(status.st_mode) &&
+      (status.st_mode & (S_IRWXO | S_IWGRP)) != 0) {
+    throw core::Error(
+        core::ErrorKind::kConfig,
+        fmt::format("{}: others on this machine can read or change this token (mode {:04o}); "
+                    "'chmod 600 {}', and make a new one if it may have been read",
+                    file.string(), status.st_mode & 07777, file.string()));
+  }
   std::ifstream stream(file);
   std::string secret;
   if (!std::getline(stream, secret) || secret.empty()) {

@@ -29,11 +29,23 @@ v1::WaitRunResponse wait_once(Client& client, const v1::WaitRunRequest& request,
   return answer;
 }
 
+// The run is there, and so is its coordinator: from now on an absence is waited out.
+void meet(Client& client, const std::string& name) {
+  v1::GetRunRequest request;
+  request.set_name(name);
+  client.get_run(request);
+  client.set_patience(std::max(client.patience(), kLongestAbsence));
+}
+
 // Calls `read` again and again until it says that all is read. What is tried again is what was
 // away; what was refused is an error.
 class Reconnecting {
  public:
-  Reconnecting(Client& client, Talk talk) : client_(client), talk_(std::move(talk)) {}
+  // follow: what goes on until the run has ended.
+  Reconnecting(Client& client, const std::string& run, bool follow, Talk talk)
+      : client_(client), talk_(std::move(talk)), seen_(follow) {
+    if (follow) meet(client, run);
+  }
 
   // `read(contact)` reads one stream, calls contact() at every message and returns whether all is
   // read.
@@ -70,7 +82,7 @@ class Reconnecting {
 
   Client& client_;
   Talk talk_;
-  bool seen_ = false;
+  bool seen_;
   bool away_ = false;
   Clock::time_point last_ = Clock::now();
   milliseconds pause_ = kBetweenStreams;
@@ -93,7 +105,7 @@ std::optional<v1::Run> read_all_logs(Client& client, v1::ReadLogsRequest request
                                      const Talk& talk) {
   std::optional<v1::Run> last;
   bool ended = false;
-  Reconnecting(client, talk).run([&](const auto& contact) {
+  Reconnecting(client, request.name(), request.follow(), talk).run([&](const auto& contact) {
     client.read_logs(request, [&](const v1::LogChunk& chunk) {
       contact();
       show(chunk);
@@ -116,7 +128,7 @@ std::optional<v1::Run> read_all_metrics(Client& client, v1::ReadMetricsRequest r
                                         const Talk& talk) {
   std::optional<v1::Run> last;
   bool ended = false;
-  Reconnecting(client, talk).run([&](const auto& contact) {
+  Reconnecting(client, request.name(), request.follow(), talk).run([&](const auto& contact) {
     client.read_metrics(request, [&](const v1::MetricsChunk& chunk) {
       contact();
       show(chunk);
@@ -134,6 +146,7 @@ std::optional<v1::Run> read_all_metrics(Client& client, v1::ReadMetricsRequest r
 v1::WaitRunResponse wait_for_run(Client& client, const v1::WaitRunRequest& request,
                                  milliseconds timeout) {
   const Clock::time_point end = Clock::now() + timeout;
+  meet(client, request.name());
   for (;;) {
     milliseconds time = kOneWait;
     if (timeout.count() > 0) {
@@ -141,7 +154,6 @@ v1::WaitRunResponse wait_for_run(Client& client, const v1::WaitRunRequest& reque
       time = std::clamp(left, milliseconds(100), kOneWait);
     }
     v1::WaitRunResponse answer = wait_once(client, request, time);
-    client.set_patience(std::max(client.patience(), kLongestAbsence));
     if (answer.reached() || has_ended(answer.run())) return answer;
     if (timeout.count() > 0 && Clock::now() >= end) return answer;
   }

@@ -84,10 +84,23 @@ std::string canonical(const std::string& path) {
   return error ? path : found.string();
 }
 
+bool is_within(const std::string& path, const std::string& directory) {
+  return path == directory || path.starts_with(directory == "/" ? directory : directory + "/");
+}
+
 // What no two runs may do at once is write to one directory. `parent`: a run that has ended and
 // whose directory this one goes on with. write_mutex is held.
 void require_output_free(EngineCore& core, const Run& run, const std::string& parent) {
   const std::string output = core.canonical_output(run.output);
+  const std::string state = core.canonical_output(core.options.state_directory);
+  if (is_within(output, state) || is_within(state, output)) {
+    const std::string text = fmt::format(
+        "run.output {} and the coordinator's own state directory {} must not lie in each "
+        "other; choose another (--set run.output=...)",
+        run.output, core.options.state_directory);
+    EngineError error(ErrorCode::kInvalidArgument, "INVALID_FIELD", text);
+    throw error.violates("run.config_yaml", text);
+  }
   for (const RunPtr& other : core.table.all_committed()) {
     if (is_terminal(other->run.state)) continue;
     if (core.canonical_output(other->run.output) != output) continue;

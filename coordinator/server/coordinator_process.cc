@@ -1,10 +1,16 @@
 #include "coordinator/server/coordinator_process.h"
 
+#include <fmt/format.h>
+#include <grpc/support/log.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <ostream>
 #include <utility>
 
@@ -42,7 +48,7 @@ CoordinatorConfig configuration_of(const CoordinatorCommand& command) {
   return config;
 }
 
-// The signals that end the coordinator. They are held back in this thread and all that it starts,
+// The signals that the coordinator acts upon. They are held back in this thread and all that it starts,
 // so that they are taken here alone, between two calls.
 class EndSignals {
  public:
@@ -119,56 +125,188 @@ class Subscription {
   const std::int64_t id_;
 };
 
-int serve_until_signal(Engine& engine, CoordinatorServer& server, ServerLog& log,
-                       const EndSignals& signals) {
-  bool healthy = true;
-  while (true) {
-    const int signal = signals.wait(kHealthNs);
-    if (signal != 0) {
-      log.write(core::LogLevel::kInfo, "stopping", {{"signal", signal}});
-      return 0;
+// The library would write lines of its own about every connection that fails.
+void silence_grpc() {
+  if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function([](gpr_log_func_args*) {});
+}
+
+// A host that was renamed or has lost slots would be given away a second time. Throws
+// core::Error(kConfig) if leased slots are on none of the hosts.
+void require_hosts(const Engine& engine, const CoordinatorConfig& config) {
+  const auto require = [&](const std::string& run, const Placement& placement) {
+    const auto host =
+        std::find_if(config.hosts.begin(), config.hosts.end(),
+                     [&](const HostConfig& known) { return known.name == placement.host; });
+    if (host == config.hosts.end()) {
+      throw core::Error(core::ErrorKind::kConfig,
+                        fmt::format("hosts: run {} has slots of host {}, which is not in the "
+                                    "configuration; keep that name until the run has ended",
+                                    run, placement.host));
     }
-    if (engine.store_healthy() == healthy) continue;
-    healthy = !healthy;
-    server.set_serving(healthy);
-    log.write(healthy ? core::LogLevel::kInfo : core::LogLevel::kError, "store_health",
-              {{"healthy", healthy}});
+    for (const int slot : placement.slots) {
+      if (slot < host->slots) continue;
+      throw core::Error(
+          core::ErrorKind::kConfig,
+          fmt::format("hosts: run {} has slot {} of host {}, which has {} slots in the "
+                      "configuration; keep them until the run has ended",
+                      run, slot, placement.host, host->slots));
+    }
+  };
+  for (const RunPtr& record : engine.list()) {
+    for (const Attempt& attempt : record->attempts) {
+      if (!attempt.slots_leased) continue;
+      for (const Placement& placement : attempt.placements)
+        require(record->run.id, placement);
+    }
   }
+}
+
+// One coordinator, from the opening of the store to the end of the last call.
+class Coordinator {
+ public:
+  Coordinator(const CoordinatorConfig& config, SupervisedAttempts& attempts)
+      : config_(config),
+        log_(config.log.file, parse_log_level(config.log.level)),
+        begin_(std::chrono::steady_clock::now()),
+        store_(config.state_directory),
+        checkpoints_(engine_log_),
+        engine_(store_, attempts, checkpoints_, clock_, engine_log_, engine_options(config)),
+        subscription_(engine_, [this](const Notice& notice) {
+          metrics_.count_event(notice);
+          log_event(log_, notice);
+        }) {
+    require_hosts(engine_, config);
+    const std::chrono::duration<double> replay = std::chrono::steady_clock::now() - begin_;
+    metrics_.set_replay_seconds(replay.count());
+    loop_.emplace(engine_, engine_log_);
+    listen();
+    log_.write(core::LogLevel::kInfo, "started",
+               {{"version", core::kVersion}, {"replay_seconds", replay.count()}});
+  }
+  ~Coordinator() {
+    server_->shutdown();
+    log_.write(core::LogLevel::kInfo, "stopped", nlohmann::ordered_json::object());
+  }
+  Coordinator(const Coordinator&) = delete;
+  Coordinator& operator=(const Coordinator&) = delete;
+
+  const std::vector<ListenAddress>& addresses() const { return server_->addresses(); }
+  ServerLog& log() { return log_; }
+
+  // Until a signal comes, which it returns.
+  int serve(const EndSignals& signals) {
+    bool healthy = true;
+    while (true) {
+      const int signal = signals.wait(kHealthNs);
+      if (signal != 0) return signal;
+      if (server_->lost_a_socket()) listen_again();
+      if (engine_.store_healthy() == healthy) continue;
+      healthy = !healthy;
+      server_->set_serving(healthy);
+      log_.write(healthy ? core::LogLevel::kInfo : core::LogLevel::kError, "store_health",
+                 {{"healthy", healthy}});
+    }
+  }
+
+  // Throws core::Error(kConfig) if what runs now could not go on under that configuration.
+  void require_fits(const CoordinatorConfig& next) const {
+    if (next.state_directory != config_.state_directory) {
+      throw core::Error(core::ErrorKind::kConfig,
+                        fmt::format("state_directory: {} cannot be changed by a reload; stop the "
+                                    "coordinator for that",
+                                    config_.state_directory.string()));
+    }
+    require_hosts(engine_, next);
+  }
+
+ private:
+  void listen() {
+    server_ =
+        std::make_unique<CoordinatorServer>(engine_, config_, log_, metrics_, &EndSignals::raise);
+  }
+  // Calls that go on are ended; who follows comes back.
+  void listen_again() {
+    log_.write(core::LogLevel::kWarning, "socket_removed", nlohmann::ordered_json::object());
+    try {
+      server_->shutdown();
+      listen();
+    } catch (const core::Error& error) {
+      log_.write(core::LogLevel::kError, "cannot_listen", {{"message", error.what()}});
+    }
+  }
+
+  const CoordinatorConfig config_;
+  ServerLog log_;
+  core::Logger engine_log_;
+  const std::chrono::steady_clock::time_point begin_;
+  Store store_;
+  FileCheckpoints checkpoints_;
+  const SystemClock clock_;
+  ServerMetrics metrics_;
+  Engine engine_;
+  const Subscription subscription_;
+  std::optional<EngineLoop> loop_;
+  std::unique_ptr<CoordinatorServer> server_;
+};
+
+// The new configuration; nothing if it cannot hold, with the reason in the log.
+std::optional<CoordinatorConfig> reloaded(const CoordinatorCommand& command,
+                                          Coordinator& coordinator) {
+  try {
+    CoordinatorConfig next = configuration_of(command);
+    coordinator.require_fits(next);
+    coordinator.log().write(core::LogLevel::kInfo, "reload", nlohmann::ordered_json::object());
+    return next;
+  } catch (const core::Error& error) {
+    coordinator.log().write(core::LogLevel::kError, "reload_refused", {{"message", error.what()}});
+    return std::nullopt;
+  }
+}
+
+// What can be said without a store: the configuration has been read.
+int tell_checked(const CoordinatorConfig& config, std::ostream& out) {
+  for (const HostConfig& host : config.hosts)
+    out << fmt::format("host {}: {} {} slots at {}\n", host.name, host.slots, host.kind,
+                       host.address);
+  for (const ListenAddress& address : config.listen)
+    out << "would listen on " << address.text() << "\n";
+  out << "state directory " << config.state_directory.string() << "\n";
+  return 0;
 }
 
 }  // namespace
 
 int run_coordinator(const CoordinatorCommand& command, std::ostream& out) {
-  const CoordinatorConfig config = configuration_of(command);
+  CoordinatorConfig config = configuration_of(command);
+  if (command.check) return tell_checked(config, out);
   if (!command.failpoints.empty()) arm_failpoints(command.failpoints);
   const EndSignals signals;
   raise_descriptor_limit();
-  ServerLog log(config.log.file, parse_log_level(config.log.level));
-  core::Logger engine_log;
-  const auto begin = std::chrono::steady_clock::now();
-  Store store(config.state_directory);
+  silence_grpc();
+  // Supervisors are children of this process, so their keeper outlives a reload.
   SupervisedAttempts attempts({config.state_directory.string(), ""});
-  FileCheckpoints checkpoints(engine_log);
-  const SystemClock clock;
-  Engine engine(store, attempts, checkpoints, clock, engine_log, engine_options(config));
-  ServerMetrics metrics;
-  const std::chrono::duration<double> replay = std::chrono::steady_clock::now() - begin;
-  metrics.set_replay_seconds(replay.count());
-  const Subscription subscription(engine, [&log, &metrics](const Notice& notice) {
-    metrics.count_event(notice);
-    log_event(log, notice);
-  });
-  EngineLoop loop(engine, engine_log);
-  CoordinatorServer server(engine, config, log, metrics, &EndSignals::raise);
-  log.write(core::LogLevel::kInfo, "started",
-            {{"version", core::kVersion}, {"replay_seconds", replay.count()}});
-  for (const ListenAddress& address : server.addresses())
+  auto coordinator = std::make_unique<Coordinator>(config, attempts);
+  for (const ListenAddress& address : coordinator->addresses())
     out << "listening on " << address.text() << "\n";
   out << std::flush;
-  const int code = serve_until_signal(engine, server, log, signals);
-  server.shutdown();
-  log.write(core::LogLevel::kInfo, "stopped", nlohmann::ordered_json::object());
-  return code;
+  while (true) {
+    const int signal = coordinator->serve(signals);
+    if (signal != SIGHUP) {
+      coordinator->log().write(core::LogLevel::kInfo, "stopping", {{"signal", signal}});
+      return 0;
+    }
+    const std::optional<CoordinatorConfig> next = reloaded(command, *coordinator);
+    if (!next) continue;
+    coordinator.reset();
+    try {
+      coordinator = std::make_unique<Coordinator>(*next, attempts);
+      config = *next;
+    } catch (const core::Error& error) {
+      coordinator = std::make_unique<Coordinator>(config, attempts);
+      coordinator->log().write(core::LogLevel::kError, "reload_refused",
+                               {{"message", error.what()}});
+    }
+  }
 }
 
 }  // namespace lockstep::coordinator

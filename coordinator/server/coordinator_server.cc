@@ -45,6 +45,8 @@ struct CoordinatorServer::Parts {
   std::vector<std::unique_ptr<grpc::Service>> services;
   std::unique_ptr<grpc::CallbackGenericService> refusing;
   std::vector<ListenAddress> addresses;
+  std::vector<std::pair<ListenAddress, std::uint64_t>>
+      sockets;  // those of files, with their inodes
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<MetricsEndpoint> metrics_endpoint;
 };
@@ -80,6 +82,7 @@ void CoordinatorServer::Parts::listen() {
     }
     if (addresses[i].is_unix) {
       restrict_socket(addresses[i]);
+      sockets.emplace_back(addresses[i], socket_inode(addresses[i]));
     } else {
       addresses[i].port = ports[i];
     }
@@ -120,7 +123,15 @@ int CoordinatorServer::metrics_port() const {
   return parts_->metrics_endpoint == nullptr ? 0 : parts_->metrics_endpoint->port();
 }
 
+bool CoordinatorServer::lost_a_socket() const {
+  const auto& sockets = parts_->sockets;
+  return std::any_of(sockets.begin(), sockets.end(), [](const auto& socket) {
+    return socket_inode(socket.first) != socket.second;
+  });
+}
+
 void CoordinatorServer::set_serving(bool serving) {
+  if (parts_->server == nullptr) return;
   grpc::HealthCheckServiceInterface* health = parts_->server->GetHealthCheckService();
   if (health != nullptr) health->SetServingStatus(serving);
 }
@@ -134,8 +145,8 @@ void CoordinatorServer::shutdown() {
   parts_->server->Wait();
   parts_->server.reset();
   parts_->state.lanes.stop();
-  for (const ListenAddress& address : parts_->addresses) {
-    if (address.is_unix) remove_stale_socket(address);
+  for (const auto& [address, inode] : parts_->sockets) {
+    if (socket_inode(address) == inode) remove_stale_socket(address);  // and no other one
   }
 }
 

@@ -30,6 +30,9 @@ class CoordinatorServer {
   // The port of GET /metrics on 127.0.0.1; 0: none.
   int metrics_port() const;
 
+  // Whether a socket file that it made is no longer there: nobody new can reach it then.
+  bool lost_a_socket() const;
+
   // What grpc.health.v1 tells. Calls are served either way.
   void set_serving(bool serving);
 

@@ -102,6 +102,10 @@ std::unique_ptr<X509, void (*)(X509*)> read_certificate(const std::filesystem::p
 
 void check_tls_files(const TlsFiles& tls) {
   const auto certificate = read_certificate(tls.certificate, "certificate");
+  if (X509_cmp_current_time(X509_get0_notAfter(certificate.get())) < 0) {
+    refuse(fmt::format("tls.certificate: {} has expired; every client would refuse it",
+                       tls.certificate.string()));
+  }
   const File opened = open_pem(tls.key, "key");
   const std::unique_ptr<EVP_PKEY, void (*)(EVP_PKEY*)> key(
       PEM_read_PrivateKey(opened.get(), nullptr, nullptr, nullptr), &EVP_PKEY_free);
@@ -145,6 +149,12 @@ void check_listen_addresses(const CoordinatorConfig& config, bool has_tokens) {
 
 void remove_stale_socket(const ListenAddress& address) {
   ::unlink(address.path.c_str());
+}
+
+std::uint64_t socket_inode(const ListenAddress& address) {
+  struct stat info {};
+  const bool is_there = ::lstat(address.path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode);
+  return is_there ? info.st_ino : 0;
 }
 
 void restrict_socket(const ListenAddress& address) {

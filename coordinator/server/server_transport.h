@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -24,6 +25,8 @@ void check_listen_addresses(const CoordinatorConfig& config, bool has_tokens);
 
 // Removes a socket that a dead server left. The path has been checked.
 void remove_stale_socket(const ListenAddress& address);
+// Of the file at the path of a Unix address; 0: there is no socket.
+std::uint64_t socket_inode(const ListenAddress& address);
 // Only this user may connect.
 void restrict_socket(const ListenAddress& address);
 

@@ -21,6 +21,8 @@ void add_coordinator_command(CLI::App& app, CommandContext& context) {
           "listen here instead of where the file says: unix:PATH or HOST:PORT (repeatable)")
       ->allow_extra_args(false)
       ->option_text("ADDRESS");
+  command->add_flag("--check", options->check,
+                    "read the configuration, say what would be served and end");
   // Makes the coordinator fail at chosen places; for its own tests, so --help does not show it.
   command->add_option("--failpoints", options->failpoints)->group("");
   const auto run = [options, &context] {

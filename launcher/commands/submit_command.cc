@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <sstream>
 
@@ -35,7 +36,7 @@ struct SubmitOptions : JobOptions {
   int ranks = 1;
   int ranks_per_host = 0;
   int priority = 0;
-  int max_restarts = 0;  // 0: as the coordinator says
+  std::optional<int> max_restarts{};
   std::string time_limit{};
   std::string request_id{};
   bool hold = false;
@@ -122,7 +123,11 @@ v1::CreateRunRequest make_request(const SubmitOptions& options) {
   if (!options.time_limit.empty()) {
     *run.mutable_time_limit() = job::parse_duration(options.time_limit);
   }
-  if (options.max_restarts != 0) run.mutable_retry_policy()->set_max_restarts(options.max_restarts);
+  // The protocol says -1 for none: a field that is 0 is one that was not set.
+  if (options.max_restarts) {
+    const int restarts = *options.max_restarts;
+    run.mutable_retry_policy()->set_max_restarts(restarts == 0 ? -1 : restarts);
+  }
   return request;
 }
 
@@ -208,7 +213,7 @@ void add_when_options(CLI::App& command, SubmitOptions& options) {
       ->option_text("TIME");
   command
       .add_option("--max-restarts", options.max_restarts,
-                  "attempts that failures may cost; -1: none")
+                  "attempts that failures may cost; 0: none; default: the coordinator's")
       ->check(CLI::Range(-1, 1000).description(""))
       ->option_text("N");
 }

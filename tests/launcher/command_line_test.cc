@@ -43,6 +43,40 @@ Outcome run(
   return {exit_code, out.str(), err.str()};
 }
 
+// An empty text is a value like any other: it swallows nothing that follows.
+TEST(CommandLineTest, AnEmptyValueIsNotTheNextArgument) {
+  struct Given {
+    std::string notes = "default";
+    std::string time = "default";
+    bool hold = false;
+    std::vector<std::string> rest{};
+  };
+  const auto parse = [](std::vector<const char*> arguments, int expected) {
+    std::ostringstream out;
+    std::ostringstream err;
+    arguments.insert(arguments.begin(), {"lockstep", "submit"});
+    CommandLine line(static_cast<int>(arguments.size()), arguments.data(), out, err);
+    CLI::App* submit = line.app().add_subcommand("submit", "submits");
+    Given given;
+    submit->add_option("--notes", given.notes);
+    submit->add_option("--time-limit", given.time);
+    submit->add_flag("--hold", given.hold);
+    submit->add_option("rest", given.rest);
+    set_action(*submit, line.context(), [] { return 0; });
+    EXPECT_EQ(line.run(), expected) << err.str();
+    return given;
+  };
+  for (const bool joined : {true, false}) {
+    const Given given =
+        joined ? parse({"--notes=", "--hold", "x"}, 0) : parse({"--notes", "", "--hold", "x"}, 0);
+    EXPECT_EQ(given.notes, "");
+    EXPECT_TRUE(given.hold);
+    EXPECT_EQ(given.rest, std::vector<std::string>{"x"});
+  }
+  EXPECT_EQ(parse({"--notes=a=", "--hold"}, 0).notes, "a=");
+  EXPECT_EQ(parse({"--hold", "--", "--notes="}, 0).rest, std::vector<std::string>{"--notes="});
+}
+
 TEST(CommandLineTest, ErrorsBecomeTheExitCodeOfTheirKind) {
   for (const auto kind :
        {core::ErrorKind::kInternal, core::ErrorKind::kConfig, core::ErrorKind::kData,

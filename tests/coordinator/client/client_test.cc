@@ -217,6 +217,78 @@ TEST(F3_FollowingOutlivesTheCoordinator, WithWordsAboutIt) {
   EXPECT_EQ(verdict(*run), JobExit::kOk);
 }
 
+grpc::Status refusal(grpc::StatusCode code, const std::string& reason, double retry_seconds) {
+  google::rpc::Status details;
+  google::rpc::ErrorInfo info;
+  info.set_reason(reason);
+  details.add_details()->PackFrom(info);
+  google::rpc::RetryInfo retry;
+  retry.mutable_retry_delay()->set_nanos(static_cast<int>(retry_seconds * 1e9));
+  if (retry_seconds > 0.0) details.add_details()->PackFrom(retry);
+  return {code, "a sentence of the coordinator", details.SerializeAsString()};
+}
+
+// A coordinator that is stopped as planned ends what waits; it comes back, and nobody noticed. Also
+// when nothing has come yet of what is waited for.
+TEST(Client, APlannedStopIsWaitedOutLikeADeath) {
+  for (const auto code : {grpc::StatusCode::UNAVAILABLE, grpc::StatusCode::CANCELLED}) {
+    FakeRunService server;
+    int calls = 0;
+    const auto away = [&](auto) { return refusal(code, "SHUTTING_DOWN", 0.0); };
+    server.on_wait = [&](grpc::ServerContext*, const v1::WaitRunRequest*,
+                         v1::WaitRunResponse* response) {
+      if (++calls < 6) return away(0);
+      response->set_reached(true);
+      return grpc::Status::OK;
+    };
+    int streams = 0;
+    server.on_logs = [&](grpc::ServerContext*, const v1::ReadLogsRequest*,
+                         grpc::ServerWriter<v1::LogChunk>* writer) {
+      if (++streams < 4) return away(0);
+      v1::LogChunk last;
+      last.set_end_of_stream(true);
+      last.mutable_run()->set_state(v1::Run::SUCCEEDED);
+      writer->Write(last);
+      return grpc::Status::OK;
+    };
+    Endpoint impatient = server.endpoint();
+    impatient.patience = milliseconds(50);
+    Client waiting(impatient);
+    EXPECT_TRUE(wait_for_run(waiting, {}, milliseconds::zero()).reached());
+    EXPECT_EQ(calls, 6);
+    Client following(impatient);
+    v1::ReadLogsRequest request;
+    request.set_follow(true);
+    const auto run = read_all_logs(
+        following, request, [](const v1::LogChunk&) {}, kSilent);
+    ASSERT_TRUE(run);
+    EXPECT_EQ(verdict(*run), JobExit::kOk);
+    // What does not follow is not to wait for long.
+    streams = 0;
+    Client reading(impatient);
+    EXPECT_THROW(read_all_logs(
+                     reading, {}, [](const v1::LogChunk&) {}, kSilent),
+                 CallError);
+  }
+}
+
+TEST(Client, WhatACoordinatorSaysIsNotCalledSilence) {
+  FakeRunService server;
+  server.on_get = [](const v1::GetRunRequest*, v1::Run*) {
+    return refusal(grpc::StatusCode::UNAVAILABLE, "NOT_YET", 0.0);
+  };
+  Endpoint impatient = server.endpoint();
+  impatient.patience = milliseconds(10);
+  Client client(impatient);
+  try {
+    client.get_run({});
+    FAIL();
+  } catch (const CallError& error) {
+    EXPECT_EQ(error.text().find("no coordinator answers"), std::string::npos) << error.text();
+    EXPECT_NE(error.text().find("a sentence of the coordinator"), std::string::npos);
+  }
+}
+
 TEST(Client, AnInterruptEndsAStreamAndAllThatFollows) {
   FakeRunService server;
   server.on_logs = [](grpc::ServerContext* context, const v1::ReadLogsRequest*,

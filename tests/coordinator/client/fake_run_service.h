@@ -55,7 +55,7 @@ class FakeRunService : public v1::RunService::Service {
   }
   grpc::Status GetRun(grpc::ServerContext*, const v1::GetRunRequest* request,
                       v1::Run* response) override {
-    return on_get(request, response);
+    return on_get ? on_get(request, response) : grpc::Status::OK;
   }
   grpc::Status WaitRun(grpc::ServerContext* context, const v1::WaitRunRequest* request,
                        v1::WaitRunResponse* response) override {

@@ -161,7 +161,13 @@ TEST(Endpoint, TakesOptionsThenEnvironmentThenTheDefaultSocket) {
   EXPECT_EQ(resolve_endpoint({}).address, "unix:/run/user/7/lockstep/coordinator.sock");
   EXPECT_FALSE(resolve_endpoint({}).tls);
   setenv("LOCKSTEP_ADDRESS", "127.0.0.1:7070", 1);
-  setenv("LOCKSTEP_TOKEN_FILE", directory.write("token", "secret\n").c_str(), 1);
+  const auto token = directory.write("token", "secret\n");
+  setenv("LOCKSTEP_TOKEN_FILE", token.c_str(), 1);
+  for (const unsigned mode : {0644U, 0604U, 0620U, 0601U}) {
+    std::filesystem::permissions(token, std::filesystem::perms(mode));
+    EXPECT_THROW(resolve_endpoint({}), core::Error) << "others can read or change it: " << mode;
+  }
+  std::filesystem::permissions(token, std::filesystem::perms(0600));
   EXPECT_EQ(resolve_endpoint({}).address, "127.0.0.1:7070");
   EXPECT_EQ(resolve_endpoint({}).token, "secret");
   EXPECT_FALSE(resolve_endpoint({}).tls);

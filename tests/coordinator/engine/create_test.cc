@@ -96,6 +96,18 @@ TEST_F(Create, TwoRunsDoNotShareAnOutput) {
   EXPECT_EQ(refusal_of([&] { submit(third); }), "OUTPUT_IN_USE");
 }
 
+TEST_F(Create, AnOutputInsideTheStateDirectoryIsRefused) {
+  const std::string state = (directory_ / "state").string();
+  std::filesystem::create_directory_symlink(state, directory_ / "link");
+  for (const std::string& output :
+       {state, state + "/runs/x", (directory_ / "link/out").string(), directory_.path().string()}) {
+    CreateRequest bad = request("a");
+    bad.overrides = {"run.output=" + output};
+    EXPECT_EQ(refusal_of([&] { submit(bad); }), "INVALID_FIELD") << output;
+  }
+  submit("a");
+}
+
 TEST_F(Create, TheQueueHasALimit) {
   options_.max_queued = 2;
   restart();

@@ -24,7 +24,8 @@ class JobControlTest : public TrainingTest {
 
   // Starts the coordinator; commands wait until it answers.
   void start(const Arguments& more = {});
-  void kill_coordinator();                // SIGKILL, and waits for its end
+  void kill_coordinator();  // SIGKILL, and waits for its end
+  pid_t coordinator_pid() const { return coordinator_->pid(); }
   bool coordinator_ended();               // by itself, or never started
   int starts() const { return starts_; }  // coordinators so far
 
