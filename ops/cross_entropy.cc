@@ -67,6 +67,8 @@ void cross_entropy(OpContext& context, ConstTensorView logits,
   LOCKSTEP_CHECK(
       options.weight_on_device == nullptr || context.device().type != core::DeviceType::kCpu,
       "{}: a weight in device memory for a loss on the CPU", kOp);
+  LOCKSTEP_CHECK(options.sequence_rows == 0 || rows % options.sequence_rows == 0,
+                 "{}: {} rows are no whole sequences of {}", kOp, rows, options.sequence_rows);
   check_targets(targets, vocab);
   if (!dlogits.empty()) check_overlap(logits, dlogits);
   bodies.cross_entropy(context, logits, targets, options, softcap, dlogits, sums);

@@ -16,6 +16,7 @@
 #include "ops/hash.h"
 #include "ops/layer_norm.h"
 #include "ops/matmul.h"
+#include "ops/muon.h"
 #include "ops/optimizer_update.h"
 #include "ops/reduce.h"
 #include "ops/residual.h"
@@ -53,6 +54,9 @@ struct OpBodies {
   decltype(&ops::matmul_activation_forward) matmul_activation_forward;
   decltype(&ops::matmul_activation_backward) matmul_activation_backward;
   decltype(&ops::matmul_weight_gradient) matmul_weight_gradient;
+  decltype(&ops::muon_momentum) muon_momentum;
+  decltype(&ops::divide_by_norm) divide_by_norm;
+  decltype(&ops::weighted_sum) weighted_sum;
   decltype(&ops::optimizer_update) optimizer_update;
   // optimizer_update_runs, by the host's choice and by the device's
   void (*optimizer_update_runs)(OpContext&, const UpdateRule&, const UpdatePlan&, const RunFactors&,

@@ -22,6 +22,8 @@ int state_tensors(OptimizerKind kind, double momentum) {
       return momentum > 0.0 ? 2 : 1;
     case OptimizerKind::kLion:
       return 1;
+    case OptimizerKind::kMuon:
+      return 0;
   }
   return 0;
 }

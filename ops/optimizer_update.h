@@ -11,7 +11,8 @@
 
 namespace lockstep::ops {
 
-enum class OptimizerKind { kAdamW, kAdam, kSgd, kRmsProp, kLion };
+// kMuon: only what follows its iterations (muon.h), whose result takes the gradient's place.
+enum class OptimizerKind { kAdamW, kAdam, kSgd, kRmsProp, kLion, kMuon };
 
 // The numbers of one update, the same for every element. `t` is the 1-based count of applied steps.
 struct UpdateRule {
@@ -20,8 +21,8 @@ struct UpdateRule {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
-  double weight_decay =
-      0.0;  // adamw, lion: decoupled; adam, sgd, rmsprop: added to the gradient (L2), as in PyTorch
+  // adamw, lion, muon: decoupled; adam, sgd, rmsprop: added to the gradient (L2), as in PyTorch
+  double weight_decay = 0.0;
   double momentum = 0.0;  // sgd, rmsprop
   double alpha = 0.99;    // rmsprop
   std::int64_t t = 1;

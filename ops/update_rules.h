@@ -109,6 +109,20 @@ struct LionRule {
   }
 };
 
+// Of torch.optim.Muon, behind its iterations: g is their result times the adjustment of its matrix.
+struct MuonRule {
+  static constexpr int kStates = 0;
+  float learning_rate, decay;
+
+  MuonRule(const UpdateRule& rule, double weight_decay)
+      : learning_rate(static_cast<float>(rule.learning_rate)),
+        decay(static_cast<float>(1.0 - rule.learning_rate * weight_decay)) {}
+
+  constexpr void operator()(float g, float& p, float&, float&) const {
+    p = p * decay - learning_rate * g;
+  }
+};
+
 // A NaN fails both comparisons and stays.
 constexpr float clamped(float g, float bound) {
   return g < -bound ? -bound : (g > bound ? bound : g);
@@ -129,6 +143,8 @@ void visit_rule(const UpdateRule& rule, double weight_decay, F&& f) {
       return f(RmsPropRule<1>(rule, weight_decay));
     case OptimizerKind::kLion:
       return f(LionRule(rule, weight_decay));
+    case OptimizerKind::kMuon:
+      return f(MuonRule(rule, weight_decay));
   }
 }
 

@@ -67,6 +67,7 @@ class MeasuredSteps {
     trainer_.context().wait();
     communicator_.barrier("warm-up of the benchmark");
     trainer_.take_phases();
+    trainer_.take_iteration_seconds();
     communicator_.measure_times();
     const auto waited = communicator_.waited();
     const Clock::time_point begin = Clock::now();
@@ -103,9 +104,10 @@ class MeasuredSteps {
       runtime::PhaseSeconds phases;
       double wait = 0.0;
       double all = 0.0;
+      double iterations = 0.0;
     };
     const Times own{trainer_.take_phases(), std::chrono::duration<double>(waited).count(),
-                    result_.all_seconds};
+                    result_.all_seconds, trainer_.take_iteration_seconds()};
     const auto ranks = static_cast<double>(communicator_.world_size());
     for (const Times& times : communicator_.all_gather_small(own, "phases of the benchmark")) {
       for (int i = 0; i < runtime::kPhases; ++i) {
@@ -114,6 +116,7 @@ class MeasuredSteps {
       }
       result_.wait_seconds += times.wait / ranks;
       result_.all_seconds = std::max(result_.all_seconds, times.all);
+      result_.iteration_seconds = std::max(result_.iteration_seconds, times.iterations);
     }
   }
 
@@ -216,6 +219,7 @@ StepMeasurement measure_steps(runtime::Config config, const StepBenchOptions& op
   note_memory(runtime::plan_memory(used, ranks, threads), memory, communicator, result);
   result.device_used_bytes = used_bytes(trainer.context().device_ref());
   note_conventions(used, trainer.table(), result);
+  result.muon = runtime::muon_cost_of(used, trainer.table(), ranks);
   note_peaks(trainer.context(), used.precision.compute, communicator, result);
   communicator.barrier("end of the benchmark");
   return result;

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "runtime/config/config.h"
 #include "runtime/device/backend_device.h"
 #include "runtime/metrics/phase_clock.h"
+#include "runtime/simulate/muon_cost.h"
 
 namespace lockstep::launcher {
 
@@ -47,6 +49,8 @@ struct StepMeasurement {
   double wait_seconds = 0.0;      // of all steps, within the phases: for peers
   comm::CommTimes communication;  // of all steps
   std::vector<MfuConvention> conventions;
+  std::optional<runtime::MuonCost> muon;  // with optimizer.name muon
+  double iteration_seconds = 0.0;         // of all steps, of the rank with most; 0 on devices
   double measured_peak =
       0.0;  // FLOP/s that all ranks at once reach in a large square product; 0: no room
   std::int64_t peak_size = 0;   // of that product

@@ -131,6 +131,14 @@ nlohmann::ordered_json to_json(const StepMeasurement& m, const runtime::Config& 
     const auto phase = static_cast<runtime::Phase>(i);
     json["phases_ms"][runtime::name_of(phase)] = m.phases[phase] / steps * 1e3;
   }
+  if (m.muon) {
+    json["newton_schulz"] = {{"matrices", m.muon->matrices},
+                             {"flop_per_step", m.muon->flop},
+                             {"model_flop_per_step", m.muon->model_flop},
+                             {"imbalance", m.muon->imbalance},
+                             {"added_share", m.muon->share()},
+                             {"ms", number_or_null(m.iteration_seconds / steps * 1e3)}};
+  }
   json["wait_ms"] = m.wait_seconds / steps * 1e3;
   json["communication_ms"] = communication_json(m.communication, steps);
   json["measured_peak_tflop_per_s"] = number_or_null(m.measured_peak / 1e12);

@@ -16,6 +16,7 @@
 #include "runtime/config/tensor_rules.h"
 #include "runtime/plan/memory_advice.h"
 #include "runtime/plan/memory_plan.h"
+#include "runtime/simulate/muon_cost.h"
 
 namespace lockstep::launcher {
 namespace {
@@ -137,6 +138,14 @@ void add_fit(const Fit& fit, nlohmann::ordered_json& json) {
                        {"bytes_per_rank", fit.first->bytes}};
 }
 
+void add_muon(const runtime::MuonCost& cost, nlohmann::ordered_json& json) {
+  json["newton_schulz"] = {{"matrices", cost.matrices},
+                           {"flop_per_step", cost.flop},
+                           {"model_flop_per_step", cost.model_flop},
+                           {"imbalance", cost.imbalance},
+                           {"added_share", cost.share()}};
+}
+
 int plan_cluster(const PlanOptions& options, const runtime::Config& config, std::ostream& out) {
   const runtime::ClusterSpec cluster = load_cluster(options.cluster);
   print_cluster(predict_cluster(config, cluster, options.scaling, options.ranks), cluster,
@@ -150,10 +159,12 @@ int plan(const PlanOptions& options, std::ostream& out) {
   runtime::validate_for_world(config, options.ranks);
   const int threads = threads_of_rank(config, options.ranks);
   const std::vector<runtime::MemoryPlan> plans = all_plans(config, options.ranks, threads);
+  const auto muon = runtime::muon_cost_of(config, runtime::parameter_table(config), options.ranks);
   const Fit fit = fit_of(options, config, plans[0].scarce_bytes(), threads);
   if (options.format == OutputFormat::kJson) {
     nlohmann::ordered_json json = to_json(plans[0]);
     add_fit(fit, json);
+    if (muon) add_muon(*muon, json);
     for (std::size_t i = 1; i < plans.size(); ++i)
       json["alternatives"].push_back(to_json(plans[i]));
     out << json.dump() << "\n";
@@ -166,6 +177,7 @@ int plan(const PlanOptions& options, std::ostream& out) {
     out << "group " << line << "\n";
   out << "\n";
   out << runtime::to_table(plans[0], nullptr) << fit_text(fit);
+  if (muon) out << "\n" << runtime::describe(*muon) << "\n";
   print_comparison(plans, out);
   return 0;
 }

@@ -5,6 +5,7 @@
 #include "ops/first_nonfinite.h"
 #include "ops/gradient_stats.h"
 #include "ops/hash.h"
+#include "ops/muon.h"
 #include "ops/optimizer_update.h"
 #include "ops/residual.h"
 
@@ -66,6 +67,14 @@ void hash_messages(OpContext& context, const HashPlan& plan, core::ConstTensorVi
 
 void accumulate(OpContext& context, core::ConstTensorView values, bool overwrite,
                 core::TensorView sum);
+
+void muon_momentum(OpContext& context, const MuonMomentum& rule, const std::int32_t* apply,
+                   UpdateFactor factor, float clamp, core::ConstTensorView gradient,
+                   core::TensorView moment, core::TensorView direction);
+void divide_by_norm(OpContext& context, core::ConstTensorView u, const SumOfSquares* squares,
+                    float eps, core::TensorView out);
+void weighted_sum(OpContext& context, float a, core::ConstTensorView x, float b,
+                  core::ConstTensorView y, core::TensorView out);
 
 void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
                       float clamp, core::ConstTensorView gradient, core::TensorView master,

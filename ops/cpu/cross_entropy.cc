@@ -7,6 +7,7 @@
 #include "ops/cpu/row_io.h"
 #include "ops/cpu/scratch_sizes.h"
 #include "ops/cpu/vector_math.h"
+#include "ops/sequence_weights.h"
 
 namespace lockstep::ops::cpu {
 
@@ -92,9 +93,9 @@ SoftmaxSums<A> sum_row(const A* logits, std::int64_t vocab, const Cap<A>& cap) {
 // logits, so the row may be overwritten in place.
 template <typename A, typename T>
 void write_gradient(const A* logits, std::int64_t vocab, std::int32_t target,
-                    const SoftmaxSums<A>& sums, const LossOptions& options, const Cap<A>& cap,
-                    T* gradient) {
-  const double weight = static_cast<double>(options.gradient_weight);
+                    const SoftmaxSums<A>& sums, const LossOptions& options, double row_weight,
+                    const Cap<A>& cap, T* gradient) {
+  const double weight = static_cast<double>(options.gradient_weight) * row_weight;
   const double e = options.label_smoothing;
   const auto scale =
       static_cast<A>(weight * (1.0 + 2.0 * options.z_loss * sums.lse()) / sums.exponentials);
@@ -153,6 +154,7 @@ LossSums cross_entropy_typed(OpContext& context, const core::ConstTensorView& lo
   const std::int64_t rows = logits.rows();
   const std::int64_t vocab = logits.cols();
   const Cap<A> cap(softcap);
+  const SequenceWeights weights(targets, options.sequence_rows);
   auto* losses = reinterpret_cast<RowLoss*>(context.scratch(cross_entropy_scratch(rows)));
   const auto run_row = [&](std::int64_t r) {
     const std::int32_t target = targets[static_cast<std::size_t>(r)];
@@ -163,7 +165,8 @@ LossSums cross_entropy_typed(OpContext& context, const core::ConstTensorView& lo
     const A* row = logits.row<A>(r);
     const SoftmaxSums<A> sums = sum_row(row, vocab, cap);
     losses[r] = loss_of(sums, cap(row[target]), vocab, options);
-    if (!dlogits.empty()) write_gradient(row, vocab, target, sums, options, cap, dlogits.row<T>(r));
+    if (dlogits.empty()) return;
+    write_gradient(row, vocab, target, sums, options, weights.of_row(r), cap, dlogits.row<T>(r));
   };
   parallel_chunks(context, rows, rows_per_chunk(vocab),
                   [&](std::int64_t begin, std::int64_t end, std::int64_t) {
@@ -173,10 +176,11 @@ LossSums cross_entropy_typed(OpContext& context, const core::ConstTensorView& lo
   LossSums sums;
   for (std::int64_t r = 0; r < rows; ++r) {
     if (targets[static_cast<std::size_t>(r)] == kIgnored) continue;
-    sums.optimised += losses[r].optimised;
+    sums.optimised += losses[r].optimised * weights.of_row(r);
     sums.cross_entropy += losses[r].cross_entropy;
     ++sums.counted;
   }
+  sums.terms = weights.terms(sums.counted);
   return sums;
 }
 

@@ -86,6 +86,14 @@ void matmul(OpContext& context, core::ConstTensorView a, Transpose transpose_a,
             core::ConstTensorView b, Transpose transpose_b, core::TensorView out,
             core::ConstTensorView bias);
 
+void muon_momentum(OpContext& context, const MuonMomentum& rule, const std::int32_t* apply,
+                   UpdateFactor factor, float clamp, core::ConstTensorView gradient,
+                   core::TensorView moment, core::TensorView direction);
+void divide_by_norm(OpContext& context, core::ConstTensorView u, const SumOfSquares* squares,
+                    float eps, core::TensorView out);
+void weighted_sum(OpContext& context, float a, core::ConstTensorView x, float b,
+                  core::ConstTensorView y, core::TensorView out);
+
 void optimizer_update(OpContext& context, const UpdateRule& rule, bool decay, UpdateFactor factor,
                       float clamp, core::ConstTensorView gradient, core::TensorView master,
                       core::TensorView state0, core::TensorView state1, core::TensorView parameter);

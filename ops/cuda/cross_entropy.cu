@@ -4,6 +4,7 @@
 
 #include "ops/cuda/bodies.h"
 #include "ops/cuda/cross_entropy.cuh"
+#include "ops/sequence_weights.h"
 
 namespace lockstep::ops::cuda {
 
@@ -25,6 +26,16 @@ struct LossRule {
   float softcap;           // 0: none
 };
 
+// How the rows of a sequence count.
+struct RowWeights {
+  const double* by_sequence;  // null: every row counts 1
+  std::int64_t sequence_rows;
+
+  __device__ double of_row(std::int64_t row) const {
+    return by_sequence == nullptr ? 1.0 : by_sequence[row / sequence_rows];
+  }
+};
+
 // What the loss of a row takes.
 struct RowStatistics {
   Softmax softmax;
@@ -38,6 +49,7 @@ struct LossWork {
   std::int64_t rows;
   int vocab;
   LossRule rule;
+  RowWeights weights;
   Rows<T> dlogits;  // absent: only the loss is wanted
   RowStatistics* statistics;
 };
@@ -213,7 +225,8 @@ __global__ void __launch_bounds__(kLossThreads, kStaged ? 1 : 2)
     room = kWarps - room;
     if (threadIdx.x == 0) work.statistics[row] = {s, capped(target_value, work.rule.softcap)};
     if (work.dlogits.data != nullptr)
-      write_gradient<T, kStaged>(work, weight, row, s, target, kept, next);
+      write_gradient<T, kStaged>(work, weight * static_cast<float>(work.weights.of_row(row)), row,
+                                 s, target, kept, next);
   }
 }
 
@@ -238,11 +251,15 @@ __device__ RowLoss loss_of(const RowStatistics& row, int vocab, const LossRule& 
 // which would wait for the logarithm of each row.
 __global__ void __launch_bounds__(kSumThreads)
     row_losses_kernel(const RowStatistics* statistics, const std::int32_t* targets,
-                      std::int64_t rows, int vocab, LossRule rule, RowLoss* sums) {
+                      std::int64_t rows, int vocab, LossRule rule, RowWeights weights,
+                      RowLoss* sums) {
   LOCKSTEP_SHARED(double, room, kWarp);
   const std::int64_t row = std::int64_t{blockIdx.x} * kSumThreads + threadIdx.x;
   RowLoss loss{0.0, 0.0};
-  if (row < rows && targets[row] != kIgnored) loss = loss_of(statistics[row], vocab, rule);
+  if (row < rows && targets[row] != kIgnored) {
+    loss = loss_of(statistics[row], vocab, rule);
+    loss.optimised *= weights.of_row(row);
+  }
   loss.optimised = combine_block(loss.optimised, AddOf{}, room);
   loss.cross_entropy = combine_block(loss.cross_entropy, AddOf{}, room);
   if (threadIdx.x == 0) sums[blockIdx.x] = loss;
@@ -250,7 +267,7 @@ __global__ void __launch_bounds__(kSumThreads)
 
 __global__ void __launch_bounds__(kSumThreads)
     sum_losses_kernel(const RowLoss* sums, std::int64_t count, std::int64_t counted,
-                      LossSums* out) {
+                      std::int64_t terms, LossSums* out) {
   LOCKSTEP_SHARED(double, room, kWarp);
   RowLoss sum{0.0, 0.0};
   for (std::int64_t i = threadIdx.x; i < count; i += kSumThreads) {
@@ -259,7 +276,7 @@ __global__ void __launch_bounds__(kSumThreads)
   }
   sum.optimised = combine_block(sum.optimised, AddOf{}, room);
   sum.cross_entropy = combine_block(sum.cross_entropy, AddOf{}, room);
-  if (threadIdx.x == 0) *out = {sum.optimised, sum.cross_entropy, counted, 0};
+  if (threadIdx.x == 0) *out = {sum.optimised, sum.cross_entropy, counted, 0, terms};
 }
 
 __global__ void softcap_kernel(Walk walk, float softcap, Rows<float> logits) {
@@ -314,29 +331,36 @@ void cross_entropy(OpContext& context, ConstTensorView logits,
   const auto counted = static_cast<std::int64_t>(targets.size()) -
                        std::count(targets.begin(), targets.end(), kIgnored);
   const std::int64_t groups = ceil_div(rows, kSumThreads);
+  const SequenceWeights weights(targets, options.sequence_rows);
+  const std::vector<double>& by_sequence = weights.by_sequence();
+  const auto sequences = static_cast<std::int64_t>(by_sequence.size());
   Carver carver(context.scratch(Carver::bytes<std::int32_t>(rows) +
                                 Carver::bytes<RowStatistics>(rows) +
-                                Carver::bytes<RowLoss>(groups)));
+                                Carver::bytes<RowLoss>(groups) + Carver::bytes<double>(sequences)));
   auto* device_targets = carver.take<std::int32_t>(rows);
   auto* statistics = carver.take<RowStatistics>(rows);
   auto* losses = carver.take<RowLoss>(groups);
+  auto* device_weights = carver.take<double>(sequences);
   context.upload(device_targets, targets.data(), targets.size_bytes());
+  if (sequences > 0)
+    context.upload(device_weights, by_sequence.data(), by_sequence.size() * sizeof(double));
+  const RowWeights row_weights{sequences > 0 ? device_weights : nullptr, options.sequence_rows};
   const float* weight = options.weight_on_device;
   if (weight != nullptr) check_device_range(weight, sizeof(float));
   const LossRule rule{options.label_smoothing, options.z_loss, options.gradient_weight, weight,
                       softcap > 0.0 ? static_cast<float>(softcap) : 0.0F};
   visit_compute(dlogits.empty() ? DType::kF32 : dlogits.dtype(), [&](auto type) {
     using T = decltype(type);
-    launch_rows(context,
-                LossWork<T>{rows_of<const float>(logits), device_targets, rows,
-                            static_cast<int>(vocab), rule, rows_of<T>(dlogits), statistics});
+    launch_rows(context, LossWork<T>{rows_of<const float>(logits), device_targets, rows,
+                                     static_cast<int>(vocab), rule, row_weights,
+                                     rows_of<T>(dlogits), statistics});
   });
   launch("row_losses", row_losses_kernel, Grid{block_count(groups), kSumThreads, 0},
          context.stream(), static_cast<const RowStatistics*>(statistics),
          static_cast<const std::int32_t*>(device_targets), rows, static_cast<int>(vocab), rule,
-         losses);
+         row_weights, losses);
   launch("sum_losses", sum_losses_kernel, Grid{1, kSumThreads, 0}, context.stream(),
-         static_cast<const RowLoss*>(losses), groups, counted, sums);
+         static_cast<const RowLoss*>(losses), groups, counted, weights.terms(counted), sums);
 }
 
 void softcap_logits(OpContext& context, double softcap, TensorView logits) {

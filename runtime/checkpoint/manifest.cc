@@ -23,8 +23,34 @@ std::int64_t count_in(const Json& json, const char* field) {
   return whole_number<std::int64_t>(json.at(field), 0);
 }
 
+// Of the modes that have a state.
+Json clip_json(const DecisionState& d) {
+  const ClipState& clip = d.clip;
+  if (clip.mode == ClipMode::kZClip) {
+    return {
+        {"mode", "zclip"}, {"seen", clip.seen}, {"mean", clip.mean}, {"variance", clip.variance}};
+  }
+  return {{"mode", "adagc"}, {"seen", clip.seen}, {"references", d.clip_references}};
+}
+
+void parse_clip(const Json& json, DecisionState& d) {
+  const auto mode = json.at("mode").get<std::string>();
+  d.clip.seen = count_in(json, "seen");
+  if (mode == "zclip") {
+    d.clip.mode = ClipMode::kZClip;
+    d.clip.mean = json.at("mean").get<double>();
+    d.clip.variance = json.at("variance").get<double>();
+  } else if (mode == "adagc") {
+    d.clip.mode = ClipMode::kAdaGc;
+    d.clip_references = json.at("references").get<std::vector<double>>();
+  } else {
+    throw core::Error(core::ErrorKind::kData,
+                      fmt::format("clip: expected mode zclip or adagc, found {}", mode));
+  }
+}
+
 Json decision_json(const DecisionState& d) {
-  return {
+  Json json = {
       {"loss_scale",
        {{"scale", d.loss_scale.scale}, {"good", d.loss_scale.good}, {"left", d.loss_scale.left}}},
       {"applied_steps", d.applied_steps},
@@ -34,6 +60,8 @@ Json decision_json(const DecisionState& d) {
        {{"losses", d.spike_guard.losses.values()}, {"norms", d.spike_guard.norms.values()}}},
       {"vanishing", d.vanishing},
       {"rollbacks", Json::parse(rollbacks_text(d.rollbacks))}};
+  if (is_adaptive(d.clip.mode)) json["clip"] = clip_json(d);
+  return json;
 }
 
 SpikeGuardState parse_spike_guard(const Json& json) {
@@ -64,6 +92,7 @@ DecisionState parse_decision(const Json& json) {
   d.overflows_at_minimum_in_a_row = count_in(json, "overflows_at_minimum_in_a_row");
   // Manifests of before there was a spike guard lack the rest: its window then starts empty.
   if (json.contains("spike_guard")) d.spike_guard = parse_spike_guard(json["spike_guard"]);
+  if (json.contains("clip")) parse_clip(json["clip"], d);
   if (json.contains("vanishing")) d.vanishing = json["vanishing"].get<bool>();
   if (json.contains("rollbacks")) d.rollbacks = parse_rollbacks(json["rollbacks"].dump());
   return d;

@@ -25,9 +25,9 @@ WrittenFile write_optimizer_file(const std::string& path, const models::Paramete
                                  const Snapshot& snapshot, const std::atomic<bool>& abandoned);
 
 // Sets what this rank owns from the shards of a checkpoint, written by any number of ranks; reads
-// no more than that. sources[s]: which state of the shards is state s of the model; kNoSource: none,
-// it begins at 0. Averages that the checkpoint does not have start from the masters, which are set
-// already. Throws Error(kData) naming the tensor that is missing, unknown or not covered.
+// no more than that. sources[s]: which state of the shards is state s of the model; kNoSource:
+// none, it begins at 0. Averages that the checkpoint does not have start from the masters, which
+// are set already. Throws Error(kData) naming the tensor that is missing, unknown or not covered.
 inline constexpr int kNoSource = -3;  // no number of a state
 void read_optimizer_files(const std::vector<std::string>& paths, const std::vector<int>& sources,
                           const models::ParameterTable& table, ModelState& model);

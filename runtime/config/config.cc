@@ -40,15 +40,20 @@ core::DType reduce_dtype(const Config& config) {
                                                             : core::DType::kF32;
 }
 
+// With muon the embeddings, norms and biases are AdamW's.
+int state_tensors(const OptimizerConfig& optimizer) {
+  const bool muon = optimizer.name == ops::OptimizerKind::kMuon;
+  return ops::state_tensors(muon ? ops::OptimizerKind::kAdamW : optimizer.name, optimizer.momentum);
+}
+
 std::int64_t accumulation_rounds(const Config& config, int world_size) {
   const std::int64_t micro_batches = config.batch.global / config.batch.micro;
   if (world_size < 1 || micro_batches % world_size != 0) {
-    fail(config,
-         fmt::format("batch.global {} with batch.micro {} is {} a step, which {} cannot "
-                     "share evenly; rank counts that fit: {}",
-                     config.batch.global, config.batch.micro,
-                     core::counted(micro_batches, "micro-batch"), core::counted(world_size, "rank"),
-                     divisors(micro_batches)));
+    fail(config, fmt::format("batch.global {} with batch.micro {} is {} a step, which {} cannot "
+                             "share evenly; rank counts that fit: {}",
+                             config.batch.global, config.batch.micro,
+                             core::counted(micro_batches, "micro-batch"),
+                             core::counted(world_size, "rank"), divisors(micro_batches)));
   }
   return micro_batches / world_size;
 }
@@ -61,8 +66,8 @@ void validate_for_world(const Config& config, int world_size) {
   }
   for (const FaultConfig& fault : config.fault) {
     if (fault.rank >= world_size) {
-      fail(config, fmt::format("fault: rank {} does not exist, of {} from 0 on",
-                               fault.rank, core::counted(world_size, "rank")));
+      fail(config, fmt::format("fault: rank {} does not exist, of {} from 0 on", fault.rank,
+                               core::counted(world_size, "rank")));
     }
   }
 }

@@ -19,7 +19,7 @@ namespace lockstep::runtime {
 enum class Reproducible { kNone, kRun, kRanks };
 enum class DataOrder { kShuffled, kSequential };
 enum class ScheduleKind { kCosine, kLinear, kConstant, kStep, kInverseSqrt, kWsd };
-enum class ClipMode { kGlobalNorm, kTensorNorm, kValue, kNone };
+enum class ClipMode { kGlobalNorm, kTensorNorm, kValue, kZClip, kAdaGc, kNone };
 enum class LossScaleMode { kDynamic, kStatic, kNone };
 enum class HysteresisMode { kConsecutive, kBudget };
 enum class GradSync { kEveryRound, kBoundary };
@@ -123,7 +123,7 @@ struct ClipConfig {
   double window_decay = 0.97;     // zclip, adagc (0.99 unless given)
   double z_threshold = 2.5;       // zclip
   double ratio = 1.04;            // adagc
-  std::int64_t warmup_steps = 0;  // zclip, adagc; applied steps
+  std::int64_t warmup_steps = 0;  // zclip (25 unless given), adagc (100); applied steps
 };
 
 struct LossScaleConfig {
@@ -247,6 +247,9 @@ struct Config {
 // The type gradients travel in: parallel.reduce_type with `auto` resolved (the compute type with
 // every_round, fp32 with boundary).
 core::DType reduce_dtype(const Config& config);
+
+// fp32 tensors of optimizer state per element: 0, 1 or 2.
+int state_tensors(const OptimizerConfig& optimizer);
 
 // Micro-batches that each of world_size ranks computes in a step: global / (micro * world_size).
 // Error(kConfig) listing the rank counts that fit unless that divides.

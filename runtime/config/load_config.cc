@@ -86,6 +86,13 @@ void derive(Config& config, const Document& document) {
     const bool half = config.precision.compute == core::DType::kF16;
     config.precision.loss_scale.mode = half ? LossScaleMode::kDynamic : LossScaleMode::kNone;
   }
+  if (!given("optimizer.muon.adamw_learning_rate"))
+    config.optimizer.muon.adamw_learning_rate = config.optimizer.learning_rate;
+  const bool by_tensor = config.clip.mode == ClipMode::kAdaGc;
+  if (!given("clip.window_decay") && by_tensor) config.clip.window_decay = 0.99;
+  if (!given("clip.warmup_steps")) {
+    config.clip.warmup_steps = by_tensor ? 100 : config.clip.mode == ClipMode::kZClip ? 25 : 0;
+  }
   if (!given("data.validation")) config.data.validation = default_validation(config.data);
   make_paths_absolute(config);
 }

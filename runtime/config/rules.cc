@@ -47,6 +47,14 @@ bool is_wsd_schedule(const Config& config) {
   return config.schedule.name == ScheduleKind::kWsd;
 }
 
+bool is_muon(const Config& config) {
+  return config.optimizer.name == OptimizerKind::kMuon;
+}
+
+bool has_adaptive_clip(const Config& config) {
+  return config.clip.mode == ClipMode::kZClip || config.clip.mode == ClipMode::kAdaGc;
+}
+
 const std::vector<Effect>& effects() {
   static const std::string dynamic = "precision.loss_scale.mode dynamic";
   static const std::string scale = "precision.loss_scale.";
@@ -60,6 +68,12 @@ const std::vector<Effect>& effects() {
          return c.optimizer.name != OptimizerKind::kSgd && c.optimizer.name != OptimizerKind::kLion;
        }},
       {"optimizer.momentum", "optimizer.name sgd or rmsprop", has_momentum},
+      {"optimizer.muon.momentum", "optimizer.name muon", is_muon},
+      {"optimizer.muon.nesterov", "optimizer.name muon", is_muon},
+      {"optimizer.muon.ns_steps", "optimizer.name muon", is_muon},
+      {"optimizer.muon.ns_dtype", "optimizer.name muon", is_muon},
+      {"optimizer.muon.adjust", "optimizer.name muon", is_muon},
+      {"optimizer.muon.adamw_learning_rate", "optimizer.name muon", is_muon},
       {"optimizer.alpha", "optimizer.name rmsprop",
        [](const Config& c) { return c.optimizer.name == OptimizerKind::kRmsProp; }},
       {"schedule.total_steps", "schedule.name cosine, linear or wsd", ends_at_minimum},
@@ -76,6 +90,12 @@ const std::vector<Effect>& effects() {
       {"ema.warmup", "ema.decay above 0", averages_weights},
       {"clip.threshold", "a clip.mode other than none",
        [](const Config& c) { return c.clip.mode != ClipMode::kNone; }},
+      {"clip.window_decay", "clip.mode zclip or adagc", has_adaptive_clip},
+      {"clip.z_threshold", "clip.mode zclip",
+       [](const Config& c) { return c.clip.mode == ClipMode::kZClip; }},
+      {"clip.ratio", "clip.mode adagc",
+       [](const Config& c) { return c.clip.mode == ClipMode::kAdaGc; }},
+      {"clip.warmup_steps", "clip.mode zclip or adagc", has_adaptive_clip},
       {scale + "initial", "precision.loss_scale.mode dynamic or static",
        [](const Config& c) { return c.precision.loss_scale.mode != LossScaleMode::kNone; }},
       {scale + "growth_factor", dynamic, is_dynamic},
@@ -172,6 +192,11 @@ class RuleChecker {
         "schedule.min_learning_rate",
         fmt::format("{} is above optimizer.learning_rate {}", schedule.min_learning_rate,
                     config_.optimizer.learning_rate));
+    require(!is_muon(config_) || !ends_at_minimum(config_) ||
+                schedule.min_learning_rate <= config_.optimizer.muon.adamw_learning_rate,
+            "schedule.min_learning_rate",
+            fmt::format("{} is above optimizer.muon.adamw_learning_rate {}",
+                        schedule.min_learning_rate, config_.optimizer.muon.adamw_learning_rate));
     if (is_step_schedule(config_)) {
       for (const char* path : {"schedule.step_size", "schedule.gamma"}) {
         require(document_.given(path), path, "required by schedule.name step");

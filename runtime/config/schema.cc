@@ -147,6 +147,7 @@ const std::vector<Section>& schema_sections() {
       {"train", "how long, and how often to validate"},
       {"loss", "terms beside the cross-entropy"},
       {"optimizer", "the update of a step"},
+      {"optimizer.muon", "optimizer.name muon"},
       {"schedule", "the learning rate over applied steps"},
       {"clip", "of the aggregated, unscaled gradient"},
       {"precision", "types of storage and arithmetic"},

@@ -48,23 +48,30 @@ void add_optimization(SchemaBuilder& schema) {
               "e in the target (1-e)*onehot + e/vocab")
       .number("loss.z_loss", LOCKSTEP_FIELD(loss.z_loss), at_least(0),
               "weight of the squared log-sum-exp of the logits")
+      .choice(
+          "loss.normalise", LOCKSTEP_FIELD(loss.normalise),
+          {std::pair{"tokens", LossNormalise::kTokens}, {"sequences", LossNormalise::kSequences}},
+          "what the loss is a mean over: all counted target tokens of a step, or its sequences, "
+          "each the mean over its own")
       .choice("optimizer.name", LOCKSTEP_FIELD(optimizer.name),
               {std::pair{"adamw", OptimizerKind::kAdamW},
                {"adam", OptimizerKind::kAdam},
                {"sgd", OptimizerKind::kSgd},
                {"rmsprop", OptimizerKind::kRmsProp},
-               {"lion", OptimizerKind::kLion}},
-              "update rule")
+               {"lion", OptimizerKind::kLion},
+               {"muon", OptimizerKind::kMuon}},
+              "update rule; muon: of the matrices of the blocks, and adamw for the rest")
       .number("optimizer.learning_rate", LOCKSTEP_FIELD(optimizer.learning_rate), at_least(0),
               "peak learning rate, where warm-up ends")
       .required()
       .pair("optimizer.betas", LOCKSTEP_FIELD(optimizer.betas), below(0, 1),
-            "decay of the moments; adamw, adam, lion")
+            "decay of the moments; adamw, adam, lion, and the rest under muon")
       .number("optimizer.eps", LOCKSTEP_FIELD(optimizer.eps), at_least(0),
-              "added to the denominator; adamw, adam, rmsprop")
-      .number("optimizer.weight_decay", LOCKSTEP_FIELD(optimizer.weight_decay), at_least(0),
-              "decoupled in adamw and lion, else added to the gradient; not on biases, norms and "
-              "1-d parameters")
+              "added to the denominator; adamw, adam, rmsprop, and the rest under muon")
+      .number(
+          "optimizer.weight_decay", LOCKSTEP_FIELD(optimizer.weight_decay), at_least(0),
+          "decoupled in adamw, lion and muon, else added to the gradient; not on biases, norms and "
+          "1-d parameters")
       .number("optimizer.momentum", LOCKSTEP_FIELD(optimizer.momentum), below(0, 1), "sgd, rmsprop")
       .number("optimizer.alpha", LOCKSTEP_FIELD(optimizer.alpha), below(0, 1),
               "decay of the squared gradient; rmsprop")
@@ -73,7 +80,25 @@ void add_optimization(SchemaBuilder& schema) {
           "tensors treated otherwise; the first item whose match (tensor names, * and ? as in "
           "shells) fits counts: its weight_decay instead of the rule above, on biases and norms "
           "too; freeze: no gradient, no optimizer state, left out of the norm")
-      .unset("none");
+      .unset("none")
+      .number("optimizer.muon.momentum", LOCKSTEP_FIELD(optimizer.muon.momentum), below(0, 1),
+              "decay of the averaged gradient")
+      .boolean("optimizer.muon.nesterov", LOCKSTEP_FIELD(optimizer.muon.nesterov),
+               "look ahead: iterate on the gradient and its average, mixed")
+      .integer("optimizer.muon.ns_steps", LOCKSTEP_FIELD(optimizer.muon.ns_steps), between(1, 99),
+               "iterations of Newton-Schulz")
+      .choice("optimizer.muon.ns_dtype", LOCKSTEP_FIELD(optimizer.muon.ns_dtype),
+              {std::pair{"fp32", core::DType::kF32}, {"bf16", core::DType::kBF16}},
+              "type of the iterations; bf16 is torch.optim.Muon's, about 1 % away")
+      .choice("optimizer.muon.adjust", LOCKSTEP_FIELD(optimizer.muon.adjust),
+              {std::pair{"original", MuonAdjust::kOriginal},
+               {"match_rms_adamw", MuonAdjust::kMatchRmsAdamW}},
+              "factor of the learning rate of a matrix [out, in]: sqrt(max(1, out / in)), or "
+              "0.2 sqrt(max(out, in)), with which AdamW's learning rates serve")
+      .number("optimizer.muon.adamw_learning_rate",
+              LOCKSTEP_FIELD(optimizer.muon.adamw_learning_rate), at_least(0),
+              "peak learning rate of the rest")
+      .derived("optimizer.learning_rate");
 }
 
 void add_schedule_and_clip(SchemaBuilder& schema) {
@@ -106,10 +131,24 @@ void add_schedule_and_clip(SchemaBuilder& schema) {
               {std::pair{"global_norm", ClipMode::kGlobalNorm},
                {"tensor_norm", ClipMode::kTensorNorm},
                {"value", ClipMode::kValue},
+               {"zclip", ClipMode::kZClip},
+               {"adagc", ClipMode::kAdaGc},
                {"none", ClipMode::kNone}},
-              "how the aggregated gradient is clipped")
+              "how the aggregated gradient is clipped; zclip: a global norm that leaps out of its "
+              "own recent mean and spread; adagc: every tensor against its own recent norm")
       .number("clip.threshold", LOCKSTEP_FIELD(clip.threshold), above(0),
-              "norm, or absolute value, that is not exceeded");
+              "norm, or absolute value, that is not exceeded; zclip: at any time, adagc: by the "
+              "global norm during warm-up")
+      .number("clip.window_decay", LOCKSTEP_FIELD(clip.window_decay), inside(0, 1),
+              "decay of the averages of norms; zclip, adagc")
+      .derived("0.97; adagc: 0.99")
+      .number("clip.z_threshold", LOCKSTEP_FIELD(clip.z_threshold), above(0),
+              "standard deviations above the mean beyond which a norm is a spike; zclip")
+      .number("clip.ratio", LOCKSTEP_FIELD(clip.ratio), at_least(1),
+              "what a tensor's norm may be of its average; adagc")
+      .integer("clip.warmup_steps", LOCKSTEP_FIELD(clip.warmup_steps), at_least(1),
+               "applied steps whose norms the first averages are taken of; zclip, adagc")
+      .derived("zclip: 25; adagc: 100");
 }
 
 void add_precision(SchemaBuilder& schema) {

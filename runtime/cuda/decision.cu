@@ -67,6 +67,7 @@ __device__ void add_losses(const ops::LossSums* losses, std::int64_t rounds, Ste
   for (std::int64_t r = 0; r < rounds; ++r) {
     numbers.loss.add(losses[r].optimised);
     numbers.counted += losses[r].counted;
+    numbers.terms += losses[r].terms;
     if (!is_finite(losses[r].optimised)) numbers.nonfinite_losses += 1;
   }
 }
@@ -176,6 +177,7 @@ __device__ StepNumbers totals_of(const StepNumbers* numbers, int ranks) {
     flags[0] |= numbers[r].sum_of_squares.flags;
     flags[1] |= numbers[r].loss.flags;
     totals.counted += numbers[r].counted;
+    totals.terms += numbers[r].terms;
     totals.nonfinite_losses += numbers[r].nonfinite_losses;
     totals.nonfinite_gradients += numbers[r].nonfinite_gradients;
   }
@@ -192,13 +194,13 @@ __global__ void __launch_bounds__(kDecideThreads)
   sync_threads();  // all have read the state
   if (threadIdx.x != 0) return;
   const std::int64_t rule = memory.state->applied_steps - first_applied;
-  const NumericDecision decision = decide_numbers(rules, *memory.state, limits, totals);
-  memory.decided->numbers = decision;
+  // In its place: in a thread's own memory it would make the driver reserve hundreds of MiB.
+  NumericDecision& decision = memory.decided->numbers;
+  decide_numbers(rules, *memory.state, limits, totals, decision);
   memory.decided->choice.apply = decision.outcome == StepOutcome::kApplied ? 1 : 0;
   memory.decided->choice.rule = static_cast<std::int32_t>(rule);
   memory.decided->choice.factor = static_cast<float>(decision.unscale * decision.coefficient);
-  *memory.gradient_weight =
-      static_cast<float>(decision.next.loss_scale.scale / rules.tokens_per_step);
+  *memory.gradient_weight = static_cast<float>(decision.next.loss_scale.scale / rules.loss_divisor);
   *memory.state = decision.next;
 }
 
@@ -230,18 +232,25 @@ struct MinimumOf {
 
 // One block: the parameters are few.
 __global__ void __launch_bounds__(kAddThreads)
-    clip_parameters_kernel(double threshold, const ExactSum* sums, int ranks,
-                           std::int64_t parameters, DecidedStep* decided, float* factors) {
+    clip_parameters_kernel(ClipConfig rules, const ExactSum* sums, int ranks,
+                           std::int64_t parameters, DecidedStep* decided, double* references,
+                           float* factors) {
   LOCKSTEP_SHARED(double, room, kWarp);
+  if (decided->choice.apply == 0) return;
   const double unscale = decided->numbers.unscale;
+  const double common = decided->numbers.coefficient;
+  const ClipState next = decided->numbers.next.clip;
   double smallest = 1.0;
   for (std::int64_t p = threadIdx.x; p < parameters; p += kAddThreads) {
     ExactSum total;
     for (int r = 0; r < ranks; ++r)
       total.merge(sums[r * parameters + p]);
-    const double coefficient = clip_coefficient(std::sqrt(total.value()) * unscale, threshold);
-    smallest = MinimumOf{}(coefficient, smallest);
-    factors[p] = static_cast<float>(coefficient * unscale);
+    const double norm = std::sqrt(total.value()) * unscale;
+    const double reference = references == nullptr ? 0.0 : references[p];
+    const TensorClip clip = clip_tensor(rules, next, common, reference, norm);
+    smallest = MinimumOf{}(clip.coefficient, smallest);
+    factors[p] = static_cast<float>(clip.coefficient * unscale);
+    if (references != nullptr) references[p] = clip.reference;
   }
   smallest = combine_block(smallest, MinimumOf{}, room);
   if (threadIdx.x == 0) decided->numbers.coefficient = smallest;
@@ -296,14 +305,16 @@ void add_up_parameters(OpContext& context, const SumOfSquares* shard,
          shard_sums, sums);
 }
 
-void clip_parameters(OpContext& context, double threshold, const ExactSum* sums, int ranks,
-                     std::int64_t parameters, DecidedStep* decided, float* factors) {
+void clip_parameters(OpContext& context, const ClipConfig& rules, const ExactSum* sums, int ranks,
+                     std::int64_t parameters, DecidedStep* decided, double* references,
+                     float* factors) {
   const auto count = static_cast<std::size_t>(parameters);
   check_device_range(sums, static_cast<std::size_t>(ranks) * count * sizeof(ExactSum));
   check_device_range(decided, sizeof(DecidedStep));
+  if (references != nullptr) check_device_range(references, count * sizeof(double));
   check_device_range(factors, count * sizeof(float));
   launch("clip_parameters", clip_parameters_kernel, Grid{1, kAddThreads, 0}, context.stream(),
-         threshold, sums, ranks, parameters, decided, factors);
+         rules, sums, ranks, parameters, decided, references, factors);
 }
 
 // The memory of parameters is padded to whole packs.

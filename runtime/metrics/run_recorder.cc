@@ -9,6 +9,7 @@
 
 #include "core/json_text.h"
 #include "runtime/config/dump_config.h"
+#include "runtime/step/tensor_clipping.h"
 
 namespace lockstep::runtime {
 
@@ -123,6 +124,7 @@ std::optional<ResumeVerdict> RunRecorder::append_to_ledger(const StepRecord& rec
   entry.loss_scale = record.view.loss_scale;
   entry.next_loss_scale = d.next.loss_scale.scale;
   entry.config_fingerprint = fingerprint_;
+  entry.clip = clip_state_text(d.next);
   entry.ranks = config_.run.reproducible == Reproducible::kRanks ? 0 : layout_.world_size();
   entry.parameter_hashes = record.parameter_hashes;
   const std::string line = ledger_.append(entry);

@@ -15,6 +15,9 @@ std::vector<std::string_view> state_names(const OptimizerConfig& optimizer) {
       return {"RMSProp's mean square"};
     case ops::OptimizerKind::kLion:
       return {"Lion's momentum"};
+    case ops::OptimizerKind::kMuon:
+      return {"Muon's momentum, Adam's first moment of the rest",
+              "Adam's second moment of what is not Muon's"};
   }
   return {};
 }

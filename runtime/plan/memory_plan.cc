@@ -12,6 +12,7 @@
 #include "runtime/config/tensor_rules.h"
 #include "runtime/device/backend_device.h"
 #include "runtime/health/parameter_guard.h"
+#include "runtime/optimizer/muon_update.h"
 #include "runtime/plan/run_plan.h"
 #include "runtime/sharding/gradient_norm.h"
 #include "runtime/sharding/kept_parameters.h"
@@ -57,6 +58,8 @@ std::size_t workspace_bytes(const Config& config, const models::ParameterTable& 
   for (const models::ParameterSpec& spec : table.specs()) {
     if (!spec.frozen) bytes = std::max(bytes, gradient_scratch(spec.elements()));
   }
+  if (config.optimizer.name == ops::OptimizerKind::kMuon)
+    bytes = std::max(bytes, MuonUpdate::scratch_bytes(config, table, threads));
   return bytes;
 }
 
@@ -81,13 +84,15 @@ std::size_t table_bytes(const Config& config, const models::ParameterTable& tabl
                         const BucketLayout& layout) {
   constexpr std::size_t kSpan = sizeof(ops::UpdateSpan);
   constexpr std::size_t kTile = sizeof(ops::UpdateTile);
-  const auto runs = static_cast<std::size_t>(table.size() + layout.size());
+  const bool muon = config.optimizer.name == ops::OptimizerKind::kMuon;
+  const std::size_t matrices = muon ? muon_matrices(config.model, table).size() : 0;
+  const std::size_t runs = static_cast<std::size_t>(table.size() + layout.size()) + 2 * matrices;
   const auto tiles =
       static_cast<std::size_t>(layout.flat_elements() / ops::UpdateTile::kElements) + runs;
   std::size_t update = runs * (kSpan + sizeof(float)) + tiles * kTile;
   if (config.ema.decay > 0.0) update += runs * kSpan + tiles * kTile + sizeof(float);
   const std::size_t decision = DeviceDecision::table_bytes(decision_rules(config), runs);
-  return update + decision +
+  return update + decision + matrices * sizeof(float) +
          (config.parallel.verify_every == 0
               ? 0
               : guard_memory(table, layout, config.precision.compute).tables);
@@ -114,7 +119,7 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
   const BucketLayout layout = bucket_layout(config, table, world_size);
   const GradientPlan gradients = gradient_plan(config, world_size);
   const core::DType compute = config.precision.compute;
-  const int states = ops::state_tensors(config.optimizer.name, config.optimizer.momentum);
+  const int states = state_tensors(config.optimizer);
 
   MemoryPlan plan;
   plan.world_size = world_size;
@@ -129,6 +134,10 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
   }
   plan.regions.push_back({"gradients", GradientBuckets::gradient_bytes(layout, gradients)});
   plan.regions.push_back({"buckets", GradientBuckets::bucket_bytes(layout, gradients)});
+  if (config.optimizer.name == ops::OptimizerKind::kMuon) {
+    plan.regions.push_back({MuonUpdate::kRegion,
+                            MuonUpdate::bytes(config, table, layout, config.parallel.zero_stage)});
+  }
   const bool on_cuda = config.backend.device == DeviceChoice::kCuda;
   for (const models::MemoryRegion& region : models::Transformer::memory_regions(
            config.model, compute, config.batch.micro,

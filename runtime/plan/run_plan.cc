@@ -20,7 +20,7 @@ DecisionRules decision_rules(const Config& config) {
   rules.on_divergence = config.health.on_divergence;
   rules.spike_factor = config.health.spike_factor;
   rules.vanishing_norm = config.health.vanishing_norm;
-  rules.tokens_per_step = static_cast<double>(config.batch.global * config.model.context);
+  rules.loss_divisor = loss_divisor(config);
   return rules;
 }
 
@@ -34,6 +34,22 @@ models::Recompute recompute_of(const Config& config) {
       return models::Recompute::kBlock;
   }
   return models::Recompute::kNone;
+}
+
+// A classification has one target a sequence, and so one row.
+ops::LossOptions loss_options(const Config& config) {
+  ops::LossOptions options;
+  options.label_smoothing = config.loss.label_smoothing;
+  options.z_loss = config.loss.z_loss;
+  const bool rows_are_sequences = config.model.task == models::Task::kClassification;
+  if (config.loss.normalise == LossNormalise::kSequences)
+    options.sequence_rows = rows_are_sequences ? 1 : config.model.context;
+  return options;
+}
+
+double loss_divisor(const Config& config) {
+  const bool by_sequence = config.loss.normalise == LossNormalise::kSequences;
+  return static_cast<double>(config.batch.global * (by_sequence ? 1 : config.model.context));
 }
 
 BucketLayout bucket_layout(const Config& config, const models::ParameterTable& table,

@@ -78,6 +78,7 @@ std::vector<std::int32_t> read_ids(const SafetensorsFile& file, const std::strin
 struct RankSums {
   ops::ExactSum loss;
   std::int64_t counted = 0;
+  std::int64_t terms = 0;
   std::int64_t nonfinite_losses = 0;
   std::int64_t nonfinite_layer = 0;
 };
@@ -98,9 +99,6 @@ class StepReplay {
   void compare();
   void compare_rank(int rank);
   void add_number(const std::string& name, double recorded, double replayed);
-  double tokens_per_step() const {
-    return static_cast<double>(config_.batch.global * config_.model.context);
-  }
 
   const ReplayRecord& record_;
   const Config& config_;
@@ -185,14 +183,13 @@ models::MicroBatch StepReplay::micro_batch(std::int64_t round, int rank) const {
 void StepReplay::run_micro_batch(std::int64_t round, int rank) {
   round_ = round;
   rank_ = rank;
-  ops::LossOptions options;
-  options.label_smoothing = config_.loss.label_smoothing;
-  options.z_loss = config_.loss.z_loss;
-  options.gradient_weight = static_cast<float>(record_.loss_scale / tokens_per_step());
+  ops::LossOptions options = loss_options(config_);
+  options.gradient_weight = static_cast<float>(record_.loss_scale / loss_divisor(config_));
   const ops::LossSums losses = model_.forward(micro_batch(round, rank), options, weights_);
   RankSums& sums = sums_[static_cast<std::size_t>(rank)];
   sums.loss.add(losses.optimised);
   sums.counted += losses.counted;
+  sums.terms += losses.terms;
   if (!std::isfinite(losses.optimised)) {
     if (sums.nonfinite_losses == 0) sums.nonfinite_layer = losses.nonfinite_layer;
     sums.nonfinite_losses += 1;
@@ -260,23 +257,25 @@ void StepReplay::compare() {
   ops::ExactSum loss;
   ops::ExactSum squares;
   std::int64_t counted = 0;
+  std::int64_t terms = 0;
   std::int64_t nonfinite_losses = 0;
   for (int rank = 0; rank < ranks_; ++rank) {
     const RankSums& sums = sums_[static_cast<std::size_t>(rank)];
     loss.merge(sums.loss);
     squares.merge(gradients_.squares_of_shard(rank));
     counted += sums.counted;
+    terms += sums.terms;
     nonfinite_losses += sums.nonfinite_losses;
   }
-  const auto n = static_cast<double>(counted);
-  const double unscale = counted > 0 ? tokens_per_step() / (n * record_.loss_scale) : 0.0;
+  const auto n = static_cast<double>(terms);
+  const double unscale = terms > 0 ? loss_divisor(config_) / (n * record_.loss_scale) : 0.0;
   const double mean = nonfinite_losses > 0 ? std::numeric_limits<double>::quiet_NaN()
-                      : counted > 0        ? loss.value() / n
+                      : terms > 0          ? loss.value() / n
                                            : 0.0;
   add_number("loss", record_.loss, mean);
   add_number("grad_norm", record_.grad_norm,
-             counted > 0 ? std::sqrt(squares.value()) * unscale : 0.0);
-  add_number("tokens", static_cast<double>(record_.counted), n);
+             terms > 0 ? std::sqrt(squares.value()) * unscale : 0.0);
+  add_number("tokens", static_cast<double>(record_.counted), static_cast<double>(counted));
   for (int rank = 0; rank < ranks_; ++rank)
     compare_rank(rank);
   const std::string build = replay_build();

@@ -137,7 +137,7 @@ double flop_per_token(const Config& config, const models::ParameterTable& table)
 }
 
 double update_bytes_per_element(const Config& config) {
-  const int states = ops::state_tensors(config.optimizer.name, config.optimizer.momentum);
+  const int states = state_tensors(config.optimizer);
   const bool separate = config.precision.compute != core::DType::kF32;
   const double norm = 4.0;
   const double gradient = 4.0;

@@ -11,6 +11,7 @@
 #include "runtime/plan/memory_plan.h"
 #include "runtime/plan/run_plan.h"
 #include "runtime/sharding/gradient_buckets.h"
+#include "runtime/simulate/muon_cost.h"
 #include "runtime/simulate/step_costs.h"
 #include "runtime/step/step_report.h"
 
@@ -184,9 +185,21 @@ class StepModel {
     const std::int64_t updated =
         plan_.zero_stage == 0 ? layout_.flat_elements() : layout_.shard_total();
     const double update =
-        pass_over(update_bytes_per_element(config_) * static_cast<double>(updated));
+        pass_over(update_bytes_per_element(config_) * static_cast<double>(updated)) + iterations();
     prediction_.update_seconds += update;
     line.compute(update);
+  }
+
+  // Newton-Schulz on the busiest rank, and its matrices in fp32 to their owners and back.
+  double iterations() const {
+    const auto cost = muon_cost_of(config_, table_, ranks_);
+    if (!cost) return 0.0;
+    const double given = cluster_.device.matmul_tflops[rate_index(config_.optimizer.muon.ns_dtype)];
+    const double rate =
+        given > 0.0 ? given : cluster_.device.matmul_tflops[rate_index(config_.precision.compute)];
+    const int ways = plan_.zero_stage == 0 ? 1 : 2;
+    return cost->flop * cost->imbalance / ranks_ / (rate * 1e12) +
+           ways * ring_seconds(cluster_, ranks_, cost->elements * sizeof(float));
   }
 
   void gather(Timeline& line) {

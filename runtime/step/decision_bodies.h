@@ -26,7 +26,7 @@ struct StepMeasurements {
 
 // What a device decided of a step.
 struct DecidedStep {
-  NumericDecision numbers;   // coefficient: with tensor_norm the smallest one of all tensors
+  NumericDecision numbers;   // coefficient: where tensors have their own, the smallest
   ops::UpdateChoice choice;  // rule: applied steps before, counted from `first_applied`
 };
 
@@ -51,11 +51,13 @@ struct DecisionBodies {
   void (*add_up_parameters)(ops::OpContext& context, const ops::SumOfSquares* shard,
                             const std::int32_t* parameter_of, std::int64_t shard_sums,
                             std::int64_t parameters, ops::ExactSum* sums);
-  // clip.mode tensor_norm, from the sums of all ranks [ranks, parameters]: factors[p] = clip
+  // Modes that clip by tensor, from the sums of all ranks [ranks, parameters]: factors[p] = clip
   // coefficient of parameter p * numbers.unscale. The smallest coefficient becomes
-  // numbers.coefficient.
-  void (*clip_parameters)(ops::OpContext& context, double threshold, const ops::ExactSum* sums,
-                          int ranks, std::int64_t parameters, DecidedStep* decided, float* factors);
+  // numbers.coefficient. references: [parameters], moved on (clip_tensor()); null where the mode
+  // has none. A step that is not applied changes nothing.
+  void (*clip_parameters)(ops::OpContext& context, const ClipConfig& rules,
+                          const ops::ExactSum* sums, int ranks, std::int64_t parameters,
+                          DecidedStep* decided, double* references, float* factors);
   // Copies `bytes` bytes of the device to pinned memory of the host unless the update goes ahead.
   void (*keep_unless_applied)(ops::OpContext& context, const DecidedStep* decided,
                               const void* memory, void* pinned, std::size_t bytes);

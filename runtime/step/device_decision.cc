@@ -13,7 +13,11 @@ using ops::ExactSum;
 using ops::kResultsRegion;
 
 bool by_tensor(const DecisionRules& rules) {
-  return rules.clip.mode == ClipMode::kTensorNorm;
+  return clips_by_tensor(rules.clip.mode);
+}
+
+std::int64_t references_of(const DecisionRules& rules, std::int64_t parameters) {
+  return rules.clip.mode == ClipMode::kAdaGc ? parameters : 0;
 }
 
 std::size_t size(std::int64_t count) {
@@ -41,7 +45,8 @@ DeviceDecision::DeviceDecision(const DecisionRules& rules, const models::Paramet
       numbers_(memory, kResultsRegion, size(communicator.world_size()) * sizeof(StepNumbers),
                context.device_ref()),
       state_(memory, kResultsRegion, kStateBytes, context.device_ref()),
-      decided_(context, 1, memory, kStepsUnderWay) {
+      decided_(context, 1, memory, kStepsUnderWay),
+      references_(context, size(references_of(rules, table.size())), memory, kStepsUnderWay) {
   if (!by_tensor(rules)) return;
   const std::size_t sums = size(communicator.world_size()) * size(parameters_);
   parameter_of_ = {context, memory, {parameter_of.begin(), parameter_of.end()}};
@@ -54,7 +59,8 @@ std::size_t DeviceDecision::result_bytes(const DecisionRules& rules, int ranks,
                                          std::int64_t parameters) {
   const std::size_t always = size(ranks) * sizeof(StepNumbers) + kStateBytes + sizeof(DecidedStep);
   if (!by_tensor(rules)) return always;
-  return always + size(parameters) * (size(ranks) * sizeof(ExactSum) + sizeof(float));
+  return always + size(parameters) * (size(ranks) * sizeof(ExactSum) + sizeof(float)) +
+         size(references_of(rules, parameters)) * sizeof(double);
 }
 
 std::size_t DeviceDecision::table_bytes(const DecisionRules& rules, std::size_t shard_sums) {
@@ -63,10 +69,26 @@ std::size_t DeviceDecision::table_bytes(const DecisionRules& rules, std::size_t 
 
 void DeviceDecision::set_state(const DecisionState& state) {
   const auto& numbers = static_cast<const NumericState&>(state);
-  const auto weight = static_cast<float>(state.loss_scale.scale / rules_.tokens_per_step);
+  const auto weight = static_cast<float>(state.loss_scale.scale / rules_.loss_divisor);
   context_.upload(state_.data(), &numbers, sizeof(NumericState));
   context_.upload(static_cast<std::byte*>(state_.data()) + sizeof(NumericState), &weight,
                   sizeof(weight));
+  if (references_.size() == 0) return;
+  std::vector<double> references = state.clip_references;
+  references.resize(references_.size());
+  context_.upload(references_.at(), references.data(), references.size() * sizeof(double));
+}
+
+std::string DeviceDecision::reference_difference(const std::vector<double>& host,
+                                                 int mirror) const {
+  for (std::size_t p = 0; p < references_.size(); ++p) {
+    const double here = references_.value(p, mirror);
+    const double there = p < host.size() ? host[p] : 0.0;
+    if (!same(here, there))
+      return fmt::format("reference norm of tensor {}: {} on the device, {} on the host", p, here,
+                         there);
+  }
+  return {};
 }
 
 const float* DeviceDecision::gradient_weight() const {
@@ -100,6 +122,7 @@ void DeviceDecision::launch(const StepMeasurements& measured, std::int64_t first
   bodies_.decide(context_, rules_, numbers, communicator_.world_size(), first_applied, memory);
   if (by_tensor(rules_)) clip_parameters(measured);
   decided_.fetch(mirror);
+  references_.fetch(mirror);
 }
 
 void DeviceDecision::clip_parameters(const StepMeasurements& measured) {
@@ -107,8 +130,9 @@ void DeviceDecision::clip_parameters(const StepMeasurements& measured) {
   bodies_.add_up_parameters(context_, measured.shard, parameter_of_.data(), parameter_of_.size(),
                             parameters_, sums + communicator_.rank() * parameters_);
   all_gather_in_place(sums_, size(parameters_) * sizeof(ExactSum), "tensor_sums");
-  bodies_.clip_parameters(context_, rules_.clip.threshold, sums, communicator_.world_size(),
-                          parameters_, decided_.at(), static_cast<float*>(factors_.data()));
+  double* references = references_.size() == 0 ? nullptr : references_.at();
+  bodies_.clip_parameters(context_, rules_.clip, sums, communicator_.world_size(), parameters_,
+                          decided_.at(), references, static_cast<float*>(factors_.data()));
 }
 
 std::string difference(const DecidedStep& device, const StepDecision& host, double coefficient,
@@ -127,6 +151,9 @@ std::string difference(const DecidedStep& device, const StepDecision& host, doub
   if (!same(found.unscale, host.unscale)) return differ("unscale", found.unscale, host.unscale);
   if (host.applied() && !same(found.coefficient, coefficient))
     return differ("clip_coefficient", found.coefficient, coefficient);
+  if (found.next.clip != host.next.clip) {
+    return differ("mean norm of clip.mode zclip", found.next.clip.mean, host.next.clip.mean);
+  }
   if (found.next != static_cast<const NumericState&>(host.next)) {
     return differ("state of the next step: loss scale", found.next.loss_scale.scale,
                   host.next.loss_scale.scale);

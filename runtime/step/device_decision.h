@@ -41,13 +41,17 @@ class DeviceDecision {
   // In device memory, as the work given to the stream after launch() finds it.
   const DecidedStep* decided_on_device() const { return decided_.at(); }
   const ops::UpdateChoice* choice() const { return &decided_.at()->choice; }
-  std::span<const float> factors() const;  // by parameter, with clip.mode tensor_norm; else none
+  std::span<const float> factors()
+      const;  // by parameter, where the mode clips by tensor; else none
   // Loss scale / D of the next step to be computed.
   const float* gradient_weight() const;
 
   // What was decided, once the work that launch() gave to the stream is done; valid until the next
   // launch() with the same mirror.
   const DecidedStep& decided(int mirror) const { return decided_.value(0, mirror); }
+  // The first tensor whose reference is not the host's (DecisionState::clip_references), in words;
+  // empty where all bits agree, or the mode has none.
+  std::string reference_difference(const std::vector<double>& host, int mirror) const;
 
   static std::size_t result_bytes(const DecisionRules& rules, int ranks, std::int64_t parameters);
   static std::size_t table_bytes(const DecisionRules& rules, std::size_t shard_sums);
@@ -66,10 +70,11 @@ class DeviceDecision {
   core::Buffer numbers_;  // StepNumbers [ranks]
   core::Buffer state_;    // NumericState, then the gradient's weight
   ops::Results<DecidedStep> decided_;
-  // With tensor_norm only:
+  // Where the mode clips by tensor only:
   ops::PlanTable<std::int32_t> parameter_of_;
-  core::Buffer sums_;     // ExactSum [ranks, parameters]
-  core::Buffer factors_;  // fp32 [parameters]
+  core::Buffer sums_;                // ExactSum [ranks, parameters]
+  core::Buffer factors_;             // fp32 [parameters]
+  ops::Results<double> references_;  // [parameters]; adagc only
 };
 
 // Where a device's decision differs from the host's replay of it, in words; empty when all bits

@@ -37,6 +37,7 @@ std::string canonical_text(const LedgerRecord& r) {
       json_number(r.grad_norm), json_number(r.coefficient), json_number(r.learning_rate),
       json_number(r.loss_scale), json_number(r.next_loss_scale),
       core::to_hex(r.config_fingerprint));
+  if (!r.clip.empty()) text += ",\"clip\":" + r.clip;
   if (r.ranks > 0) text += fmt::format(",\"ranks\":{}", r.ranks);
   if (r.parameter_hashes)
     text += fmt::format(",\"{}\":", kParameterHashes) + hash_list(*r.parameter_hashes);

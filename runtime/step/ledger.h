@@ -25,7 +25,8 @@ struct LedgerRecord {
   double loss_scale = 0.0;       // used in this step
   double next_loss_scale = 0.0;  // for the next one
   std::uint64_t config_fingerprint = 0;
-  int ranks = 0;                                               // 0: left out of the record
+  std::string clip;  // after this step: clip_state_text(); empty: left out of the record
+  int ranks = 0;     // 0: left out of the record
   std::optional<std::vector<std::uint64_t>> parameter_hashes;  // one per bucket, on verified steps
 };
 
@@ -72,8 +73,9 @@ std::vector<LedgerLine> read_ledger(const std::string& path);
 // `head` (0 bytes: head 0). Reads only that hash. Throws Error(kData) when the file cannot be read.
 bool ledger_has_passed(const std::string& path, std::uint64_t bytes, std::uint64_t head);
 
-// Where two ledgers first differ; nothing when one is a prefix of the other or they are equal. Hashes
-// that only one of them took of a step (parallel.verify_every, checkpoints) are no difference.
+// Where two ledgers first differ; nothing when one is a prefix of the other or they are equal.
+// Hashes that only one of them took of a step (parallel.verify_every, checkpoints) are no
+// difference.
 struct LedgerDifference {
   std::int64_t step = 0;
   std::string field;

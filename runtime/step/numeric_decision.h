@@ -8,6 +8,7 @@
 
 #include "ops/exact_sum.h"
 #include "runtime/config/config.h"
+#include "runtime/step/clip_rules.h"
 #include "runtime/step/loss_scaler.h"
 #include "runtime/step/spike_guard.h"
 
@@ -21,9 +22,10 @@ struct DecisionRules {
   ClipConfig clip;
   LossScaleConfig loss_scale;
   OnDivergence on_divergence = OnDivergence::kStop;
-  double spike_factor = 0.0;     // health.spike_factor; 0: off
-  double vanishing_norm = 0.0;   // health.vanishing_norm; 0: off
-  double tokens_per_step = 0.0;  // D = batch.global * context: the divisor used in backward
+  double spike_factor = 0.0;    // health.spike_factor; 0: off
+  double vanishing_norm = 0.0;  // health.vanishing_norm; 0: off
+  double loss_divisor = 0.0;    // D, used in backward: the most terms that a step can have, target
+                                // tokens (batch.global * context) or sequences (batch.global)
 };
 static_assert(std::is_trivially_copyable_v<DecisionRules>);
 
@@ -34,6 +36,7 @@ struct NumericState {
   std::int64_t skips_in_a_row = 0;                 // from whatever cause
   std::int64_t overflows_at_minimum_in_a_row = 0;  // dynamic scaling, steps that ran at the minimum
   SpikeGuardState spike_guard;
+  ClipState clip;
   bool vanishing = false;  // the norm of the last applied step was below health.vanishing_norm
 
   bool operator==(const NumericState&) const = default;
@@ -49,6 +52,7 @@ struct StepNumbers {
   ops::ExactSum sum_of_squares;          // of the aggregated, scaled gradient
   ops::ExactSum loss;                    // optimised; one addend a micro-batch, unscaled
   std::int64_t counted = 0;              // target tokens
+  std::int64_t terms = 0;                // of the loss: n (ops::LossSums::terms)
   std::int64_t nonfinite_losses = 0;     // micro-batches
   std::int64_t nonfinite_gradients = 0;  // elements, before any reduction and in the sum
 
@@ -56,6 +60,7 @@ struct StepNumbers {
     sum_of_squares.merge(other.sum_of_squares);
     loss.merge(other.loss);
     counted += other.counted;
+    terms += other.terms;
     nonfinite_losses += other.nonfinite_losses;
     nonfinite_gradients += other.nonfinite_gradients;
   }
@@ -64,20 +69,14 @@ static_assert(std::is_trivially_copyable_v<StepNumbers>);
 
 struct NumericDecision {
   StepOutcome outcome = StepOutcome::kApplied;
-  double loss = 0.0;  // sum over the counted tokens of the global batch / their number; NaN when
-                      // not finite
+  double loss = 0.0;  // sum of the terms of the global batch / their number n; NaN when not finite
   std::int64_t counted = 0;  // target tokens of all ranks
   double grad_norm = 0.0;    // of the aggregated, unscaled gradient, before clipping; never masked
   double unscale =
       0.0;  // D / (n * loss scale): turns the aggregated gradient into the mean gradient
-  double coefficient = 1.0;  // global_norm: the clip coefficient; 1 otherwise
+  double coefficient = 1.0;  // common_coefficient() of an applied step, else 1
   NumericState next;         // the state for the next step
 };
-
-// min(1, threshold / (norm + 1e-6)), as PyTorch's clip_grad_norm_.
-constexpr double clip_coefficient(double norm, double threshold) {
-  return std::min(1.0, threshold / (norm + 1e-6));
-}
 
 constexpr StepOutcome outcome_of(const StepNumbers& totals) {
   if (totals.nonfinite_losses > 0) return StepOutcome::kDiverged;
@@ -86,17 +85,19 @@ constexpr StepOutcome outcome_of(const StepNumbers& totals) {
   return StepOutcome::kApplied;
 }
 
-constexpr NumericState next_state(const DecisionRules& rules, NumericState state,
-                                  const NumericDecision& decision) {
+// Moves decision.next, which is the state before the step, on behind it.
+constexpr void advance_state(const DecisionRules& rules, NumericDecision& decision) {
+  NumericState& state = decision.next;
   if (decision.outcome == StepOutcome::kApplied) {
-    state.spike_guard = after_healthy_step(rules.spike_factor, state.spike_guard, decision.loss,
-                                           decision.grad_norm);
+    note_healthy_step(rules.spike_factor, state.spike_guard, decision.loss, decision.grad_norm);
+    state.clip = clip_state_after(rules.clip, clip_state_for(rules.clip.mode, state.clip),
+                                  decision.grad_norm);
     state.vanishing = decision.grad_norm < rules.vanishing_norm;
     state.loss_scale = after_applied(rules.loss_scale, state.loss_scale);
     state.applied_steps += 1;
     state.skips_in_a_row = 0;
     state.overflows_at_minimum_in_a_row = 0;
-    return state;
+    return;
   }
   state.skips_in_a_row += 1;
   const bool overflow = decision.outcome == StepOutcome::kOverflow;
@@ -105,27 +106,37 @@ constexpr NumericState next_state(const DecisionRules& rules, NumericState state
   state.overflows_at_minimum_in_a_row =
       overflow && at_minimum ? state.overflows_at_minimum_in_a_row + 1 : 0;
   if (overflow) state.loss_scale = after_overflow(rules.loss_scale, state.loss_scale);
-  return state;
 }
 
-// Pure. limits: spike_limits() of the state.
-constexpr NumericDecision decide_numbers(const DecisionRules& rules, const NumericState& state,
-                                         const SpikeLimits& limits, const StepNumbers& totals) {
-  NumericDecision decision;
+// Pure. limits: spike_limits() of the state. decision: any, overwritten; it may not hold the state.
+constexpr void decide_numbers(const DecisionRules& rules, const NumericState& state,
+                              const SpikeLimits& limits, const StepNumbers& totals,
+                              NumericDecision& decision) {
+  decision.loss = decision.unscale = decision.grad_norm = 0.0;
+  decision.coefficient = 1.0;
+  decision.next = state;
   decision.outcome = outcome_of(totals);
   decision.counted = totals.counted;
-  if (totals.counted > 0) {
-    const auto n = static_cast<double>(totals.counted);
+  if (totals.terms > 0) {
+    const auto n = static_cast<double>(totals.terms);
     decision.loss = totals.loss.value() / n;
-    decision.unscale = rules.tokens_per_step / (n * state.loss_scale.scale);
+    decision.unscale = rules.loss_divisor / (n * state.loss_scale.scale);
     decision.grad_norm = std::sqrt(totals.sum_of_squares.value()) * decision.unscale;
   }
   if (totals.nonfinite_losses > 0) decision.loss = std::numeric_limits<double>::quiet_NaN();
   const bool spikes = spiking(limits, decision.loss, decision.grad_norm) != SpikeQuantity::kNone;
   if (decision.outcome == StepOutcome::kApplied && spikes) decision.outcome = StepOutcome::kSpike;
-  if (decision.outcome == StepOutcome::kApplied && rules.clip.mode == ClipMode::kGlobalNorm)
-    decision.coefficient = clip_coefficient(decision.grad_norm, rules.clip.threshold);
-  decision.next = next_state(rules, state, decision);
+  if (decision.outcome == StepOutcome::kApplied) {
+    decision.coefficient = common_coefficient(
+        rules.clip, clip_state_for(rules.clip.mode, state.clip), decision.grad_norm);
+  }
+  advance_state(rules, decision);
+}
+
+constexpr NumericDecision decide_numbers(const DecisionRules& rules, const NumericState& state,
+                                         const SpikeLimits& limits, const StepNumbers& totals) {
+  NumericDecision decision;
+  decide_numbers(rules, state, limits, totals, decision);
   return decision;
 }
 

@@ -51,6 +51,12 @@ class SpikeWindow {
     values_[count_++] = value;
   }
 
+  constexpr void clear() {
+    for (std::size_t i = 0; i < count_; ++i)
+      values_[i] = 0.0;
+    count_ = 0;
+  }
+
   constexpr std::size_t size() const { return count_; }
   constexpr double operator[](std::size_t i) const { return values_[i]; }
   constexpr double back() const { return values_[count_ - 1]; }
@@ -121,13 +127,22 @@ constexpr SpikeQuantity spiking(const SpikeLimits& limits, double loss, double n
 // Judges a step that is finite and not applied yet, and says from what.
 SpikeVerdict judge_step(double factor, const SpikeGuardState& state, double loss, double norm);
 
-// The state after a healthy step. With factor 0 the window is emptied.
+// Notes a healthy step, in place: a copy of the windows is more than a thread of a device has room
+// for. With factor 0 the windows are emptied.
+constexpr void note_healthy_step(double factor, SpikeGuardState& state, double loss, double norm) {
+  if (factor <= 0.0) {
+    state.losses.clear();
+    state.norms.clear();
+    return;
+  }
+  state.losses.push(loss);
+  state.norms.push(norm);
+}
+
 constexpr SpikeGuardState after_healthy_step(double factor, const SpikeGuardState& state,
                                              double loss, double norm) {
-  if (factor <= 0.0) return {};
   SpikeGuardState next = state;
-  next.losses.push(loss);
-  next.norms.push(norm);
+  note_healthy_step(factor, next, loss, norm);
   return next;
 }
 

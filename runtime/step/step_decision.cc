@@ -112,7 +112,8 @@ NumericDecision leave_out(const DecisionRules& rules, const NumericState& state)
   NumericDecision decision;
   decision.outcome = StepOutcome::kLeftOut;
   decision.loss = decision.grad_norm = std::numeric_limits<double>::quiet_NaN();
-  decision.next = next_state(rules, state, decision);
+  decision.next = state;
+  advance_state(rules, decision);
   return decision;
 }
 
@@ -150,7 +151,7 @@ StepNumbers add_up(std::span<const StepReport> reports) {
   StepNumbers totals;
   for (const StepReport& report : reports) {
     const bool broken = report.own.found() || report.shard.found();
-    totals.merge({report.sum_of_squares, report.optimised_loss, report.counted,
+    totals.merge({report.sum_of_squares, report.optimised_loss, report.counted, report.terms,
                   report.nonfinite_losses, broken ? 1 : 0});
   }
   return totals;

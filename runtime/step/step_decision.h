@@ -13,6 +13,9 @@
 namespace lockstep::runtime {
 
 struct DecisionState : NumericState {
+  // adagc: the reference norm of every tensor, by ParameterId (clip_tensor()); empty until a step
+  // was applied. decide() hands them on; the trainer, whose ranks exchange the norms, moves them.
+  std::vector<double> clip_references;
   Rollbacks rollbacks;  // so far; decide() hands them on
 
   bool operator==(const DecisionState&) const = default;
@@ -56,14 +59,14 @@ struct StepDecision {
   // The checkpoint in flight is to be finished: every rank's part is written, or one has failed.
   bool save_settled = false;
 
-  double loss = 0.0;  // sum over the counted tokens of the global batch / their number; NaN when
-                      // not finite or not computed
+  double loss = 0.0;  // sum of the terms of the global batch / their number n; NaN when not finite
+                      // or not computed
   std::int64_t counted = 0;  // target tokens of all ranks
   double grad_norm = 0.0;    // of the aggregated, unscaled gradient, before clipping; never masked;
                              // NaN when not computed
   double unscale =
       0.0;  // D / (n * loss scale): turns the aggregated gradient into the mean gradient
-  double coefficient = 1.0;  // global_norm: the clip coefficient; 1 otherwise
+  double coefficient = 1.0;  // common_coefficient() of an applied step, else 1
   DecisionState next;        // the state for the next step
 
   // Of an overflow: the lowest rank whose own gradient was not finite, and what it found; rank -1:

@@ -51,6 +51,7 @@ struct StepReport {
   ops::ExactSum sum_of_squares;       // of this rank's shard of the aggregated, scaled gradient
   ops::ExactSum optimised_loss;       // one addend a micro-batch, unscaled
   std::int64_t counted = 0;           // target tokens
+  std::int64_t terms = 0;             // of the loss: ops::LossSums::terms
   std::int64_t nonfinite_losses = 0;  // micro-batches of this rank
   std::int64_t nonfinite_layer = 0;   // of the first of them: ops::LossSums::nonfinite_layer
   NonFiniteReport own;                // before any reduction

@@ -12,8 +12,10 @@
 #include "runtime/data/open_dataset.h"
 #include "runtime/metrics/set_up.h"
 #include "runtime/optimizer/lr_schedule.h"
+#include "runtime/optimizer/step_rules.h"
 #include "runtime/plan/run_plan.h"
 #include "runtime/ranks/agree.h"
+#include "runtime/step/tensor_clipping.h"
 #include "runtime/trainer/validation.h"
 
 namespace lockstep::runtime {
@@ -44,8 +46,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
       faults_(config.fault, communicator.rank(), log),
       state_(std::make_unique<ModelState>(
           table_, layout_, config.precision.compute, config.parallel.zero_stage,
-          ops::state_tensors(config.optimizer.name, config.optimizer.momentum),
-          config.ema.decay > 0.0, communicator, context_, memory)),
+          state_tensors(config.optimizer), config.ema.decay > 0.0, communicator, context_, memory)),
       stop_points_(*state_, table_, communicator),
       gradients_(std::make_unique<GradientBuckets>(
           table_, layout_, plan_, communicator, context_,
@@ -53,7 +54,7 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
             faults_.overflow_bucket(step, table_, bucket, gradient, context_);
           },
           memory)),
-      update_(tensor_rules(config.optimizer, table_), *state_, *gradients_, context_, memory),
+      update_(config, table_, *state_, *gradients_, communicator, context_, memory),
       average_(config.ema, *state_, context_, memory),
       model_(std::make_unique<models::Transformer>(config.model, table_, config.precision.compute,
                                                    config.batch.micro, config.run.seed, context_,
@@ -208,14 +209,12 @@ void Trainer::accumulate_gradients(std::int64_t step) {
 }
 
 ops::LossOptions Trainer::loss_options() const {
-  ops::LossOptions loss;
-  loss.label_smoothing = config_.loss.label_smoothing;
-  loss.z_loss = config_.loss.z_loss;
+  ops::LossOptions loss = runtime::loss_options(config_);
   if (decides_on_device()) {
     loss.weight_on_device = device_decision_->gradient_weight();
   } else {
     loss.gradient_weight =
-        static_cast<float>(progress_.decision.loss_scale.scale / rules_.tokens_per_step);
+        static_cast<float>(progress_.decision.loss_scale.scale / rules_.loss_divisor);
   }
   return loss;
 }
@@ -277,6 +276,7 @@ void Trainer::add_up_step(int mirror, StepReport& report) const {
     const ops::LossSums& sums = losses_.value(round, mirror);
     report.optimised_loss.add(sums.optimised);
     report.counted += sums.counted;
+    report.terms += sums.terms;
     if (std::isfinite(sums.optimised)) continue;
     if (report.nonfinite_losses == 0) report.nonfinite_layer = sums.nonfinite_layer;
     report.nonfinite_losses += 1;
@@ -328,26 +328,13 @@ void Trainer::refuse_desync(const StepDecision& decision) {
   throw AgreedError(core::ErrorKind::kCommunication, message);
 }
 
-ops::UpdateRule Trainer::update_rule(std::int64_t applied_step) const {
-  ops::UpdateRule rule;
-  rule.kind = config_.optimizer.name;
-  rule.t = applied_step - progress_.optimizer_since;
-  rule.learning_rate =
-      learning_rate_at(config_.schedule, config_.optimizer.learning_rate, applied_step);
-  rule.beta1 = config_.optimizer.betas[0];
-  rule.beta2 = config_.optimizer.betas[1];
-  rule.eps = config_.optimizer.eps;
-  rule.weight_decay = config_.optimizer.weight_decay;
-  rule.momentum = config_.optimizer.momentum;
-  rule.alpha = config_.optimizer.alpha;
-  return rule;
-}
-
-double Trainer::apply(const StepDecision& decision) {
+double Trainer::apply(StepDecision& decision) {
   double coefficient = decision.coefficient;
   const UpdateFactors factors = update_factors(decision, 0, coefficient);
   timer_.phase(Phase::kUpdate);
-  update_.apply(update_rule(progress_.decision.applied_steps + 1), factors);
+  update_.apply(
+      step_rules(config_, progress_.decision.applied_steps + 1, progress_.optimizer_since),
+      factors);
   timer_.phase(Phase::kGather);
   state_->gather();
   timer_.phase(Phase::kUpdate);
@@ -360,14 +347,13 @@ double Trainer::apply(const StepDecision& decision) {
   return coefficient;
 }
 
-UpdateFactors Trainer::update_factors(const StepDecision& decision, int mirror,
-                                      double& coefficient) {
+UpdateFactors Trainer::update_factors(StepDecision& decision, int mirror, double& coefficient) {
   UpdateFactors factors;
   factors.factor = decision.unscale * decision.coefficient;
   if (config_.clip.mode == ClipMode::kValue) factors.clamp = config_.clip.threshold;
-  if (config_.clip.mode == ClipMode::kTensorNorm) {
-    for (const double norm : tensor_norms(decision.unscale, mirror))
-      factors.by_parameter.push_back(clip_coefficient(norm, config_.clip.threshold));
+  if (clips_by_tensor(config_.clip.mode)) {
+    factors.by_parameter =
+        clip_tensors(config_.clip, tensor_norms(decision.unscale, mirror), decision);
     coefficient = *std::min_element(factors.by_parameter.begin(), factors.by_parameter.end());
     for (double& factor : factors.by_parameter)
       factor *= decision.unscale;

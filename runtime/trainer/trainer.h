@@ -113,6 +113,8 @@ class Trainer {
 
   // Where the time of this rank's steps went since the last call, as far as it is done.
   PhaseSeconds take_phases() { return timer_.take_phases(); }
+  // Of these, Newton-Schulz (ShardedUpdate::take_iteration_seconds()).
+  double take_iteration_seconds() { return update_.take_iteration_seconds(); }
 
   const RunProgress& progress() const { return progress_; }
   ModelState& state() { return *state_; }
@@ -143,7 +145,7 @@ class Trainer {
   StepUnderWay wait_for_oldest();
   StepDecision settle_step();
   void apply_on_device(const StepUnderWay& step);
-  double confirm(const StepUnderWay& step, const StepDecision& decision);
+  double confirm(const StepUnderWay& step, StepDecision& decision);
   void drop_steps_under_way();
   void tell_device_state();
   void compute_gradients(std::int64_t step);
@@ -157,12 +159,11 @@ class Trainer {
   bool verifies(std::int64_t step) const;
   RunView view_of_run() const;
   void refuse_desync(const StepDecision& decision);
-  double apply(const StepDecision& decision);
-  UpdateFactors update_factors(const StepDecision& decision, int mirror, double& coefficient);
+  double apply(StepDecision& decision);
+  UpdateFactors update_factors(StepDecision& decision, int mirror, double& coefficient);
   ops::LossOptions loss_options() const;
   std::vector<double> tensor_norms(double unscale, int mirror);
   LargestGradient largest_gradient(double unscale, int mirror);
-  ops::UpdateRule update_rule(std::int64_t applied_step) const;
   void flip_bit_if_asked(std::int64_t step);
   void keep_for_replay(const StepDecision& decision, const std::vector<StepReport>& reports);
   void stop_if_decided(const StepDecision& decision) const;

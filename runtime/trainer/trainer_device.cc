@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "runtime/optimizer/step_rules.h"
 #include "runtime/plan/memory_plan.h"
 #include "runtime/ranks/agree.h"
 #include "runtime/trainer/trainer.h"
@@ -72,9 +73,9 @@ void Trainer::apply_on_device(const StepUnderWay& step) {
                            step.first_applied, step.mirror);
   if (kept_) kept_->keep_unless_applied(*decision_bodies_, *device_decision_);
   timer_.phase(Phase::kUpdate);
-  std::vector<ops::UpdateRule> rules;  // for every number of applied steps there may be
+  std::vector<StepRules> rules;  // for every number of applied steps there may be
   for (int i = 0; i < kStepsUnderWay; ++i)
-    rules.push_back(update_rule(step.first_applied + 1 + i));
+    rules.push_back(step_rules(config_, step.first_applied + 1 + i, progress_.optimizer_since));
   const double clamp = config_.clip.mode == ClipMode::kValue ? config_.clip.threshold : 0.0;
   update_.apply_decided(rules, device_decision_->choice(), device_decision_->factors(), clamp);
   average_.update_decided(step.first_applied, device_decision_->choice());
@@ -87,7 +88,7 @@ void Trainer::apply_on_device(const StepUnderWay& step) {
 
 // Compares what the device has decided with what follows from the reports. Returns the clip
 // coefficient, as apply().
-double Trainer::confirm(const StepUnderWay& step, const StepDecision& decision) {
+double Trainer::confirm(const StepUnderWay& step, StepDecision& decision) {
   if (step.left_out) {
     device_decision_->set_state(decision.next);
     return decision.coefficient;
@@ -97,8 +98,10 @@ double Trainer::confirm(const StepUnderWay& step, const StepDecision& decision) 
   if (decision.applied()) update_factors(decision, step.mirror, coefficient);
   const auto rule =
       static_cast<std::int32_t>(progress_.decision.applied_steps - step.first_applied);
-  const std::string differs =
+  std::string differs =
       difference(device_decision_->decided(step.mirror), decision, coefficient, rule);
+  if (differs.empty())
+    differs = device_decision_->reference_difference(decision.next.clip_references, step.mirror);
   if (differs.empty()) return coefficient;
   throw core::Error(
       core::ErrorKind::kCommunication,

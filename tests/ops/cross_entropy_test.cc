@@ -24,12 +24,14 @@ struct Options {
   double z_loss = 0.0;
   double softcap = 0.0;
   float weight = 1.0F;
+  std::int64_t sequence_rows = 0;
 
   ops::LossOptions loss() const {
     ops::LossOptions options;
     options.label_smoothing = smoothing;
     options.z_loss = z_loss;
     options.gradient_weight = weight;
+    options.sequence_rows = sequence_rows;
     return options;
   }
 };
@@ -139,6 +141,48 @@ class CrossEntropy : public testing::TestWithParam<DType> {
     }
   }
 };
+
+// Sequences of 3 rows, of which one has no target and one a single one.
+TEST_P(CrossEntropy, WeighsRowsBySequence) {
+  constexpr std::int64_t kVocab = 37;
+  const std::vector<std::int32_t> targets = {4,
+                                             36,
+                                             0,
+                                             ops::kIgnored,
+                                             7,
+                                             ops::kIgnored,
+                                             ops::kIgnored,
+                                             ops::kIgnored,
+                                             ops::kIgnored,
+                                             1,
+                                             ops::kIgnored,
+                                             2};
+  const std::vector<double> weights = {1.0 / 3, 1, 0, 0.5};
+  const auto logits = random_logits(12 * kVocab, 2.0);
+  for (Options o : kOptions) {
+    Reference expected;
+    for (std::size_t r = 0; r < targets.size(); ++r) {
+      const auto at = static_cast<std::ptrdiff_t>(r) * kVocab;
+      const Reference row =
+          reference({logits.begin() + at, logits.begin() + at + kVocab}, kVocab, {targets[r]}, o);
+      for (const double g : row.gradient)
+        expected.gradient.push_back(g * weights[r / 3]);
+      expected.sums.optimised += row.sums.optimised * weights[r / 3];
+      expected.sums.cross_entropy += row.sums.cross_entropy;
+      expected.sums.counted += row.sums.counted;
+    }
+    o.sequence_rows = 3;
+    for (const bool in_place : {false, true}) {
+      const Outcome found = run(logits, kVocab, targets, o, GetParam(), in_place);
+      EXPECT_EQ(found.sums.counted, 6);
+      EXPECT_EQ(found.sums.terms, 3);
+      EXPECT_NEAR(found.sums.optimised, expected.sums.optimised, 1e-5);
+      EXPECT_NEAR(found.sums.cross_entropy, expected.sums.cross_entropy, 1e-5);
+      EXPECT_LT(test::relative_difference(found.gradient, expected.gradient), tolerance());
+    }
+  }
+  EXPECT_EQ(run(logits, kVocab, targets, kOptions[0], GetParam(), false).sums.terms, 6);
+}
 
 TEST_P(CrossEntropy, EqualsTheFormula) {
   for (const Options& o : kOptions) {

@@ -20,13 +20,14 @@ struct RuleCase {
   OptimizerKind kind;
   double momentum;
 };
-constexpr std::array<RuleCase, 7> kRuleCases = {{{OptimizerKind::kAdamW, 0},
+constexpr std::array<RuleCase, 8> kRuleCases = {{{OptimizerKind::kAdamW, 0},
                                                  {OptimizerKind::kAdam, 0},
                                                  {OptimizerKind::kSgd, 0},
                                                  {OptimizerKind::kSgd, 0.9},
                                                  {OptimizerKind::kRmsProp, 0},
                                                  {OptimizerKind::kRmsProp, 0.9},
-                                                 {OptimizerKind::kLion, 0}}};
+                                                 {OptimizerKind::kLion, 0},
+                                                 {OptimizerKind::kMuon, 0}}};
 
 UpdateRule rule_of(const RuleCase& rule_case) {
   UpdateRule rule;
@@ -266,6 +267,42 @@ TEST(DeviceTable, ABatchedUpdateIsOneLaunch) {
   optimizer_update_runs(context, rule_of(kRuleCases[0]), plan, 1.0F, 0.0F);
   core::cuda::stand_in_settings().record = nullptr;
   EXPECT_EQ(calls, (std::vector<std::string>{"launch optimizer_update"}));
+}
+
+// ns_dtype of the table's dtypes: bf16 where that is one, else fp32.
+TEST(DeviceTable, MuonsPasses) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    if (dtype == DType::kF16) return;
+    for (const auto& [rows, cols] :
+         {std::pair<std::int64_t, std::int64_t>{1, 1}, {3, 37}, {70, 24}}) {
+      Harness h(device);
+      const std::int64_t n = rows * cols;
+      const std::int64_t side = std::min(rows, cols);
+      Operand& gradient = h.input(DType::kF32, 1, n, 0, 0.0, 1.0);
+      Operand& moment = h.input(DType::kF32, 1, n, 0, 0.0, 0.5);
+      Operand& direction = h.output(DType::kF32, 1, n);
+      Operand& iterate = h.output(dtype, 1, n);
+      Operand& gram = h.output(dtype, 1, side * side);
+      Operand& quintic = h.output(dtype, 1, side * side);
+      Operand& product = h.output(DType::kF32, 1, std::max(n, side * side));
+      h.run([&](OpContext& c, Side side_of) {
+        const auto flat = [&](Operand& operand) {
+          const core::TensorView view = operand(side_of);
+          return core::TensorView(view.raw(), view.dtype(), {view.elements()}, view.device());
+        };
+        Results<SumOfSquares> squares(c, 1, h.memory());
+        muon_momentum(c, {0.95, true}, nullptr, 0.5F, 0.4F, flat(gradient), flat(moment),
+                      flat(direction));
+        const core::TensorView matrix(direction(side_of).raw(), DType::kF32, {rows, cols},
+                                      direction(side_of).device());
+        newton_schulz(c, matrix, 5, dtype,
+                      {flat(iterate), flat(gram), flat(quintic), flat(product), squares.at()});
+        c.wait();
+      });
+      h.expect_close(moment, 2, "moment");
+      h.expect_close(direction, dtype == DType::kF32 ? 200 : 60, "Newton-Schulz");
+    }
+  });
 }
 
 }  // namespace

@@ -58,6 +58,9 @@ struct Reference {
         s0[i] = rule.beta2 * s0[i] + (1.0 - rule.beta2) * g;
         return;
       }
+      case OptimizerKind::kMuon:
+        p[i] = p[i] * (1.0 - lr * decay) - lr * g;
+        return;
     }
   }
 };
@@ -90,8 +93,9 @@ struct Shard {
 
 std::vector<UpdateRule> all_rules() {
   std::vector<UpdateRule> rules;
-  for (const OptimizerKind kind : {OptimizerKind::kAdamW, OptimizerKind::kAdam, OptimizerKind::kSgd,
-                                   OptimizerKind::kRmsProp, OptimizerKind::kLion})
+  for (const OptimizerKind kind :
+       {OptimizerKind::kAdamW, OptimizerKind::kAdam, OptimizerKind::kSgd, OptimizerKind::kRmsProp,
+        OptimizerKind::kLion, OptimizerKind::kMuon})
     for (const double momentum : {0.0, 0.9}) {
       UpdateRule rule;
       rule.kind = kind;

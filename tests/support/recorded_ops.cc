@@ -168,6 +168,9 @@ const OpBodies& recorded_op_bodies() {
     LOCKSTEP_RECORD(matmul_activation_forward);
     LOCKSTEP_RECORD(matmul_activation_backward);
     LOCKSTEP_RECORD(matmul_weight_gradient);
+    LOCKSTEP_RECORD(muon_momentum);
+    LOCKSTEP_RECORD(divide_by_norm);
+    LOCKSTEP_RECORD(weighted_sum);
     LOCKSTEP_RECORD(optimizer_update);
     LOCKSTEP_RECORD(optimizer_update_runs);
     LOCKSTEP_RECORD(optimizer_update_chosen);

@@ -35,7 +35,12 @@ std::string altered(const Change& change) {
 }
 
 TEST(ManifestState, TheDecisionStateGoesRoundBitForBit) {
-  const CheckpointState state = sample_state();
+  CheckpointState state = sample_state();
+  EXPECT_EQ(parse_manifest(manifest_text(state, {}), "m").state.decision, state.decision);
+  state.decision.clip = {ClipMode::kZClip, 30, 2.0 / 3.0, 5e-324};
+  EXPECT_EQ(parse_manifest(manifest_text(state, {}), "m").state.decision, state.decision);
+  state.decision.clip = {ClipMode::kAdaGc, 30, 0.0, 0.0};
+  state.decision.clip_references = {1e-300, 2.0 / 3.0, 0.0};
   EXPECT_EQ(parse_manifest(manifest_text(state, {}), "m").state.decision, state.decision);
 }
 

@@ -10,6 +10,7 @@
 
 #include "comm/self/self_communicator.h"
 #include "ops/transfer.h"
+#include "runtime/step/tensor_clipping.h"
 #include "tests/support/decision_device.h"
 
 // The kernels of the step decision against the host's, bit for bit, on the stand-in and, where
@@ -65,6 +66,7 @@ class DeviceDecisionTest : public ::testing::TestWithParam<bool> {
       found.loss.add(100.0 * uniform() - 5.0);
     }
     found.counted = static_cast<std::int64_t>(random_() % 1000);
+    found.terms = found.counted;
     return found;
   }
 
@@ -75,6 +77,8 @@ class DeviceDecisionTest : public ::testing::TestWithParam<bool> {
     for (int i = 0; i < healthy; ++i) {
       found.spike_guard = after_healthy_step(rules.spike_factor, found.spike_guard,
                                              3.0 + 0.2 * uniform(), 1.0 + uniform());
+      found.clip = clip_state_after(rules.clip, clip_state_for(rules.clip.mode, found.clip),
+                                    1.0 + uniform());
       found.applied_steps += 1;
     }
     return found;
@@ -83,13 +87,14 @@ class DeviceDecisionTest : public ::testing::TestWithParam<bool> {
   static DecisionRules rules(ClipMode mode) {
     DecisionRules found;
     found.clip = {mode, 0.7};
+    found.clip.warmup_steps = 16;
     found.loss_scale.mode = LossScaleMode::kDynamic;
     found.loss_scale.initial = 1024.0;
     found.loss_scale.growth_interval = 3;
     found.loss_scale.hysteresis = 2;
     found.spike_factor = 10.0;
     found.vanishing_norm = 1e-7;
-    found.tokens_per_step = 1000.0;
+    found.loss_divisor = 1000.0;
     return found;
   }
 
@@ -122,8 +127,61 @@ class DeviceDecisionTest : public ::testing::TestWithParam<bool> {
         << device.name << ": " << what;
     EXPECT_TRUE(state.fetch().front() == expected.next) << device.name << ": " << what;
     EXPECT_EQ(weight.fetch().front(),
-              static_cast<float>(expected.next.loss_scale.scale / rules.tokens_per_step));
+              static_cast<float>(expected.next.loss_scale.scale / rules.loss_divisor));
     outcomes_.push_back(expected.outcome);
+  }
+
+  // sums: of two ranks, `all` on the device.
+  void clip_parameters_like_the_host(const TestDevice& device, ops::OpContext& context,
+                                     core::MemoryTracker& memory, ClipMode mode, std::int64_t seen,
+                                     const std::vector<ExactSum>& all,
+                                     const OnDevice<ExactSum>& sums) {
+    const std::size_t parameters = all.size() / 2;
+    ClipConfig clip;
+    clip.mode = mode;
+    clip.threshold = 0.7;
+    clip.warmup_steps = 2;
+    StepDecision host;
+    host.unscale = 0.037;
+    host.coefficient = seen <= clip.warmup_steps ? 0.75 : 1.0;
+    if (mode == ClipMode::kAdaGc) {
+      host.next.clip = {mode, seen};
+      for (std::size_t i = 0; i < parameters; ++i)
+        host.next.clip_references.push_back(i % 7 == 0 ? 0.0 : magnitude());
+    }
+    DecidedStep step;
+    step.numbers.unscale = host.unscale;
+    step.numbers.coefficient = host.coefficient;
+    step.numbers.next = host.next;
+    for (const int apply : {0, 1}) {
+      step.choice.apply = apply;
+      const OnDevice<DecidedStep> decided(context, memory, {step});
+      const OnDevice<float> factors(context, memory, std::vector<float>(parameters));
+      const OnDevice<double> references(context, memory, host.next.clip_references);
+      test::decision_bodies_of(device).clip_parameters(
+          context, clip, sums.data(), 2, static_cast<std::int64_t>(parameters), decided.data(),
+          mode == ClipMode::kAdaGc ? references.data() : nullptr, factors.data());
+      if (apply == 0) {
+        EXPECT_EQ(references.fetch(), host.next.clip_references) << device.name;
+        EXPECT_EQ(factors.fetch(), std::vector<float>(parameters)) << device.name;
+        continue;
+      }
+      std::vector<double> norms;
+      for (std::size_t i = 0; i < parameters; ++i) {
+        ExactSum total = all[i];
+        total.merge(all[i + parameters]);
+        norms.push_back(std::sqrt(total.value()) * host.unscale);
+      }
+      const std::vector<double> coefficients = clip_tensors(clip, norms, host);
+      std::vector<float> expected;
+      for (const double coefficient : coefficients)
+        expected.push_back(static_cast<float>(coefficient * host.unscale));
+      EXPECT_EQ(factors.fetch(), expected) << device.name;
+      EXPECT_EQ(references.fetch(), host.next.clip_references) << device.name;
+      EXPECT_EQ(decided.fetch().front().numbers.coefficient,
+                *std::min_element(coefficients.begin(), coefficients.end()))
+          << device.name;
+    }
   }
 
   std::mt19937_64 random_{17};
@@ -134,7 +192,8 @@ INSTANTIATE_TEST_SUITE_P(Orders, DeviceDecisionTest, ::testing::Bool());
 
 TEST_P(DeviceDecisionTest, DecidesTheBitsOfTheHost) {
   for (const TestDevice& device : test::devices_under_test()) {
-    for (const ClipMode mode : {ClipMode::kGlobalNorm, ClipMode::kNone}) {
+    for (const ClipMode mode :
+         {ClipMode::kGlobalNorm, ClipMode::kZClip, ClipMode::kAdaGc, ClipMode::kNone}) {
       for (const int ranks : {1, 2, 3, 7}) {
         for (const int healthy : {0, 15, 16, 17, 40, 64, 90}) {
           std::vector<StepNumbers> all;
@@ -159,7 +218,7 @@ TEST_P(DeviceDecisionTest, RefusesWhatTheHostRefuses) {
       const auto with = [&](auto&& change, StepOutcome outcome) {
         std::vector<StepNumbers> all = {numbers(), numbers(), numbers()};
         for (StepNumbers& each : all)
-          each.counted = 10;
+          each.counted = each.terms = 10;
         change(all[rank], all);
         for (const double scale : {1024.0, 1.0}) {
           NumericState before = state(r, 5);
@@ -180,7 +239,7 @@ TEST_P(DeviceDecisionTest, RefusesWhatTheHostRefuses) {
       with(
           [](StepNumbers&, auto& all) {
             for (StepNumbers& each : all)
-              each.counted = 0;
+              each.counted = each.terms = 0;
           },
           StepOutcome::kNoTokens);
     }
@@ -197,6 +256,7 @@ TEST_P(DeviceDecisionTest, TheLossScaleMovesAsOnTheHost) {
     for (int step = 0; step < 40; ++step) {
       StepNumbers each = numbers();
       each.counted = 10;
+      each.terms = each.counted;
       each.nonfinite_gradients = step > 10 && step < 20 ? 1 : 0;
       compare(device, r, before, {each}, fmt::format("step {}", step));
       before =
@@ -226,9 +286,11 @@ TEST_P(DeviceDecisionTest, AddsUpWhatTheOpsHaveLeft) {
         std::vector<ops::LossSums> losses(5);
         for (ops::LossSums& each : losses) {
           each = {broken && random_() % 3 == 0 ? kNaN : 40.0 * uniform(), 0.0,
+                  static_cast<std::int64_t>(random_() % 100), 0,
                   static_cast<std::int64_t>(random_() % 100)};
           expected.loss.add(each.optimised);
           expected.counted += each.counted;
+          expected.terms += each.terms;
           expected.nonfinite_losses += std::isfinite(each.optimised) ? 0 : 1;
         }
         std::vector<NonFinite> own(600);
@@ -244,6 +306,7 @@ TEST_P(DeviceDecisionTest, AddsUpWhatTheOpsHaveLeft) {
         EXPECT_TRUE(found.sum_of_squares == expected.sum_of_squares) << device.name << sums;
         EXPECT_TRUE(found.loss == expected.loss) << device.name << sums;
         EXPECT_EQ(found.counted, expected.counted);
+        EXPECT_EQ(found.terms, expected.terms);
         EXPECT_EQ(found.nonfinite_losses, expected.nonfinite_losses);
         EXPECT_EQ(found.nonfinite_gradients, expected.nonfinite_gradients);
       }
@@ -251,8 +314,9 @@ TEST_P(DeviceDecisionTest, AddsUpWhatTheOpsHaveLeft) {
   }
 }
 
+constexpr std::int64_t kParameters = 300;
+
 TEST_P(DeviceDecisionTest, ClipsEveryTensorAsTheHostDoes) {
-  constexpr std::int64_t kParameters = 300;
   for (const TestDevice& device : test::devices_under_test()) {
     core::MemoryTracker memory;
     ops::OpContext context(1, memory, device.ref, *device.bodies);
@@ -276,23 +340,12 @@ TEST_P(DeviceDecisionTest, ClipsEveryTensorAsTheHostDoes) {
     std::copy(own.begin(), own.end(), all.begin() + kParameters);
     EXPECT_TRUE(sums.fetch() == all) << device.name;
 
-    DecidedStep step;
-    step.numbers.unscale = 0.037;
-    const OnDevice<DecidedStep> decided(context, memory, {step});
-    const OnDevice<float> factors(context, memory, std::vector<float>(kParameters));
-    bodies.clip_parameters(context, 0.7, sums.data(), 2, kParameters, decided.data(),
-                           factors.data());
-    std::vector<float> expected;
-    double smallest = 1.0;
-    for (std::size_t i = 0; i < kParameters; ++i) {
-      ExactSum total = all[i];
-      total.merge(all[i + kParameters]);
-      const double coefficient = clip_coefficient(std::sqrt(total.value()) * 0.037, 0.7);
-      smallest = std::min(smallest, coefficient);
-      expected.push_back(static_cast<float>(coefficient * 0.037));
+    for (const ClipMode mode : {ClipMode::kTensorNorm, ClipMode::kAdaGc}) {
+      for (const std::int64_t seen : {1, 2, 3, 9}) {  // warm-up: the first two
+        SCOPED_TRACE(fmt::format("mode {}, {} seen", static_cast<int>(mode), seen));
+        clip_parameters_like_the_host(device, context, memory, mode, seen, all, sums);
+      }
     }
-    EXPECT_EQ(factors.fetch(), expected) << device.name;
-    EXPECT_EQ(decided.fetch().front().numbers.coefficient, smallest) << device.name;
   }
 }
 

@@ -13,7 +13,7 @@ namespace {
 class SpikeDecisionTest : public ::testing::Test {
  protected:
   SpikeDecisionTest() {
-    rules_.tokens_per_step = 10.0;
+    rules_.loss_divisor = 10.0;
     rules_.loss_scale.mode = LossScaleMode::kDynamic;
     rules_.loss_scale.initial = 8.0;
     rules_.spike_factor = 10.0;
@@ -24,6 +24,7 @@ class SpikeDecisionTest : public ::testing::Test {
     StepReport report;
     report.view.step = step_;
     report.counted = 10;
+    report.terms = report.counted;
     report.optimised_loss.add(loss * 10.0);
     const double scaled = norm * state_.loss_scale.scale;
     report.sum_of_squares.add(scaled * scaled);
@@ -34,6 +35,7 @@ class SpikeDecisionTest : public ::testing::Test {
     StepReport report;
     report.view.step = step_;
     report.counted = 10;
+    report.terms = report.counted;
     report.nonfinite_losses = 1;
     report.optimised_loss.add(std::numeric_limits<double>::quiet_NaN());
     return decide(rules_, state_, std::vector<StepReport>{report});

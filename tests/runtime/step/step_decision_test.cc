@@ -22,7 +22,7 @@ constexpr std::int64_t kTokensOfRank = 25;
 DecisionRules rules_for(int ranks) {
   DecisionRules rules;
   rules.loss_scale.mode = LossScaleMode::kDynamic;
-  rules.tokens_per_step = static_cast<double>(ranks * kTokensOfRank);
+  rules.loss_divisor = static_cast<double>(ranks * kTokensOfRank);
   return rules;
 }
 
@@ -36,6 +36,7 @@ std::vector<StepReport> good_reports(int ranks, double scale) {
     report.sum_of_squares.add(9.0 * (1 + r) * scale * scale);
     report.optimised_loss.add(50.0 * (1 + r));
     report.counted = kTokensOfRank;
+    report.terms = report.counted;
   }
   return reports;
 }
@@ -77,7 +78,9 @@ TEST_F(StepDecisionTest, Applied) {
 TEST_F(StepDecisionTest, CountedTokensWeightLossFactorAndNorm) {
   use_ranks(2);
   reports_[0].counted = 3;
+  reports_[0].terms = reports_[0].counted;
   reports_[1].counted = 7;
+  reports_[1].terms = reports_[1].counted;
   const StepDecision decision = decide_now();
   EXPECT_DOUBLE_EQ(decision.loss, 15.0);
   EXPECT_DOUBLE_EQ(decision.unscale, 50.0 / 10.0 / 65536.0);
@@ -167,6 +170,7 @@ TEST_F(StepDecisionTest, NoTokens) {
   state_.loss_scale.good = 4;
   for (StepReport& report : reports_) {
     report.counted = 0;
+    report.terms = report.counted;
     report.sum_of_squares = {};
     report.optimised_loss = {};
   }
@@ -181,6 +185,7 @@ TEST_F(StepDecisionTest, NoTokens) {
 TEST_F(StepDecisionTest, TokensOnOneRankAreEnough) {
   use_ranks(2);
   reports_[0].counted = 0;
+  reports_[0].terms = reports_[0].counted;
   EXPECT_TRUE(decide_now().applied());
 }
 
@@ -255,6 +260,7 @@ TEST_F(StepDecisionTest, SkipsOfAnyCauseAddUp) {
   state_.overflows_at_minimum_in_a_row = 2;
   for (StepReport& report : reports_) {
     report.counted = 0;
+    report.terms = report.counted;
   }
   const StepDecision decision = decide_now();
   EXPECT_EQ(decision.stop, StopReason::kTooManySkips);
@@ -365,6 +371,7 @@ TEST_F(StepDecisionTest, SameBitsHoweverTheSumsAreDealtOut) {
       report.sum_of_squares.add(squares[i]);
       report.optimised_loss.add(-squares[squares.size() - 1 - i]);
       report.counted += kTokensOfRank;
+      report.terms += kTokensOfRank;
     }
     decisions.push_back(decide(rules, initial_decision_state(rules), reports));
   }

@@ -1,6 +1,7 @@
 // 50 steps against what PyTorch made of the same models in fp64, from the same weights and tokens
 // (tests/reference/make_pytorch_reference.py): pre- and post-norm GPT-2 and Llama with grouped
-// queries, with warm-up and cosine, weight decay, label smoothing and clipping that binds.
+// queries, with warm-up and cosine, weight decay, label smoothing and clipping that binds; and 30
+// steps of them under torch.optim.Muon (make_muon_reference.py).
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -41,6 +42,12 @@ std::vector<Json> lines_of(const fs::path& path, const std::string& event) {
   return lines;
 }
 
+// Muon's cases begin where those of the same model do.
+std::string weights_of(const std::string& name) {
+  if (name == "gpt_muon") return "gpt_pre";
+  return name == "llama_muon" ? "llama" : name;
+}
+
 double relative_error(const Json& ours, const Json& theirs) {
   return std::abs(ours.get<double>() - theirs.get<double>()) / std::abs(theirs.get<double>());
 }
@@ -55,7 +62,7 @@ class PyTorchCurveTest : public ::testing::TestWithParam<std::string> {
     std::vector<std::string> overrides = {
         "run.output=" + output, "data.train=" + recorded("tokens.bin").string(),
         "data.validation=" + recorded("tokens.bin").string(),
-        "model.init_from=" + recorded(name + ".safetensors").string()};
+        "model.init_from=" + recorded(weights_of(name) + ".safetensors").string()};
     overrides.insert(overrides.end(), extra.begin(), extra.end());
     const Config config = load_config(recorded(name + ".yaml"), overrides);
     core::Logger log(0, 1, core::LogLevel::kError);
@@ -87,7 +94,7 @@ TEST_P(PyTorchCurveTest, LossNormRateAndClippingFollow) {
     clipped += steps[i]["clip_coefficient"].get<double>() < 1.0 ? 1 : 0;
   }
   EXPECT_GT(clipped, 10);
-  EXPECT_LT(clipped, 50);
+  if (weights_of(GetParam()) == GetParam()) EXPECT_LT(clipped, 50);
   const std::vector<Json> validation = lines_of(metrics, "validation");
   ASSERT_EQ(validation.size(), 1U);
   EXPECT_LT(relative_error(validation[0]["loss"], reference["final_loss"]), kLossTolerance);
@@ -103,7 +110,8 @@ TEST_P(PyTorchCurveTest, AnotherWeightDecayDoesNotFollow) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Recorded, PyTorchCurveTest,
-                         ::testing::Values("gpt_pre", "gpt_post", "llama"),
+                         ::testing::Values("gpt_pre", "gpt_post", "llama", "gpt_muon",
+                                           "llama_muon"),
                          [](const auto& test) { return test.param; });
 
 }  // namespace

@@ -78,10 +78,11 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(ReproducibleRanksWithClipping, EveryModeIsTheSame) {
   TrainingWorld world(tiny_config());
-  for (const char* mode : {"tensor_norm", "value", "none"}) {
+  for (const char* mode : {"tensor_norm", "value", "zclip", "adagc", "none"}) {
     TrainingRun run;
     run.overrides = {"train.steps=4", "run.reproducible=ranks", fmt::format("clip.mode={}", mode)};
     if (std::string(mode) != "none") run.overrides.push_back("clip.threshold=0.01");
+    if (mode[0] == 'z' || mode[0] == 'a') run.overrides.push_back("clip.warmup_steps=2");
     const TrainingResult alone = world.train(run);
     for (const int ranks : {2, 3}) {
       run.ranks = ranks;
