@@ -221,6 +221,7 @@ bool Agent::send_heartbeat() {
   request.set_step_seconds(snapshot.step_seconds);
   request.set_checkpoint_step(snapshot.checkpoint_step);
   request.set_acked_control_id(monitor_.taken_request());
+  request.set_failed_control_id(monitor_.failed_request());
   const bool last = ending();
   request.set_phase(runtime::to_string(last ? runtime::RunPhase::kEnding : snapshot.phase));
   try {

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -112,6 +114,13 @@ enum class StopAnswer : std::uint8_t {
   kNotYet = 4,      // the supervisor cannot be reached just now; ask again
 };
 
+// An attempt that has files here.
+struct FoundAttempt {
+  AttemptRef ref;                  // fence 0: not known
+  std::optional<LaunchSpec> spec;  // nothing: launch.json cannot be read
+  bool ended = false;
+};
+
 // Starts attempts and finds them again. Ranks on other machines are started and ended by mpirun's
 // daemons there: they are asked to stop, but not watched, examined or swept, and what they write is
 // kept as what the launcher wrote. Every call returns within milliseconds; one caller at a
@@ -131,9 +140,14 @@ class AttemptHost {
 
   virtual StopAnswer stop(const AttemptRef& attempt, const StopRequest& request) = 0;
 
-  // The attempts with files here that have not ended. For the comparison at start: one that the
-  // store does not know as live is to be stopped with force.
-  virtual std::vector<AttemptRef> find_all() = 0;
+  // The attempts with files here, for the comparison at start; of the runs for which `skip` is true
+  // none. One that cannot be read is among them if it lives.
+  virtual std::vector<FoundAttempt> find_all(
+      const std::function<bool(const std::string&)>& skip) = 0;
+
+  // Takes the files of an attempt of which no process is left out of the way of the next one, and
+  // keeps them. Throws core::Error(kInternal).
+  virtual void set_aside(const AttemptRef& attempt) = 0;
 
   // Removes the files of an attempt that has ended. Throws core::Error(kInternal) if it has not.
   virtual void remove(const AttemptRef& attempt) = 0;

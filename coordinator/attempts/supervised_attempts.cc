@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <optional>
@@ -37,6 +39,12 @@ constexpr std::int64_t kLadderTime = 100 * kSecond;
 [[noreturn]] void fail(const std::string& what) {
   throw core::Error(core::ErrorKind::kInternal,
                     fmt::format("cannot {}: {}", what, std::strerror(errno)));
+}
+
+std::int64_t steady_now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 struct Lock {
@@ -222,6 +230,11 @@ StopAnswer SupervisedAttempts::stop(const AttemptRef& attempt, const StopRequest
   const std::string directory = directory_of(attempt);
   const std::optional<LaunchSpec> spec = spec_in(directory);
   if (read_status(directory, "exit.json")) return StopAnswer::kEnded;
+  if (!spec && take_lock(directory).held) {
+    // What it would be told over its socket it could not believe; a signal it can.
+    signal_supervisor(directory, request.force ? SIGKILL : SIGTERM);
+    return StopAnswer::kAccepted;
+  }
   if (!spec) {
     // Its supervisor has not made the directory again: its processes are asked themselves.
     const auto left = processes_with_variable(kAttemptTagVariable, attempt_tag(attempt));
@@ -231,7 +244,7 @@ StopAnswer SupervisedAttempts::stop(const AttemptRef& attempt, const StopRequest
   }
   if (spec->attempt != attempt) return StopAnswer::kStaleFence;
   Stop& stop = stops_[directory];
-  const std::int64_t due = unix_now_ns() + (request.force ? 0 : request.grace_ns) + kLadderTime;
+  const std::int64_t due = steady_now_ns() + (request.force ? 0 : request.grace_ns) + kLadderTime;
   if (stop.due_ns == 0 || due < stop.due_ns) stop.due_ns = due;
   const std::string text = to_text(to_json(request, attempt.fence));
   const auto reply = call_control(directory, text, kAnswerMs);
@@ -247,13 +260,18 @@ StopAnswer SupervisedAttempts::stop(const AttemptRef& attempt, const StopRequest
 // start of the machine, and holding our lock file open.
 void SupervisedAttempts::replace_stuck_supervisor(const std::string& directory) {
   const auto stop = stops_.find(directory);
-  if (stop == stops_.end() || unix_now_ns() < stop->second.due_ns) return;
+  if (stop == stops_.end() || steady_now_ns() < stop->second.due_ns) return;
+  signal_supervisor(directory, SIGKILL);
+}
+
+// Only if it is proved to be the supervisor.
+void SupervisedAttempts::signal_supervisor(const std::string& directory, int signal) {
   const auto identity = read_supervisor_identity(directory);
   if (!identity || identity->boot_id != boot_id()) return;
   const auto process = ProcessHandle::open(static_cast<pid_t>(identity->pid));
   if (!process || process->start_ticks() != identity->start_ticks) return;
   if (!has_open(*process, directory + "/lock")) return;
-  process->send(SIGKILL);
+  process->send(signal);
 }
 
 // The caller holds the lock, or there is none: no supervisor is there, and none will be.
@@ -287,20 +305,60 @@ AttemptStatus SupervisedAttempts::clean_up_after_supervisor(const std::string& d
   return status;
 }
 
-std::vector<AttemptRef> SupervisedAttempts::find_all() {
-  std::vector<AttemptRef> found;
-  std::error_code none;
-  for (const auto& run : fs::directory_iterator(options_.state_directory + "/runs", none)) {
-    for (const auto& attempt : fs::directory_iterator(run.path() / "attempts", none)) {
-      const std::string directory = attempt.path().string();
-      const std::optional<LaunchSpec> spec = spec_in(directory);
-      if (spec && directory_of(spec->attempt) == directory &&
-          !read_status(directory, "exit.json")) {
-        found.push_back(spec->attempt);
-      }
-    }
+// One directory below runs/RUN/attempts; nothing if no attempt is there, or none that ever ran.
+static std::optional<FoundAttempt> look_into(const std::string& run, const fs::path& directory) {
+  const std::string name = directory.filename().string();
+  FoundAttempt found;
+  found.ref.run = run;
+  const auto read = std::from_chars(name.data(), name.data() + name.size(), found.ref.number);
+  if (read.ec != std::errc() || read.ptr != name.data() + name.size() || found.ref.number < 1) {
+    return std::nullopt;
+  }
+  found.ended = read_status(directory, "exit.json").has_value();
+  found.spec = spec_in(directory);
+  if (found.spec &&
+      (found.spec->attempt.run != run || found.spec->attempt.number != found.ref.number)) {
+    found.spec.reset();
+  }
+  if (found.spec) {
+    found.ref = found.spec->attempt;
+  } else if (!found.ended && !take_lock(directory).held) {
+    return std::nullopt;
   }
   return found;
+}
+
+std::vector<FoundAttempt> SupervisedAttempts::find_all(
+    const std::function<bool(const std::string&)>& skip) {
+  std::vector<FoundAttempt> all;
+  std::error_code none;
+  for (const auto& run : fs::directory_iterator(options_.state_directory + "/runs", none)) {
+    const std::string id = run.path().filename().string();
+    if (skip(id)) continue;
+    for (const auto& attempt : fs::directory_iterator(run.path() / "attempts", none)) {
+      if (auto found = look_into(id, attempt.path())) all.push_back(std::move(*found));
+    }
+  }
+  return all;
+}
+
+void SupervisedAttempts::set_aside(const AttemptRef& attempt) {
+  const std::string directory = directory_of(attempt);
+  if (!fs::exists(directory)) return;
+  if (take_lock(directory).held) {
+    throw core::Error(core::ErrorKind::kInternal, directory + " is of an attempt that still runs");
+  }
+  for (int number = 1;; ++number) {
+    const std::string aside = fmt::format("{}.aside-{}", directory, number);
+    if (fs::exists(aside)) continue;
+    std::error_code error;
+    fs::rename(directory, aside, error);
+    if (error) {
+      throw core::Error(core::ErrorKind::kInternal,
+                        fmt::format("cannot rename {}: {}", directory, error.message()));
+    }
+    return;
+  }
 }
 
 void SupervisedAttempts::remove(const AttemptRef& attempt) {

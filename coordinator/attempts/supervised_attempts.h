@@ -29,17 +29,19 @@ class SupervisedAttempts : public AttemptHost {
   void launch(const LaunchSpec& spec) override;
   AttemptStatus poll(const AttemptRef& attempt) override;
   StopAnswer stop(const AttemptRef& attempt, const StopRequest& request) override;
-  std::vector<AttemptRef> find_all() override;
+  std::vector<FoundAttempt> find_all(const std::function<bool(const std::string&)>& skip) override;
+  void set_aside(const AttemptRef& attempt) override;
   void remove(const AttemptRef& attempt) override;
 
  private:
   // A stop that was handed over: when the supervisor itself must be through with it.
   struct Stop {
-    std::int64_t due_ns = 0;
+    std::int64_t due_ns = 0;  // on the steady clock
   };
 
   std::string directory_of(const AttemptRef& attempt) const;
   void reap(const std::string& directory);
+  static void signal_supervisor(const std::string& directory, int signal);
   void replace_stuck_supervisor(const std::string& directory);
   AttemptStatus clean_up_after_supervisor(const std::string& directory);
 

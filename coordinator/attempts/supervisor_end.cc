@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
+#include <filesystem>
 #include <thread>
 
 #include <nlohmann/json.hpp>
@@ -73,6 +75,9 @@ std::string Supervisor::last_words(int rank) const {
 }
 
 ExitInfo Supervisor::exit_info() const {
+  // Ranks write the time of the wall clock; should somebody have set that meanwhile, by how much.
+  std::int64_t set_by = unix_now_ns() - now();
+  if (std::abs(set_by) < kSecond) set_by = 0;
   EndFacts end;
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
     const Rank& rank = ranks_[i];
@@ -83,7 +88,8 @@ ExitInfo Supervisor::exit_info() const {
     of_rank.end_ns = rank.end_ns;
     of_rank.wait_status = rank.wait_status;
     if (!of_rank.wait_status && rank.process) of_rank.wait_status = rank.process->wait_status();
-    of_rank.record = read_exit_record(spec_.output, of_rank.rank, start_ns_);
+    of_rank.record = read_exit_record(spec_.output, of_rank.rank, start_ns_ + set_by);
+    if (of_rank.record) of_rank.record->time_ns -= set_by;
     if (of_rank.record && of_rank.pid != 0 && of_rank.record->pid != of_rank.pid) {
       of_rank.record.reset();
     }

@@ -12,13 +12,18 @@
 
 #include <fmt/format.h>
 
+#include "coordinator/attempts/attempt_files.h"
 #include "coordinator/attempts/launch_command.h"
+#include "coordinator/model/run_json.h"
+#include "coordinator/model/sha256.h"
 #include "core/error.h"
 #include "core/processors.h"
 #include "runtime/files/write_file.h"
 
 namespace lockstep::coordinator {
 namespace {
+
+constexpr const char* kRecordFile = "record.json";
 
 std::string run_directory(const EngineOptions& options, const std::string& run) {
   return fmt::format("{}/runs/{}", options.state_directory, run);
@@ -69,6 +74,57 @@ void write_token_file(const EngineOptions& options, const AttemptRef& attempt,
 
 void remove_token_file(const EngineOptions& options, const AttemptRef& attempt) noexcept {
   ::unlink(token_file(options, attempt).c_str());
+}
+
+namespace {
+
+nlohmann::json whole_of(const RunRecord& record) {
+  const RunTexts& texts = *record.run.texts;
+  return {{"record", record},
+          {"texts",
+           {{"config_yaml", texts.config_yaml},
+            {"config_source", texts.config_source},
+            {"resolved_config", texts.resolved_config}}}};
+}
+
+}  // namespace
+
+bool write_record_file(const EngineOptions& options, const RunRecord& record,
+                       bool synced) noexcept {
+  try {
+    const std::string body = canonical_text(whole_of(record));
+    const nlohmann::json file = {{"version", 1}, {"sha256", sha256_hex(body)}, {"body", body}};
+    make_run_directory(options, record.run.id);
+    return write_file(run_directory(options, record.run.id), kRecordFile, to_text(file), synced);
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+RunRecord read_record_file(const EngineOptions& options, const std::string& run) {
+  constexpr std::size_t kLargest = 16 << 20;
+  const std::string path = run_directory(options, run) + "/" + kRecordFile;
+  const auto text = read_small_file(run_directory(options, run), kRecordFile, kLargest);
+  if (!text) throw core::Error(core::ErrorKind::kData, path + " is not there");
+  try {
+    const auto file = nlohmann::json::parse(*text);
+    const auto body = file.at("body").get<std::string>();
+    if (file.at("version") != 1 || sha256_hex(body) != file.at("sha256")) {
+      throw core::Error(core::ErrorKind::kData, path + " does not have its hash");
+    }
+    const auto whole = nlohmann::json::parse(body);
+    auto record = whole.at("record").get<RunRecord>();
+    auto texts = std::make_shared<RunTexts>();
+    whole.at("texts").at("config_yaml").get_to(texts->config_yaml);
+    whole.at("texts").at("config_source").get_to(texts->config_source);
+    whole.at("texts").at("resolved_config").get_to(texts->resolved_config);
+    record.run.texts = std::move(texts);
+    if (record.run.id != run)
+      throw core::Error(core::ErrorKind::kData, path + " is of another run");
+    return record;
+  } catch (const nlohmann::json::exception& error) {
+    throw core::Error(core::ErrorKind::kData, fmt::format("{}: {}", path, error.what()));
+  }
 }
 
 namespace {

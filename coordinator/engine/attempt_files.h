@@ -18,6 +18,12 @@ void write_token_file(const EngineOptions& options, const AttemptRef& attempt,
                       const std::string& secret);
 void remove_token_file(const EngineOptions& options, const AttemptRef& attempt) noexcept;
 
+// STATE/runs/ID/record.json: the run as the store has it, so that its attempt can be found again
+// should the store be lost. False if it could not be written, which changes nothing.
+bool write_record_file(const EngineOptions& options, const RunRecord& record, bool synced) noexcept;
+// Throws core::Error(kData) that says what is not whole.
+RunRecord read_record_file(const EngineOptions& options, const std::string& run);
+
 // How the newest attempt of this record is to be started.
 LaunchSpec launch_spec(const EngineOptions& options, const RunRecord& record);
 

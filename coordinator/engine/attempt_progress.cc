@@ -16,18 +16,17 @@ void AttemptWatcher::watch_contact() {
   if (is_silent() == now_run().suspect) return;
   change([&](RunChange& draft) {
     if (draft.run().state != RunState::kRunning || draft.run().suspect == is_silent()) return;
-    draft.add(
-        is_silent() ? EventKind::kSuspect : EventKind::kRecovered, kCoordinatorActor,
-        {{"message", fmt::format("last heard of {:.0f} s ago",
-                                 static_cast<double>(now_ - live_.last_contact_ns) / kSecond)}});
+    draft.add(is_silent() ? EventKind::kSuspect : EventKind::kRecovered, kCoordinatorActor,
+              {{"message", fmt::format("last heard of {:.0f} s ago",
+                                       static_cast<double>(silence_ns()) / kSecond)}});
   });
 }
 
 void AttemptWatcher::watch_checkpoints() {
   if (now_run().state != RunState::kRunning) return;
   if (now_run().checkpoint_wanted && live_.checkpoint_asked_ns == 0) {
-    core_.live.checkpoint_asked(watch_.ref, now_);
-    live_.checkpoint_asked_ns = now_;
+    core_.live.checkpoint_asked(watch_.ref, steady_ns());
+    live_.checkpoint_asked_ns = steady_ns();
   }
   if (!now_run().checkpoint_wanted && live_.checkpoint_asked_ns != 0) {
     core_.live.checkpoint_asked(watch_.ref, 0);
@@ -38,8 +37,14 @@ void AttemptWatcher::watch_checkpoints() {
   const bool wanted = now_run().checkpoint_wanted && answers_request(live_.checkpoint_step);
   const bool known = live_.checkpoint_step == now_run().checkpoint_step && !wanted;
   if (!watch_.verification && untold && !known) verify(live_.checkpoint_step);
+  if (now_run().checkpoint_wanted && !watch_.verification &&
+      live_.failed_control_id >= now_run().checkpoint_control_id) {
+    return fail_checkpoint(
+        "the run could not save the checkpoint that was asked for and goes on; "
+        "its log says why");
+  }
   const bool late = live_.checkpoint_asked_ns != 0 && !watch_.verification &&
-                    now_ - live_.checkpoint_asked_ns > core_.options.checkpoint_deadline_ns;
+                    steady_ns() - live_.checkpoint_asked_ns > core_.options.checkpoint_deadline_ns;
   if (late) fail_checkpoint("the checkpoint that was asked for did not come in time");
 }
 
@@ -106,7 +111,8 @@ void AttemptWatcher::watch_deadlines() {
   const Run& run = now_run();
   const Attempt& attempt = *record_->current();
   if (run.state == RunState::kStarting &&
-      now_ - attempt.create_time_ns > core_.options.start_deadline_ns) {
+      elapsed_ns(now_, attempt.created_at, attempt.create_time_ns) >
+          core_.options.start_deadline_ns) {
     const std::string message =
         fmt::format("the ranks had not all come up after {:.0f} s",
                     static_cast<double>(core_.options.start_deadline_ns) / kSecond);
@@ -117,7 +123,9 @@ void AttemptWatcher::watch_deadlines() {
     return;
   }
   const bool timed = run.state == RunState::kRunning && run.time_limit_ns > 0;
-  if (!timed || now_ - attempt.start_time_ns <= run.time_limit_ns) return;
+  if (!timed) return;
+  const std::int64_t passed = elapsed_ns(now_, attempt.started_at, attempt.start_time_ns);
+  if (passed <= run.time_limit_ns) return;
   change([&](RunChange& draft) {
     if (draft.run().state != RunState::kRunning) return;
     StopOrder order;
@@ -149,7 +157,7 @@ bool AttemptWatcher::is_stopped(const AttemptStatus& status) const {
 
 void AttemptWatcher::watch_activity(const AttemptStatus& status) {
   if (!uses_agent() || now_run().state != RunState::kRunning) return;
-  const std::int64_t still = now_ - live_.activity_time_ns;
+  const std::int64_t still = steady_ns() - live_.activity_time_ns;
   if (still <= hang_limit_ns()) return;
   const bool stopped = is_stopped(status);
   if (is_silent() && !stopped) return;

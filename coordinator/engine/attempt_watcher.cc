@@ -37,8 +37,8 @@ AttemptWatcher::AttemptWatcher(EngineCore& core, AttemptWatch& watch, RunPtr rec
     : core_(core),
       watch_(watch),
       record_(std::move(record)),
-      live_(core.live.get(watch.ref, core.now())),
-      now_(core.now()) {}
+      live_(core.live.get(watch.ref, core.steady())),
+      now_(core.moment()) {}
 
 void AttemptWatcher::run() {
   const AttemptStatus status = core_.attempts.poll(watch_.ref);
@@ -70,7 +70,7 @@ void AttemptWatcher::absent() {
   end.exit = failure_of(FailureCategory::kCoordinator,
                         "the processes of the attempt are gone without a trace");
   if (!begun) end.exit.message = "the attempt was never started";
-  end.end_time_ns = now_;
+  end.end_time_ns = now_ns();
   conclude(end);
 }
 
@@ -78,12 +78,16 @@ void AttemptWatcher::launch() {
   watch_.launched_here = true;
   try {
     failpoint("engine.before_launch");
+    if (!write_record_file(core_.options, *record_, true)) {
+      core_.log.warning("engine", "run {}: its record could not be kept with its attempt",
+                        watch_.ref.run);
+    }
     core_.attempts.launch(launch_spec(core_.options, *record_));
     failpoint("engine.after_launch");
   } catch (const std::exception& error) {
     AttemptEnd end;
     end.exit = failure_of(FailureCategory::kLaunch, error.what());
-    end.end_time_ns = now_;
+    end.end_time_ns = now_ns();
     return conclude(end);
   }
   change([](RunChange& draft) {
@@ -102,6 +106,14 @@ void AttemptWatcher::note_launch(const AttemptStatus& status) {
           draft.record().current()->state == AttemptState::kCreated) {
         draft.add(EventKind::kLaunched, kCoordinatorActor);
       }
+    });
+  }
+  // A rank 0 that speaks has registered, if not with this store.
+  if (live_.has_beaten) {
+    change([&](RunChange& draft) {
+      if (draft.run().state != RunState::kStarting) return;
+      draft.add(EventKind::kRanksReady, "agent",
+                {{"resumed_from", ""}, {"total_steps", live_.total_steps}});
     });
   }
   // Without agents the processes have to do.
@@ -173,7 +185,7 @@ void AttemptWatcher::ended(const AttemptStatus& status) {
   if (end.exit.message.empty() && !status.stuck.empty()) {
     end.exit.message = fmt::format("{}", fmt::join(status.stuck, "; "));
   }
-  end.end_time_ns = status.end_time_ns > 0 ? status.end_time_ns : now_;
+  end.end_time_ns = status.end_time_ns > 0 ? status.end_time_ns : now_ns();
   end.stuck = status.stuck;
   end.cleanup = status.cleanup;
   conclude(end);

@@ -22,7 +22,10 @@ class AttemptWatcher {
  private:
   const Run& now_run() const { return record_->run; }
   bool uses_agent() const { return !core_.options.agent_address.empty(); }
-  bool is_silent() const { return now_ - live_.last_contact_ns > core_.options.suspect_after_ns; }
+  std::int64_t now_ns() const { return now_.unix_ns; }       // for people
+  std::int64_t steady_ns() const { return now_.steady.ns; }  // for all that is measured
+  std::int64_t silence_ns() const { return steady_ns() - live_.last_contact_ns; }
+  bool is_silent() const { return silence_ns() > core_.options.suspect_after_ns; }
   // Decides on the run as it is now, unless this attempt is no longer its current one.
   void change(const std::function<void(RunChange&)>& decide);
 
@@ -53,7 +56,7 @@ class AttemptWatcher {
   AttemptWatch& watch_;
   RunPtr record_;
   LiveAttempt live_;
-  std::int64_t now_;
+  const Moment now_;
 };
 
 // The actor of what the engine itself decides.

@@ -21,6 +21,14 @@ RunPtr Engine::find(const std::string& name) const {
     throw EngineError(ErrorCode::kFailedPrecondition, "QUARANTINED",
                       "the store's part of run " + run.id + " is corrupt: " + run.problem);
   }
+  {
+    const std::lock_guard lock(core_->unknown_mutex);
+    const auto unknown = core_->unknown.find(bare_id(name));
+    if (unknown != core_->unknown.end() && !core_->table.committed(unknown->first)) {
+      throw EngineError(ErrorCode::kFailedPrecondition, "UNKNOWN_ATTEMPT",
+                        describe_unknown(unknown->second));
+    }
+  }
   return core_->table.find(name);
 }
 
@@ -64,7 +72,9 @@ void Engine::record_refusal(const Caller& caller, const std::string& method,
 }
 
 StoreCheck Engine::check_store() const {
-  const StoreReport report = core_->store.check();
+  StoreReport report = core_->store.check();
+  for (const PendingReason& unknown : unknown_attempts())
+    report.problems.push_back(unknown.message);
   return {report.problems.empty(), report.problems, report.runs, report.events,
           report.audit_events};
 }

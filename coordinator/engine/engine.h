@@ -59,11 +59,12 @@ using Listener = std::function<void(const Notice&)>;
 // An error means that nothing was changed. Thread-safe; reads see the newest committed state and
 // never wait for the disk. All errors are EngineError.
 //
-// A run is named by its id, by "runs/ID", or by a prefix of an id that is unique.
+// A run is named by its id, by "runs/ID", by its display_name if no other run (that has not ended) has
+// it, or by a prefix of an id that is unique.
 class Engine {
  public:
   // Loads the store, finds running attempts again and goes on where the last coordinator stopped.
-  // All references must outlive the engine.
+  // All references must outlive the engine. Throws core::Error(kConfig) as require_hosts does.
   Engine(Store& store, AttemptHost& attempts, Checkpoints& checkpoints, const Clock& clock,
          core::Logger& log, EngineOptions options);
   ~Engine();
@@ -81,6 +82,9 @@ class Engine {
   std::vector<CheckpointInfo> list_checkpoints(const std::string& name, bool verify) const;
   // Ids of runs whose part of the store is corrupt, with what is wrong. They are not in list().
   std::vector<PendingReason> quarantined() const;
+  // Attempts with files here of which the store knows nothing and that could not be adopted, by id
+  // of their run.
+  std::vector<PendingReason> unknown_attempts() const;
 
   // --- runs: verbs -------------------------------------------------------------------------------
   // request_id: a UUID, or empty. The same one of the same caller again is answered with the run
@@ -107,6 +111,8 @@ class Engine {
   // stop_runs: what runs there is checkpointed, stopped and queued again.
   HostInfo drain(const std::string& host, const std::string& reason, bool stop_runs,
                  const std::string& request_id, const Caller& caller);
+  // Throws core::Error(kConfig) if leased slots are on none of these hosts.
+  void require_hosts(const std::vector<HostSpec>& hosts) const;
   HostInfo undrain(const std::string& host, const std::string& request_id, const Caller& caller);
 
   // --- tokens ------------------------------------------------------------------------------------
@@ -127,6 +133,12 @@ class Engine {
   StoreCheck check_store() const;
   std::int64_t backup(const std::string& path, const Caller& caller);  // bytes
   int schema_version() const;
+  // Takes up a run whose attempt has files here but which the store does not know: from its record
+  // or, without a whole one, from what was launched. NOT_FOUND, CANNOT_ADOPT.
+  RunPtr adopt(const std::string& run, const std::string& request_id, const Caller& caller);
+  // Ends an unknown attempt (with a checkpoint, unless `force`) and puts its files aside.
+  void end_unknown(const std::string& run, bool force, const std::string& request_id,
+                   const Caller& caller);
   // False while the store cannot be written (disk full, ...): changes are refused, what runs goes
   // on, and it heals by itself.
   bool store_healthy() const;

@@ -51,7 +51,7 @@ void Engine::register_agent(const AgentRegistration& registration) {
                       fmt::format("run {} has {} ranks, and {} have registered", record->run.id,
                                   record->run.resources.ranks, registration.world_size));
   }
-  core_->live.registered(registration, core_->now());
+  core_->live.registered(registration, core_->moment());
   if (record->run.state != RunState::kStarting) return;
   core_->change_run(record->run.id, [&](RunChange& change) {
     if (change.run().state != RunState::kStarting) return;
@@ -74,7 +74,8 @@ void Engine::register_agent(const AgentRegistration& registration) {
 
 BeatAnswer Engine::heartbeat(const Beat& beat) {
   const RunPtr record = require_current(*core_, beat.attempt);
-  const Progress progress = core_->live.beat(beat, record->run.progress.total_steps, core_->now());
+  const Progress progress =
+      core_->live.beat(beat, record->run.progress.total_steps, core_->moment());
   core_->table.publish_progress(beat.attempt.run, progress);
   const Run& run = record->run;
   BeatAnswer answer;

@@ -4,6 +4,7 @@
 
 #include "coordinator/engine/engine_core.h"
 #include "coordinator/model/run_json.h"
+#include "core/error.h"
 
 // Hosts and who has their slots.
 namespace lockstep::coordinator {
@@ -96,7 +97,7 @@ std::vector<RunChange> stops_on(const EngineCore& core, const std::string& host,
         (run.state == RunState::kStopping && run.stop_intent == StopIntent::kNone)) {
       continue;
     }
-    RunChange change(*record, core.now());
+    RunChange change(*record, core.moment());
     StopOrder order;
     order.reason = fmt::format("host {} is drained: {}", host, reason);
     add_stop_request(change, StopIntent::kHostDrain, actor, order);
@@ -123,36 +124,81 @@ Cluster EngineCore::cluster() const {
   return all;
 }
 
-std::vector<Lease> EngineCore::leases(const std::vector<RunPtr>& runs) const {
+// The scheduler compares moments of the wall clock; those that it gets are counted back from now by
+// the steady one, so that a step of the wall clock moves nobody in line.
+std::vector<Lease> EngineCore::leases(const std::vector<RunPtr>& runs, const Moment& now) const {
   std::vector<Lease> all;
   for_each_lease(runs, [&](const RunRecord& record, const Attempt& attempt) {
     Lease lease;
     lease.run = record.run.id;
     lease.placements = attempt.placements;
     if (record.run.time_limit_ns > 0) {
-      const std::int64_t start =
-          attempt.start_time_ns > 0 ? attempt.start_time_ns : attempt.create_time_ns;
-      lease.end_ns = start + record.run.time_limit_ns;
+      const bool started = attempt.start_time_ns > 0;
+      const std::int64_t passed = started
+                                      ? elapsed_ns(now, attempt.started_at, attempt.start_time_ns)
+                                      : elapsed_ns(now, attempt.created_at, attempt.create_time_ns);
+      lease.end_ns = now.unix_ns - passed + record.run.time_limit_ns;
     }
     all.push_back(std::move(lease));
   });
+  const std::lock_guard lock(unknown_mutex);
+  for (const auto& [run, attempt] : unknown) {
+    if (attempt.found.ended || !attempt.found.spec) continue;
+    Lease lease;
+    lease.run = run;
+    for (const HostSlots& host : attempt.found.spec->hosts)
+      lease.placements.push_back({host.host, host.slots});
+    all.push_back(std::move(lease));
+  }
   return all;
 }
 
-std::vector<QueuedRun> EngineCore::queued_runs(const std::vector<RunPtr>& runs) const {
+std::vector<QueuedRun> EngineCore::queued_runs(const std::vector<RunPtr>& runs,
+                                               const Moment& now) const {
   std::vector<QueuedRun> queued;
   for (const RunPtr& record : runs) {
     const Run& run = record->run;
-    if (run.state != RunState::kQueued) continue;
-    queued.push_back({run.id, run.priority, run.queue_time_ns, run.resources, run.device_kind,
-                      run.time_limit_ns});
+    if (run.state != RunState::kQueued || is_blocked(run.id)) continue;
+    const std::int64_t queued_ns = now.unix_ns - elapsed_ns(now, run.queued_at, run.queue_time_ns);
+    queued.push_back(
+        {run.id, run.priority, queued_ns, run.resources, run.device_kind, run.time_limit_ns});
   }
   return queued;
 }
 
 Plan EngineCore::current_plan() const {
   const auto runs = table.all_committed();
-  return plan(cluster(), leases(runs), queued_runs(runs), now());
+  const Moment time = moment();
+  return plan(cluster(), leases(runs, time), queued_runs(runs, time), time.unix_ns);
+}
+
+// A host that was renamed or has lost slots would be given away a second time.
+void EngineCore::require_hosts(const std::vector<HostSpec>& hosts) const {
+  for_each_lease(table.all_committed(), [&](const RunRecord& record, const Attempt& attempt) {
+    for (const Placement& placement : attempt.placements) {
+      const auto host = std::find_if(hosts.begin(), hosts.end(), [&](const HostSpec& spec) {
+        return spec.name == placement.host;
+      });
+      const int last = placement.slots.empty()
+                           ? -1
+                           : *std::max_element(placement.slots.begin(), placement.slots.end());
+      if (host != hosts.end() && last < host->slots) continue;
+      throw core::Error(
+          core::ErrorKind::kConfig,
+          host == hosts.end()
+              ? fmt::format(
+                    "hosts: run {} has slots of host {}, which is not in the configuration; "
+                    "keep that name until the run has ended",
+                    record.run.id, placement.host)
+              : fmt::format("hosts: run {} has slot {} of host {}, which has {} slots in the "
+                            "configuration; keep them until the run has ended",
+                            record.run.id, last, placement.host, host->slots));
+    }
+  });
+}
+
+void Engine::require_hosts(const std::vector<HostSpec>& hosts) const {
+  core_->require_hosts(hosts);
 }
 
 std::vector<HostInfo> Engine::hosts() const {

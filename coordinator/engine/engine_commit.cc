@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "coordinator/engine/attempt_files.h"
 #include "coordinator/engine/engine_core.h"
 #include "coordinator/model/run_json.h"
 #include "coordinator/model/sha256.h"
@@ -68,6 +69,7 @@ std::vector<RunPtr> EngineCore::commit(std::vector<RunChange>& changes, StoreWri
   for (std::size_t i = 0; i < changes.size(); ++i) {
     if (changes[i].empty()) continue;
     table.publish(records[i], changes[i].events());
+    if (records[i]->run.current_attempt > 0) write_record_file(options, *records[i], false);
     schedule_due = true;
   }
   return records;
@@ -83,7 +85,7 @@ RunPtr EngineCore::change_run(const std::string& id,
                               const std::function<void(RunChange&)>& decide) {
   const std::lock_guard lock(write_mutex);
   const RunPtr record = table.committed(id);
-  RunChange change(*record, now());
+  RunChange change(*record, moment());
   decide(change);
   if (change.empty()) return record;
   return commit(std::move(change));
@@ -142,7 +144,7 @@ RunPtr EngineCore::verb(const Call& call, const std::string& name,
   const std::lock_guard lock(write_mutex);
   if (const auto served = served_before(call)) return table.find(*served);
   const RunPtr before = table.committed(id);
-  RunChange change(*before, now());
+  RunChange change(*before, moment());
   try {
     decide(change);
   } catch (const EngineError& error) {

@@ -46,6 +46,14 @@ struct AttemptWatch {
   std::int64_t recorded_ack = 0;
 };
 
+// An attempt with files here of which the store knows nothing, and which could not be adopted: its
+// slots and its output are taken as long as it lives, and nobody ends it but a person.
+struct UnknownAttempt {
+  FoundAttempt found;
+  std::string problem;              // why it could not be adopted
+  std::optional<StopRequest> stop;  // a person has asked for its end
+};
+
 // A call that changes something, for the audit log and for being served once.
 struct Call {
   std::string method;
@@ -84,13 +92,18 @@ struct EngineCore {
   mutable std::mutex host_mutex;
   std::map<std::string, HostRow> host_rows;  // by name; drained or once drained
 
+  mutable std::mutex unknown_mutex;
+  std::map<std::string, UnknownAttempt> unknown;  // by run
+
   std::mutex tick_mutex;
   std::map<std::string, AttemptWatch> watches;  // by run
-  std::vector<AttemptRef> orphans;              // attempts that no live run has
-  std::int64_t next_probe_ns = 0;
+  std::vector<AttemptRef> orphans;              // that have ended, to the store, and still live
+  std::int64_t next_probe_ns = 0;               // steady, as is the next
   std::int64_t next_schedule_ns = 0;
 
-  std::int64_t now() const { return clock.now_ns(); }
+  std::int64_t now() const { return clock.now_ns(); }  // for people
+  Moment moment() const { return clock.now(); }
+  std::int64_t steady() const { return clock.boot_time().ns; }
   double jitter();  // in [-1, 1]; write_mutex is held
 
   // --- committing (engine_commit.cc); write_mutex is held ----------------------------------------
@@ -122,17 +135,31 @@ struct EngineCore {
   void queue_what_is_due(const std::vector<RunPtr>& runs);
   void schedule_starts();
   void stop_orphans();
+  // engine_recovery.cc: what has files here and is not in the store.
+  void find_attempts();
+  void watch_unknown();
+  bool is_blocked(const std::string& run) const;  // by an unknown attempt of its own
+  // Adopts the run as its record has it; throws EngineError(CANNOT_ADOPT). write_mutex is held.
+  RunPtr adopt(const RunRecord& found, const std::string& actor, StoreWrite write);
+  void require_hosts(const std::vector<HostSpec>& hosts) const;
   Cluster cluster() const;
-  std::vector<Lease> leases(const std::vector<RunPtr>& runs) const;
-  std::vector<QueuedRun> queued_runs(const std::vector<RunPtr>& runs) const;
+  std::vector<Lease> leases(const std::vector<RunPtr>& runs, const Moment& now) const;
+  std::vector<QueuedRun> queued_runs(const std::vector<RunPtr>& runs, const Moment& now) const;
   Plan current_plan() const;
 };
+
+// What is left of the pause before the next attempt; never more than the policy allows, whatever the
+// clocks say.
+std::int64_t backoff_left_ns(const Run& run, const Moment& now);
 
 // Adds the request to stop, and what must come with it: a checkpoint first for those that free the
 // slots, the point of no return for the others.
 void add_stop_request(RunChange& change, StopIntent intent, const std::string& actor,
                       const StopOrder& order);
 void add_checkpoint_request(RunChange& change, const std::string& actor);
+
+// "attempt 3 of run X is not in the store, and ...; ..."
+std::string describe_unknown(const UnknownAttempt& attempt);
 
 // The part of a run that audit records show before and after.
 std::string audit_view(const Run& run);

@@ -110,6 +110,20 @@ void require_output_free(EngineCore& core, const Run& run, const std::string& pa
                                   run.output, other->run.id, to_string(other->run.state)))
         .with("run", other->run.id);
   }
+  {
+    const std::lock_guard lock(core.unknown_mutex);
+    for (const auto& [id, attempt] : core.unknown) {
+      if (attempt.found.ended || !attempt.found.spec ||
+          core.canonical_output(attempt.found.spec->output) != output) {
+        continue;
+      }
+      throw EngineError(
+          ErrorCode::kFailedPrecondition, "OUTPUT_IN_USE",
+          fmt::format("run.output {} belongs to an attempt of run {}, which is not in "
+                      "the store: {}",
+                      run.output, id, attempt.problem));
+    }
+  }
   if (!parent.empty() || !holds_run(run.output)) return;
   throw EngineError(ErrorCode::kFailedPrecondition, "OUTPUT_IN_USE",
                     fmt::format("run.output {} already holds a run; choose another (--set "
@@ -163,7 +177,7 @@ RunPtr store_new(EngineCore& core, Run run, const std::shared_ptr<const RunTexts
                  const Call& call) {
   run.id = core.ids.next(core.now());
   run.after_pending = pending_of(core, run);
-  RunChange change({}, core.now());
+  RunChange change({}, core.moment());
   change.add(EventKind::kSubmitted, call.caller.name, {{"run", run}});
   change.set_texts(texts);
   if (!run.hold && run.after_pending.empty()) change.add(EventKind::kQueued, "coordinator");
@@ -174,16 +188,17 @@ RunPtr store_new(EngineCore& core, Run run, const std::shared_ptr<const RunTexts
 
 void describe_wait(const EngineCore& core, const Run& run, CreateResult& result) {
   const auto runs = core.table.all_committed();
-  std::vector<QueuedRun> queued = core.queued_runs(runs);
+  const Moment now = core.moment();
+  std::vector<QueuedRun> queued = core.queued_runs(runs, now);
   QueuedRun candidate;
   candidate.id = "~";  // behind all that came before
   candidate.priority = run.priority;
-  candidate.queue_time_ns = core.now();
+  candidate.queue_time_ns = now.unix_ns;
   candidate.resources = run.resources;
   candidate.kind = run.device_kind;
   candidate.time_limit_ns = run.time_limit_ns;
   queued.push_back(candidate);
-  const Plan planned = plan(core.cluster(), core.leases(runs), queued, core.now());
+  const Plan planned = plan(core.cluster(), core.leases(runs, now), queued, now.unix_ns);
   for (const Start& start : planned.starts) {
     if (start.run == candidate.id) result.placements = start.placements;
   }

@@ -66,6 +66,11 @@ void explain_waiting(const EngineCore& core, const Run& run, Explanation& told) 
 }
 
 void explain_queued(const EngineCore& core, const Run& run, Explanation& told) {
+  if (core.is_blocked(run.id)) {
+    const std::lock_guard lock(core.unknown_mutex);
+    told.reasons.push_back({"UNKNOWN_ATTEMPT", describe_unknown(core.unknown.at(run.id))});
+    return;
+  }
   const Plan planned = core.current_plan();
   for (const Wait& wait : planned.waits) {
     if (wait.run != run.id) continue;
@@ -81,11 +86,12 @@ void explain_queued(const EngineCore& core, const Run& run, Explanation& told) {
 }
 
 void explain_backoff(const EngineCore& core, const Run& run, Explanation& told) {
-  const double seconds =
-      static_cast<double>(std::max<std::int64_t>(0, run.backoff_until_ns - core.now())) / kSecond;
+  const Moment now = core.moment();
+  const std::int64_t left = std::max<std::int64_t>(0, backoff_left_ns(run, now));
+  const double seconds = static_cast<double>(left) / kSecond;
   told.reasons.push_back(
       {"BACKOFF", fmt::format("restart {} begins in {:.0f} s", run.restart_count, seconds)});
-  told.start_estimate_ns = run.backoff_until_ns;
+  told.start_estimate_ns = now.unix_ns + left;
 }
 
 // Of a run of which nothing else is to be said.

@@ -1,12 +1,12 @@
 #include <algorithm>
 #include <chrono>
-#include <set>
 
 #include <fmt/format.h>
 
 #include "coordinator/engine/attempt_files.h"
 #include "coordinator/engine/engine_core.h"
 #include "coordinator/model/failpoint.h"
+#include "coordinator/model/retry_rules.h"
 #include "coordinator/model/run_json.h"
 #include "coordinator/model/sha256.h"
 #include "core/error.h"
@@ -71,6 +71,14 @@ EngineCore::EngineCore(Store& store_, AttemptHost& attempts_, Checkpoints& check
   start_up();
 }
 
+std::int64_t backoff_left_ns(const Run& run, const Moment& now) {
+  const bool same_boot =
+      !run.backoff_until.boot.empty() && run.backoff_until.boot == now.steady.boot;
+  const std::int64_t left =
+      same_boot ? run.backoff_until.ns - now.steady.ns : run.backoff_until_ns - now.unix_ns;
+  return std::min(left, retry_delay_ns(run.retry_policy, 62, 1.0));
+}
+
 double EngineCore::jitter() {
   return std::uniform_real_distribution<double>(-1.0, 1.0)(random);
 }
@@ -92,42 +100,42 @@ void EngineCore::start_up() {
     tokens[row.name] = row;
   for (const HostRow& row : contents.hosts)
     host_rows[row.name] = row;
-  std::set<std::string> spared;
-  for (const QuarantinedRun& run : quarantined)
-    spared.insert(run.id);
-  for (const AttemptRef& ref : attempts.find_all()) {
-    const RunPtr record = table.committed(ref.run);
-    const bool wanted = record && has_attempt(record->run.state) && record->current_ref() == ref;
-    if (!wanted && !spared.contains(ref.run)) orphans.push_back(ref);
-  }
-  for (const RunPtr& record : table.all_committed()) {
-    if (!has_attempt(record->run.state)) continue;
-    change_run(record->run.id,
-               [](RunChange& change) { change.add(EventKind::kCoordinatorRestarted, kActor); });
+  require_hosts(options.hosts);
+  find_attempts();
+  try {
+    for (const RunPtr& record : table.all_committed()) {
+      if (!has_attempt(record->run.state)) continue;
+      change_run(record->run.id,
+                 [](RunChange& change) { change.add(EventKind::kCoordinatorRestarted, kActor); });
+    }
+  } catch (const EngineError& error) {
+    // A store that cannot be written just now can still be read.
+    log.error("engine", "{}", error.what());
   }
 }
 
 void EngineCore::run_tick() {
   const std::lock_guard lock(tick_mutex);
-  if (!healthy && now() >= next_probe_ns) {
-    next_probe_ns = now() + kProbeNs;
+  if (!healthy && steady() >= next_probe_ns) {
+    next_probe_ns = steady() + kProbeNs;
     const std::lock_guard write_lock(write_mutex);
     StoreWrite probe;
     probe.fence = fence;
     store_write(probe);
   }
   stop_orphans();
+  watch_unknown();
   const std::vector<RunPtr> runs = table.all_committed();
   watch_attempts(runs);
   queue_what_is_due(runs);
-  if (schedule_due.exchange(false) || now() >= next_schedule_ns) {
-    next_schedule_ns = now() + kScheduleNs;
+  if (schedule_due.exchange(false) || steady() >= next_schedule_ns) {
+    next_schedule_ns = steady() + kScheduleNs;
     schedule_starts();
   }
 }
 
-// Attempts of which the store knows nothing, or that a newer one has followed: nobody waits for
-// them, and they may write nothing.
+// Attempts that have ended to the store, and of which something still lives: nobody waits for them,
+// and they may write nothing.
 void EngineCore::stop_orphans() {
   std::erase_if(orphans, [&](const AttemptRef& ref) {
     try {
@@ -138,7 +146,7 @@ void EngineCore::stop_orphans() {
       StopRequest request;
       request.force = true;
       request.cause = FailureCategory::kCoordinator;
-      request.message = "no live run has this attempt";
+      request.message = "the store has this attempt as ended";
       attempts.stop(ref, request);
     } catch (const std::exception& error) {
       log.error("engine", "attempt {} of run {}: {}", ref.number, ref.run, error.what());
@@ -148,10 +156,10 @@ void EngineCore::stop_orphans() {
 }
 
 void EngineCore::queue_what_is_due(const std::vector<RunPtr>& runs) {
-  const std::int64_t time = now();
+  const Moment time = moment();
   for (const RunPtr& record : runs) {
     const Run& run = record->run;
-    if (run.state == RunState::kBackoff && run.backoff_until_ns <= time) {
+    if (run.state == RunState::kBackoff && backoff_left_ns(run, time) <= 0) {
       change_run(run.id, [&](RunChange& change) {
         if (change.run().state != RunState::kBackoff) return;
         change.add(EventKind::kQueued, kActor, {{"reason", "RETRY"}});
@@ -181,7 +189,7 @@ void EngineCore::schedule_starts() {
     {
       const std::lock_guard lock(write_mutex);
       record = table.committed(start.run);
-      RunChange change(*record, now());
+      RunChange change(*record, moment());
       if (change.run().state != RunState::kQueued) continue;
       StoreWrite write;
       write.fence = fence + 1;

@@ -27,7 +27,7 @@ std::optional<double> LiveAttempt::median_step_seconds() const {
   return *middle;
 }
 
-LiveAttempt& LiveAttempts::entry(const AttemptRef& ref, std::int64_t now_ns) {
+LiveAttempt& LiveAttempts::entry(const AttemptRef& ref, std::int64_t steady_ns) {
   auto found = entries_.find(ref.run);
   if (found != entries_.end() && found->second.ref != ref) {
     entries_.erase(found);
@@ -36,36 +36,37 @@ LiveAttempt& LiveAttempts::entry(const AttemptRef& ref, std::int64_t now_ns) {
   if (found == entries_.end()) {
     found = entries_.try_emplace(ref.run).first;
     found->second.ref = ref;
-    found->second.last_contact_ns = now_ns;
-    found->second.activity_time_ns = now_ns;
+    found->second.last_contact_ns = steady_ns;
+    found->second.activity_time_ns = steady_ns;
   }
   return found->second;
 }
 
-LiveAttempt LiveAttempts::get(const AttemptRef& ref, std::int64_t now_ns) {
+LiveAttempt LiveAttempts::get(const AttemptRef& ref, std::int64_t steady_ns) {
   const std::lock_guard lock(mutex_);
-  return entry(ref, now_ns);
+  return entry(ref, steady_ns);
 }
 
-void LiveAttempts::registered(const AgentRegistration& registration, std::int64_t now_ns) {
+void LiveAttempts::registered(const AgentRegistration& registration, const Moment& now) {
   const std::lock_guard lock(mutex_);
-  LiveAttempt& live = entry(registration.attempt, now_ns);
+  LiveAttempt& live = entry(registration.attempt, now.steady.ns);
   live.total_steps = registration.total_steps;
-  live.last_contact_ns = now_ns;
-  live.activity_time_ns = now_ns;
+  live.last_contact_ns = now.steady.ns;
+  live.activity_time_ns = now.steady.ns;
   live.progress.step = std::max(live.progress.step, registration.resumed_step);
   live.progress.total_steps = registration.total_steps;
-  live.progress.heartbeat_time_ns = now_ns;
+  live.progress.heartbeat_time_ns = now.unix_ns;
 }
 
-Progress LiveAttempts::beat(const Beat& beat, std::int64_t total_steps, std::int64_t now_ns) {
+Progress LiveAttempts::beat(const Beat& beat, std::int64_t total_steps, const Moment& now) {
   const std::lock_guard lock(mutex_);
-  LiveAttempt& live = entry(beat.attempt, now_ns);
-  live.last_contact_ns = now_ns;
+  LiveAttempt& live = entry(beat.attempt, now.steady.ns);
+  live.last_contact_ns = now.steady.ns;
   live.total_steps = total_steps;
+  live.has_beaten = true;
   if (beat.activity != live.activity || beat.collective_sequence != live.collective_sequence ||
       beat.step != live.progress.step) {
-    live.activity_time_ns = now_ns;
+    live.activity_time_ns = now.steady.ns;
   }
   live.activity = beat.activity;
   live.collective_sequence = beat.collective_sequence;
@@ -78,6 +79,7 @@ Progress LiveAttempts::beat(const Beat& beat, std::int64_t total_steps, std::int
     live.acked_control_id = beat.acked_control_id;
     live.step_before_ack = live.progress.step;
   }
+  live.failed_control_id = beat.failed_control_id;
   live.checkpoint_step = beat.checkpoint_step;
   live.phase = beat.phase;
   Progress& progress = live.progress;
@@ -86,14 +88,14 @@ Progress LiveAttempts::beat(const Beat& beat, std::int64_t total_steps, std::int
   progress.loss = beat.loss;
   progress.tokens_per_second = beat.tokens_per_second;
   progress.step_seconds = beat.step_seconds;
-  progress.eta_time_ns = eta_ns(live, beat.step, now_ns);
-  progress.heartbeat_time_ns = now_ns;
+  progress.eta_time_ns = eta_ns(live, beat.step, now.unix_ns);
+  progress.heartbeat_time_ns = now.unix_ns;
   return progress;
 }
 
-void LiveAttempts::checkpoint_asked(const AttemptRef& ref, std::int64_t now_ns) {
+void LiveAttempts::checkpoint_asked(const AttemptRef& ref, std::int64_t steady_ns) {
   const std::lock_guard lock(mutex_);
-  entry(ref, now_ns).checkpoint_asked_ns = now_ns;
+  entry(ref, steady_ns).checkpoint_asked_ns = steady_ns;
 }
 
 void LiveAttempts::forget(const std::string& run) {

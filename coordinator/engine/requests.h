@@ -133,6 +133,7 @@ struct Beat {
   double step_seconds = 0.0;
   std::int64_t checkpoint_step = 0;
   std::int64_t acked_control_id = 0;
+  std::int64_t failed_control_id = 0;
   std::string phase;
 };
 

@@ -42,16 +42,35 @@ std::vector<RunPtr> RunTable::list() const {
   return all;
 }
 
+// Of several runs of a name the one that has not ended is meant.
+RunPtr RunTable::find_by_name(const std::string& name) const {
+  std::vector<RunPtr> all;
+  for (const auto& [id, entry] : entries_) {
+    if (!name.empty() && entry.shown->run.display_name == name) all.push_back(entry.shown);
+  }
+  if (all.size() <= 1) return all.empty() ? nullptr : all.front();
+  std::vector<RunPtr> live;
+  for (const RunPtr& record : all) {
+    if (!is_terminal(record->run.state)) live.push_back(record);
+  }
+  if (live.size() == 1) return live.front();
+  throw EngineError(ErrorCode::kNotFound, "AMBIGUOUS_RUN",
+                    fmt::format("{} runs have the name '{}': {}, {}, ...; give an id", all.size(),
+                                name, all.back()->run.id, all[all.size() - 2]->run.id));
+}
+
 RunPtr RunTable::find(const std::string& name) const {
   const std::string id = bare_id(name);
   const std::shared_lock lock(mutex_);
+  if (const auto exact = entries_.find(id); exact != entries_.end()) return exact->second.shown;
+  if (const RunPtr named = find_by_name(name)) return named;
   const auto found = id.empty() ? entries_.end() : entries_.lower_bound(id);
   if (found == entries_.end() || !found->first.starts_with(id)) {
     throw EngineError(ErrorCode::kNotFound, "RUN_NOT_FOUND",
                       fmt::format("there is no run '{}'", name));
   }
   const auto next = std::next(found);
-  if (found->first != id && next != entries_.end() && next->first.starts_with(id)) {
+  if (next != entries_.end() && next->first.starts_with(id)) {
     throw EngineError(ErrorCode::kNotFound, "AMBIGUOUS_RUN",
                       fmt::format("several runs begin with '{}': {}, {}, ...; give more of the id",
                                   id, found->first, next->first));

@@ -23,7 +23,8 @@ class RunTable {
   RunPtr committed(const std::string& id) const;  // nullptr: there is none
   std::vector<RunPtr> all_committed() const;      // by id
 
-  // As shown: with the progress that the newest heartbeat told. By id, "runs/ID" or unique prefix.
+  // As shown: with the progress that the newest heartbeat told. By id, "runs/ID", the name of one run
+  // (or of one that has not ended), or the unique beginning of an id.
   RunPtr find(const std::string& name) const;  // throws EngineError(NOT_FOUND)
   std::vector<RunPtr> list() const;
 
@@ -43,6 +44,7 @@ class RunTable {
     RunPtr shown;
   };
   void tell(const Notice& notice);
+  RunPtr find_by_name(const std::string& name) const;  // mutex_ is held
 
   mutable std::shared_mutex mutex_;
   std::map<std::string, Entry> entries_;

@@ -168,8 +168,6 @@ void read_retry(StrictMap& root, CoordinatorConfig& config, runtime::Problems& p
   if (config.retry.max_delay_ns < config.retry.base_delay_ns) {
     map.problem("max_delay_seconds", "the longest delay is shorter than the first one");
   }
-  // The state machine keeps 0 for "the default" and a negative number for "none".
-  if (config.retry.max_restarts == 0) config.retry.max_restarts = -1;
 }
 
 void read_log(StrictMap& root, CoordinatorConfig& config, runtime::Problems& problems) {

@@ -35,6 +35,7 @@ constexpr std::array kNames = {
     "recovered",
     "coordinator_restarted",
     "cleanup",
+    "adopted",
     "terminal",
 };
 static_assert(kNames.size() == static_cast<std::size_t>(EventKind::kTerminal) + 1);

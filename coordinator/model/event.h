@@ -35,6 +35,7 @@ enum class EventKind : std::uint8_t {
   kRecovered,
   kCoordinatorRestarted,
   kCleanup,
+  kAdopted,
   kTerminal,
 };
 

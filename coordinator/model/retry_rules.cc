@@ -78,8 +78,11 @@ void pause(RunChange& change, const ExitInfo& exit) {
 void retry(RunChange& change, const ExitInfo& exit, double jitter) {
   const Run& run = change.run();
   const std::int64_t delay = retry_delay_ns(run.retry_policy, run.budget_used, jitter);
+  BootTime due = change.boot_time();
+  due.ns += delay;
   change.add(EventKind::kRetryScheduled, kActor,
              {{"due_ns", change.now_ns() + delay},
+              {"due", due},
               {"delay_ns", delay},
               {"category", to_string(exit.category)},
               {"reason", to_string(exit.category)},

@@ -8,8 +8,11 @@
 #include <string_view>
 #include <vector>
 
+#include "coordinator/model/clock.h"
+
 // The resources of the coordinator as plain structs: the same names, meanings and enum numbers as
 // in proto/lockstep/v1/run.proto. Times are unix nanoseconds in members named *_ns; 0 is "not set".
+// They are for people: what is measured goes by the BootTime beside them.
 namespace lockstep::coordinator {
 
 enum class RunState : std::uint8_t {
@@ -92,7 +95,7 @@ struct Resources {
 };
 
 struct RetryPolicy {
-  int max_restarts = 5;  // -1: none
+  int max_restarts = 5;  // 0 and below: none
   std::int64_t base_delay_ns = 10 * kSecond;
   std::int64_t max_delay_ns = 600 * kSecond;
   std::vector<int> on_exit_codes;  // also retry these of USER_EXIT
@@ -173,6 +176,8 @@ struct Attempt {
   std::int64_t create_time_ns = 0;
   std::int64_t start_time_ns = 0;
   std::int64_t end_time_ns = 0;
+  BootTime created_at;
+  BootTime started_at;
   std::int64_t checkpoint_step = 0;  // of the run's newest verified checkpoint when it ended
   std::optional<ExitInfo> exit;
   std::vector<std::string> stuck;  // of a hang: who waits for whom, one sentence each
@@ -240,6 +245,7 @@ struct Run {
   Progress progress;
   std::int64_t checkpoint_control_id = 0;  // newest control id given out to the agent
   bool checkpoint_wanted = false;          // asked for and not yet seen
+  std::int64_t checkpoint_answer_id = 0;   // newest control id that a whole checkpoint came of
   std::int64_t checkpoint_step = 0;
   std::string latest_checkpoint;   // directory; empty: none verified
   std::optional<ExitInfo> result;  // of the last attempt that ended
@@ -252,6 +258,8 @@ struct Run {
   std::int64_t end_time_ns = 0;
   std::int64_t update_time_ns = 0;
   std::int64_t backoff_until_ns = 0;
+  BootTime queued_at;
+  BootTime backoff_until;
   std::int64_t event_sequence = 0;  // of its newest event, over the server
   std::int64_t run_sequence = 0;    // of its newest event, dense, from 1
 

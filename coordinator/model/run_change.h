@@ -15,14 +15,16 @@ namespace lockstep::coordinator {
 class RunChange {
  public:
   // `record` is the one to change; empty (no id) for a new run.
-  RunChange(RunRecord record, std::int64_t now_ns) : record_(std::move(record)), now_ns_(now_ns) {}
+  RunChange(RunRecord record, Moment now) : record_(std::move(record)), now_(std::move(now)) {}
 
-  // Throws as apply() does; nothing is added then. "v" is added to the context.
+  // Throws as apply() does; nothing is added then. "v" is added to the context, and "at", the moment
+  // on the steady clock, where time is counted from the event.
   void add(EventKind kind, const std::string& actor,
            nlohmann::json context = nlohmann::json::object());
 
   bool empty() const { return events_.empty(); }
-  std::int64_t now_ns() const { return now_ns_; }
+  std::int64_t now_ns() const { return now_.unix_ns; }
+  const BootTime& boot_time() const { return now_.steady; }
   const RunRecord& record() const { return record_; }
   const Run& run() const { return record_.run; }
   const std::vector<Event>& events() const { return events_; }
@@ -34,7 +36,7 @@ class RunChange {
 
  private:
   RunRecord record_;
-  std::int64_t now_ns_;
+  Moment now_;
   std::vector<Event> events_;
 };
 

@@ -54,6 +54,13 @@ static void from_json(const json& in, FailureCategory& value) {
   value = parse_failure_category(in.get_ref<const std::string&>());
 }
 
+void to_json(json& out, const BootTime& value) {
+  out = value.boot.empty() ? json() : json{{"boot", value.boot}, {"ns", value.ns}};
+}
+void from_json(const json& in, BootTime& value) {
+  value = in.is_null() ? BootTime{} : BootTime{in.at("boot"), in.at("ns")};
+}
+
 namespace {
 
 // JSON has no infinities and no NaN: null, which is read as NaN.
@@ -140,6 +147,7 @@ void visit_attempt(Visit visit, Value& v) {
   visit("slots_leased", v.slots_leased)("resume", v.resume)("resumed_from", v.resumed_from);
   visit("agent_token_hash", v.agent_token_hash)("create_time_ns", v.create_time_ns);
   visit("start_time_ns", v.start_time_ns)("end_time_ns", v.end_time_ns);
+  visit("created_at", v.created_at)("started_at", v.started_at);
   visit("checkpoint_step", v.checkpoint_step)("exit", v.exit)("stuck", v.stuck);
 }
 
@@ -164,6 +172,7 @@ void visit_state(Visit visit, Value& v) {
   visit("launch_failures", v.launch_failures)("progress", v.progress);
   visit("checkpoint_control_id", v.checkpoint_control_id);
   visit("checkpoint_wanted", v.checkpoint_wanted)("checkpoint_step", v.checkpoint_step);
+  visit("checkpoint_answer_id", v.checkpoint_answer_id);
   visit("latest_checkpoint", v.latest_checkpoint)("result", v.result);
   visit("resume_from", v.resume_from);
 }
@@ -173,6 +182,7 @@ void visit_times(Visit visit, Value& v) {
   visit("create_time_ns", v.create_time_ns)("queue_time_ns", v.queue_time_ns);
   visit("start_time_ns", v.start_time_ns)("end_time_ns", v.end_time_ns);
   visit("update_time_ns", v.update_time_ns)("backoff_until_ns", v.backoff_until_ns);
+  visit("queued_at", v.queued_at)("backoff_until", v.backoff_until);
   visit("event_sequence", v.event_sequence)("run_sequence", v.run_sequence);
 }
 

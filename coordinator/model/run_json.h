@@ -12,6 +12,8 @@
 // nlohmann::json::exception or core::Error(kData).
 namespace lockstep::coordinator {
 
+void to_json(nlohmann::json& json, const BootTime& value);  // null: not known
+void from_json(const nlohmann::json& json, BootTime& value);
 void to_json(nlohmann::json& json, const Resources& value);
 void from_json(const nlohmann::json& json, Resources& value);
 void to_json(nlohmann::json& json, const RetryPolicy& value);

@@ -36,6 +36,11 @@ std::string text(const json& context, const char* key) {
   return context.value(key, std::string());
 }
 
+// On the steady clock; events of older versions have none.
+BootTime moment_in(const Event& event, const char* key) {
+  return event.context.value(key, BootTime{});
+}
+
 void enter(Run& run, RunState state, const Event& event) {
   run.state = state;
   run.state_reason = text(event.context, "reason");
@@ -83,6 +88,7 @@ void held(RunRecord& record, const Event& event) {
   require_state(record, event, {RunState::kWaiting, RunState::kQueued, RunState::kBackoff});
   record.run.hold = true;
   record.run.backoff_until_ns = 0;
+  record.run.backoff_until = {};
   enter(record.run, RunState::kWaiting, event);
 }
 
@@ -104,11 +110,15 @@ void queued(RunRecord& record, const Event& event) {
     require(run.stop_intent == StopIntent::kPreempt || run.stop_intent == StopIntent::kHostDrain,
             record, event, "nobody asked for its slots");
   }
-  if (run.queue_time_ns == 0) run.queue_time_ns = event.time_ns;
+  if (run.queue_time_ns == 0) {
+    run.queue_time_ns = event.time_ns;
+    run.queued_at = moment_in(event, "at");
+  }
   run.stop_intent = StopIntent::kNone;
   run.stop_order = {};
   run.failure.reset();
   run.backoff_until_ns = 0;
+  run.backoff_until = {};
   enter(run, RunState::kQueued, event);
 }
 
@@ -126,6 +136,7 @@ void attempt_created(RunRecord& record, const Event& event) {
   attempt.resume = context.at("resume").get<std::string>();
   attempt.agent_token_hash = context.at("agent_token_hash").get<std::string>();
   attempt.create_time_ns = event.time_ns;
+  attempt.created_at = moment_in(event, "at");
   Run& run = record.run;
   run.current_attempt = attempt.number;
   if (run.start_time_ns == 0) run.start_time_ns = event.time_ns;
@@ -147,6 +158,7 @@ void ranks_ready(RunRecord& record, const Event& event) {
   Attempt& attempt = record.attempts.back();
   attempt.state = AttemptState::kActive;
   attempt.start_time_ns = event.time_ns;
+  attempt.started_at = moment_in(event, "at");
   attempt.resumed_from = text(event.context, "resumed_from");
   record.run.launch_failures = 0;
   Progress& progress = record.run.progress;
@@ -162,7 +174,10 @@ void checkpoint_committed(RunRecord& record, const Event& event) {
   const bool fresh = step > run.checkpoint_step;
   run.checkpoint_step = step;
   run.latest_checkpoint = event.context.at("path").get<std::string>();
-  if (event.context.value("answers_request", true)) run.checkpoint_wanted = false;
+  if (event.context.value("answers_request", true)) {
+    run.checkpoint_wanted = false;
+    run.checkpoint_answer_id = run.checkpoint_control_id;
+  }
   if (fresh && ++run.fresh_checkpoints >= kRefillCheckpoints) {
     run.budget_used = 0;
     run.hang_count = 0;
@@ -246,6 +261,7 @@ void retry_scheduled(RunRecord& record, const Event& event) {
   run.stop_order = {};
   run.failure.reset();
   run.backoff_until_ns = event.context.at("due_ns").get<std::int64_t>();
+  run.backoff_until = moment_in(event, "due");
   enter(run, RunState::kBackoff, event);
 }
 
@@ -262,6 +278,7 @@ void paused(RunRecord& record, const Event& event) {
 void resumed(RunRecord& record, const Event& event) {
   require_state(record, event, {RunState::kPaused});
   record.run.queue_time_ns = event.time_ns;
+  record.run.queued_at = moment_in(event, "at");
   enter(record.run, RunState::kQueued, event);
 }
 
@@ -288,6 +305,7 @@ void terminal(RunRecord& record, const Event& event) {
   }
   run.end_time_ns = event.time_ns;
   run.backoff_until_ns = 0;
+  run.backoff_until = {};
   enter(run, state, event);
 }
 
@@ -310,6 +328,24 @@ void coordinator_restarted(RunRecord&, const Event&) {}
 
 void cleanup(RunRecord& record, const Event& event) {
   record.run.cleanup_state = text(event.context, "cleanup_state");
+}
+
+// The store was lost or is older than what runs: what the files of the attempt tell goes before it.
+void adopted(RunRecord& record, const Event& event) {
+  RunRecord found = event.context.at("record").get<RunRecord>();
+  require(!is_terminal(found.run.state), record, event, "what is adopted has ended");
+  require(found.run.current_attempt == static_cast<int>(found.attempts.size()), record, event,
+          "attempts are numbered without gaps");
+  require(!has_attempt(found.run.state) || !found.attempts.empty(), record, event,
+          "what runs has an attempt");
+  if (record.run.run_sequence > 0) {
+    const std::int64_t known = record.attempts.empty() ? 0 : record.attempts.back().fence;
+    require(found.run.id == record.run.id, record, event, "it is of another run");
+    require(!found.attempts.empty() && found.attempts.back().fence > known, record, event,
+            "fences rise");
+  }
+  found.run.event_sequence = record.run.event_sequence;
+  record = std::move(found);
 }
 
 // What each kind does to the record, in the order of EventKind; sequences and times are done by
@@ -341,6 +377,7 @@ constexpr std::array<Handler, static_cast<std::size_t>(EventKind::kTerminal) + 1
     contact,
     coordinator_restarted,
     cleanup,
+    adopted,
     terminal,
 };
 
@@ -349,8 +386,8 @@ constexpr std::array<Handler, static_cast<std::size_t>(EventKind::kTerminal) + 1
 void apply(RunRecord& record, const Event& event) {
   require(event.run_sequence == record.run.run_sequence + 1, record, event,
           "the sequence of the run has a gap");
-  require(event.kind == EventKind::kSubmitted || record.run.run_sequence > 0, record, event,
-          "the run was not submitted");
+  const bool begins = event.kind == EventKind::kSubmitted || event.kind == EventKind::kAdopted;
+  require(begins || record.run.run_sequence > 0, record, event, "the run was not submitted");
   const bool late = event.kind == EventKind::kSlotsReleased || event.kind == EventKind::kCleanup;
   require(record.run.run_sequence == 0 || late || !is_terminal(record.run.state), record, event,
           "the run has ended");

@@ -5,7 +5,7 @@
 
 // The life of a run as a pure function: no clock, no files, no network.
 //
-//                submitted
+//                submitted (or adopted, into the state in which it was found)
 //                    |
 //                    v       held (from QUEUED, BACKOFF)
 //                 WAITING <--------------------------------------------+
@@ -38,6 +38,8 @@
 //                                                      time_limit_ns: those that change
 //   held                   WAITING QUEUED BACKOFF -> WAITING   reason
 //   released               WAITING (held)
+// The events that time is counted from (queued, resumed, attempt_created, ranks_ready) have it on the
+// steady clock too, as "at", and retry_scheduled has "due".
 //   queued                 WAITING (not held, nothing pending) -> QUEUED   reason
 //                          BACKOFF -> QUEUED           reason
 //                          STOPPING (intent PREEMPT or HOST_DRAIN, attempt ended) -> QUEUED
@@ -63,6 +65,8 @@
 //   suspect, recovered     STARTING RUNNING STOPPING   message
 //   coordinator_restarted  live
 //   cleanup                any                         cleanup_state
+//   adopted                none, live -> live          record: the whole of it, of a newer attempt than
+//                                                      the one known, as it was found with its files
 //   terminal               WAITING QUEUED BACKOFF PAUSED -> FAILED CANCELLED
 //                          STOPPING (ended) -> SUCCEEDED FAILED CANCELLED   state reason message
 // Nothing leaves a terminal state; there, slots_released and cleanup alone may follow.

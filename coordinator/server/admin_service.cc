@@ -99,6 +99,25 @@ class AdminService final : public v1::AdminService::CallbackService {
         });
   }
 
+  Reactor* AdoptAttempt(Context* context, const v1::AdoptAttemptRequest* request,
+                        v1::Run* response) override {
+    return serve(state_, context, "lockstep.v1.AdminService/AdoptAttempt", *request,
+                 [=, this](const Call& call) {
+                   *response = to_proto(
+                       *engine_.adopt(request->name(), request->request_id(), call->caller()),
+                       Texts::kWithout);
+                 });
+  }
+
+  Reactor* EndAttempt(Context* context, const v1::EndAttemptRequest* request,
+                      v1::EndAttemptResponse*) override {
+    return serve(state_, context, "lockstep.v1.AdminService/EndAttempt", *request,
+                 [=, this](const Call& call) {
+                   engine_.end_unknown(request->name(), request->force(), request->request_id(),
+                                       call->caller());
+                 });
+  }
+
   Reactor* ShutdownServer(Context* context, const v1::ShutdownServerRequest* request,
                           v1::ShutdownServerResponse*) override {
     return serve(state_, context, "lockstep.v1.AdminService/ShutdownServer", *request,
@@ -123,6 +142,8 @@ class AdminService final : public v1::AdminService::CallbackService {
                                    "pause", "retry", "validate_only", "watch"}) {
       info->add_capabilities(capability);
     }
+    for (const PendingReason& unknown : engine_.unknown_attempts())
+      info->add_unknown_attempts(unknown.message);
     info->set_caller(principal.caller.name);
     const std::pair<const char*, std::uint8_t> scopes[] = {{"read", Scopes::kRead},
                                                            {"submit", Scopes::kSubmit},

@@ -4,7 +4,6 @@
 #include <grpc/support/log.h>
 #include <sys/resource.h>
 
-#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -130,37 +129,6 @@ void silence_grpc() {
   if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function([](gpr_log_func_args*) {});
 }
 
-// A host that was renamed or has lost slots would be given away a second time. Throws
-// core::Error(kConfig) if leased slots are on none of the hosts.
-void require_hosts(const Engine& engine, const CoordinatorConfig& config) {
-  const auto require = [&](const std::string& run, const Placement& placement) {
-    const auto host =
-        std::find_if(config.hosts.begin(), config.hosts.end(),
-                     [&](const HostConfig& known) { return known.name == placement.host; });
-    if (host == config.hosts.end()) {
-      throw core::Error(core::ErrorKind::kConfig,
-                        fmt::format("hosts: run {} has slots of host {}, which is not in the "
-                                    "configuration; keep that name until the run has ended",
-                                    run, placement.host));
-    }
-    for (const int slot : placement.slots) {
-      if (slot < host->slots) continue;
-      throw core::Error(
-          core::ErrorKind::kConfig,
-          fmt::format("hosts: run {} has slot {} of host {}, which has {} slots in the "
-                      "configuration; keep them until the run has ended",
-                      run, slot, placement.host, host->slots));
-    }
-  };
-  for (const RunPtr& record : engine.list()) {
-    for (const Attempt& attempt : record->attempts) {
-      if (!attempt.slots_leased) continue;
-      for (const Placement& placement : attempt.placements)
-        require(record->run.id, placement);
-    }
-  }
-}
-
 // One coordinator, from the opening of the store to the end of the last call.
 class Coordinator {
  public:
@@ -175,7 +143,6 @@ class Coordinator {
           metrics_.count_event(notice);
           log_event(log_, notice);
         }) {
-    require_hosts(engine_, config);
     const std::chrono::duration<double> replay = std::chrono::steady_clock::now() - begin_;
     metrics_.set_replay_seconds(replay.count());
     loop_.emplace(engine_, engine_log_);
@@ -216,7 +183,7 @@ class Coordinator {
                                     "coordinator for that",
                                     config_.state_directory.string()));
     }
-    require_hosts(engine_, next);
+    engine_.require_hosts(engine_options(next).hosts);
   }
 
  private:

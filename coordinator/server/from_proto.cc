@@ -128,10 +128,10 @@ RetryPolicy retry_policy_of(const v1::Run& run, const RetryPolicy& defaults,
   RetryPolicy policy = defaults;
   if (!run.has_retry_policy()) return policy;
   const v1::RetryPolicy& message = run.retry_policy();
-  if (message.max_restarts() != 0) policy.max_restarts = message.max_restarts();
+  if (message.has_max_restarts()) policy.max_restarts = std::max(0, message.max_restarts());
   if (message.max_restarts() < -1 || message.max_restarts() > 1000) {
     violations.add("run.retry_policy.max_restarts",
-                   fmt::format("expected -1 (none) to 1000, found {}", message.max_restarts()));
+                   fmt::format("expected 0 (none) to 1000, found {}", message.max_restarts()));
   }
   if (message.has_base_delay()) {
     policy.base_delay_ns =
@@ -306,6 +306,7 @@ Beat from_proto(const v1::HeartbeatRequest& message) {
   beat.step_seconds = message.step_seconds();
   beat.checkpoint_step = message.checkpoint_step();
   beat.acked_control_id = message.acked_control_id();
+  beat.failed_control_id = message.failed_control_id();
   beat.phase = message.phase();
   return beat;
 }

@@ -27,6 +27,9 @@ bool has_come_to(const Run& run, const v1::WaitRunRequest& request) {
       return run.checkpoint_step > 0 && run.checkpoint_step >= request.step();
     case v1::WaitRunRequest::PAUSED:
       return run.state == RunState::kPaused;
+    case v1::WaitRunRequest::CHECKPOINT_ANSWER:
+      return run.checkpoint_control_id > request.step() || !run.checkpoint_wanted ||
+             run.state != RunState::kRunning;
     default:
       return is_terminal(run.state);
   }

@@ -38,7 +38,7 @@ void set_wishes(const Run& run, v1::Run* message) {
   message->mutable_after()->Assign(run.after.begin(), run.after.end());
   if (run.time_limit_ns != 0) *message->mutable_time_limit() = duration_message(run.time_limit_ns);
   v1::RetryPolicy* retry = message->mutable_retry_policy();
-  retry->set_max_restarts(run.retry_policy.max_restarts);
+  retry->set_max_restarts(std::max(0, run.retry_policy.max_restarts));
   *retry->mutable_base_delay() = duration_message(run.retry_policy.base_delay_ns);
   *retry->mutable_max_delay() = duration_message(run.retry_policy.max_delay_ns);
   const std::vector<int>& codes = run.retry_policy.on_exit_codes;
@@ -57,6 +57,10 @@ void set_state(const Run& run, v1::Run* message) {
   message->set_restart_count(run.restart_count);
   set_progress(run.progress, message->mutable_progress());
   message->set_latest_checkpoint(run.latest_checkpoint);
+  message->set_checkpoint_request(run.checkpoint_control_id);
+  message->set_checkpoint_answer(run.checkpoint_answer_id);
+  message->set_checkpoint_wanted(run.checkpoint_wanted);
+  message->set_checkpoint_step(run.checkpoint_step);
   if (run.result) *message->mutable_result() = to_proto(*run.result);
   message->set_parent_run(run.parent_run);
 }

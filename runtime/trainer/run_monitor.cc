@@ -93,6 +93,14 @@ std::int64_t RunMonitor::taken_request() const noexcept {
   return taken_.load();
 }
 
+void RunMonitor::save_failed() noexcept {
+  failed_.store(taken_.load());
+}
+
+std::int64_t RunMonitor::failed_request() const noexcept {
+  return failed_.load();
+}
+
 RunSnapshot RunMonitor::snapshot() const noexcept {
   RunSnapshot snapshot;
   std::uint64_t before = 0;

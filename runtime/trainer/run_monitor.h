@@ -28,6 +28,7 @@ class RunMonitor {
   void step_done(std::int64_t step, double loss, double tokens_per_second,
                  double step_seconds) noexcept;
   void saved(std::int64_t step) noexcept;
+  void save_failed() noexcept;               // of the checkpoint that the newest request asked for
   void resumed(std::int64_t step) noexcept;  // continues behind this step
   // The requests (bits of ControlRequest) for the report of this step: a checkpoint once for each
   // time it was asked for, a stop from then on.
@@ -37,8 +38,9 @@ class RunMonitor {
   void request_checkpoint(std::int64_t number) noexcept;
   void request_stop(std::int64_t number) noexcept;
   bool stop_requested() const noexcept { return stop_request_.load() > 0; }
-  std::int64_t taken_request() const noexcept;  // the newest that is part of a report; 0: none
-  RunSnapshot snapshot() const noexcept;        // all of one moment
+  std::int64_t taken_request() const noexcept;   // the newest that is part of a report; 0: none
+  std::int64_t failed_request() const noexcept;  // the newest of which no checkpoint came; 0: none
+  RunSnapshot snapshot() const noexcept;         // all of one moment
 
  private:
   // Odd while the members below it are being written.
@@ -54,6 +56,7 @@ class RunMonitor {
   std::atomic<std::int64_t> checkpoint_request_{0};
   std::atomic<std::int64_t> stop_request_{0};
   std::atomic<std::int64_t> taken_{0};
+  std::atomic<std::int64_t> failed_{0};
 };
 static_assert(std::atomic<double>::is_always_lock_free);
 

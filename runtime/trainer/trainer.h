@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "core/memory.h"
 #include "models/parameter_table.h"
@@ -186,6 +187,7 @@ class Trainer {
   void validate_and_save(const StepDecision& decision);
   void begin_save();
   void finish_save();
+  void give_up_save(const core::Error& error);  // within its handler
   bool checkpoint_due(std::int64_t step) const;
   void report_memory();
   void report_timings(std::int64_t step, const std::vector<StepReport>& reports);
@@ -221,6 +223,8 @@ class Trainer {
   CheckpointSaver saver_;
   std::int64_t saving_step_ = 0;  // of the checkpoint in flight
   bool checkpoint_owed_ = false;  // asked for, and not saved yet
+  bool due_owed_ = false;         // of it, one that the configuration wants
+  bool save_may_fail_ = false;    // of the one in flight: only somebody outside asked for it
   std::int64_t whole_step_ = -1;  // of the newest checkpoint that is whole
   bool validation_owed_ = false;  // due after progress_.step, and not done
 

@@ -157,19 +157,36 @@ void Trainer::validate_and_save(const StepDecision& decision) {
   const bool stops = !last && decision.stop == StopReason::kRequested;
   validation_owed_ = validation_due();
   if (!stops) validate_as_owed();
-  const bool saves = checkpoint_due(progress_.step) || decision.checkpoint || checkpoint_owed_;
+  const bool due = checkpoint_due(progress_.step) || due_owed_;
+  const bool saves = due || decision.checkpoint || checkpoint_owed_;
   if (!under_way_.empty()) {
     // Steps launched meanwhile are part of the run: it stops, or is saved, behind them.
     held_ = held_ || stops || saves;
     checkpoint_owed_ = saves;
+    due_owed_ = due;
     return;
   }
   if (stops) stop_as_requested();
-  checkpoint_owed_ = false;
-  if (saves) {
+  checkpoint_owed_ = due_owed_ = false;
+  if (!saves) return;
+  finish_save();  // one at a time
+  save_may_fail_ = !due;
+  try {
     begin_save();
     if (!config_.checkpoint.async) finish_save();
+  } catch (const AgreedError& error) {
+    give_up_save(error);
   }
+}
+
+// A full disk under a checkpoint that somebody asked for is told to who asked, and the run goes on.
+void Trainer::give_up_save(const core::Error& error) {
+  if (!save_may_fail_ || error.kind() != core::ErrorKind::kData) throw;
+  save_may_fail_ = false;
+  monitor_.save_failed();
+  if (communicator_.rank() != 0) return;
+  log_.error("checkpoint", "{}; the run goes on without the checkpoint that was asked for",
+             error.what());
 }
 
 bool Trainer::validation_due() const {
@@ -243,7 +260,12 @@ void Trainer::begin_save() {
 void Trainer::finish_save() {
   if (!saver_.in_flight()) return;
   monitor_.got_on(RunPhase::kSaving);
-  saver_.finish();
+  try {
+    saver_.finish();
+  } catch (const AgreedError& error) {
+    return give_up_save(error);
+  }
+  save_may_fail_ = false;
   monitor_.saved(saving_step_);
   whole_step_ = saving_step_;
   recorder_.event("checkpoint", fmt::format(R"("step":{},"directory":"{}")", saving_step_,

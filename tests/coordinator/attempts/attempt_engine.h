@@ -124,7 +124,11 @@ class AttemptEngine {
     StopAnswer stop(const AttemptRef& attempt, const StopRequest& request) override {
       return real_.stop(attempt, request);
     }
-    std::vector<AttemptRef> find_all() override { return real_.find_all(); }
+    std::vector<FoundAttempt> find_all(
+        const std::function<bool(const std::string&)>& skip) override {
+      return real_.find_all(skip);
+    }
+    void set_aside(const AttemptRef& attempt) override { real_.set_aside(attempt); }
     void remove(const AttemptRef& attempt) override { real_.remove(attempt); }
 
     LaunchSpec* told = nullptr;

@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "core/error.h"
 #include "tests/coordinator/attempts/attempt_test.h"
@@ -9,7 +10,6 @@
 namespace lockstep::coordinator {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -46,13 +46,30 @@ TEST_F(AttemptTest, F3_GoesOnWithoutItsCoordinatorAndIsFoundAgain) {
     SupervisedAttempts first({state_.path().string(), LOCKSTEP_FAKE_RANK});
     first.launch(run);
   }
-  EXPECT_THAT(attempts_.find_all(), ElementsAre(run.attempt));
+  const auto none = [](const std::string&) { return false; };
+  std::vector<FoundAttempt> found = attempts_.find_all(none);
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].ref, run.attempt);
+  EXPECT_EQ(found[0].spec, run);
+  EXPECT_FALSE(found[0].ended);
+  EXPECT_THAT(attempts_.find_all([](const std::string&) { return true; }), IsEmpty());
+  // What cannot be read is found as long as it lives.
+  const std::string kept = lockstep::testing::read_file(directory(run) + "/launch.json");
+  std::ofstream(directory(run) + "/launch.json") << "{";
+  found = attempts_.find_all(none);
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_EQ(found[0].ref, (AttemptRef{run.attempt.run, 1, 0}));
+  EXPECT_FALSE(found[0].spec);
+  EXPECT_THROW(attempts_.set_aside(run.attempt), core::Error) << "it lives";
+  std::ofstream(directory(run) + "/launch.json") << kept;
   const AttemptStatus running = wait_for(run, AttemptPhase::kRunning);
   EXPECT_TRUE(running.supervisor_alive);
   const AttemptStatus end = wait_for_end(run);
   EXPECT_EQ(end.exit.category, FailureCategory::kDone) << story(run);
-  EXPECT_THAT(attempts_.find_all(), IsEmpty());
-  attempts_.remove(run.attempt);
+  EXPECT_TRUE(attempts_.find_all(none).at(0).ended);
+  attempts_.set_aside(run.attempt);
+  EXPECT_THAT(attempts_.find_all(none), IsEmpty());
+  EXPECT_TRUE(std::filesystem::exists(directory(run) + ".aside-1/exit.json"));
   EXPECT_EQ(attempts_.poll(run.attempt).phase, AttemptPhase::kAbsent);
 }
 

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <thread>
 
+#include "core/error.h"
 #include "tests/coordinator/engine/engine_fixture.h"
 
 // Starting, ending, retrying, stopping: with processes that the test ends.
@@ -174,6 +175,108 @@ TEST_F(Attempts, TheTimeLimitStopsGentlyAndFails) {
   EXPECT_EQ(run(id).result->category, FailureCategory::kTimeLimit);
 }
 
+// Somebody, or a time server, sets the clock of the machine by hours.
+class WallClock : public Attempts, public ::testing::WithParamInterface<double> {};
+
+TEST_P(WallClock, AStepOfItNeitherEndsNorExtendsATimeLimit) {
+  CreateRequest limited = request("a");
+  limited.time_limit_ns = 600 * kSecond;
+  const std::string id = submit(limited);
+  bring_up(id);
+  beat(id, 1);
+  clock_.set_wall(GetParam());
+  clock_.advance(5);
+  beat(id, 2);
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kRunning);
+  restart();  // the next coordinator counts on
+  clock_.advance(500);
+  beat(id, 3);
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kRunning);
+  clock_.advance(100);
+  beat(id, 4);
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kStopping);
+  EXPECT_EQ(run(id).stop_intent, StopIntent::kTimeLimit);
+  end(id, FailureCategory::kStopped);
+}
+
+TEST_P(WallClock, AStepOfItLeavesABackoffAsLongAsItIs) {
+  const std::string id = running("a");
+  end(id, FailureCategory::kRankSignal, 1, 5);
+  ASSERT_EQ(state(id), RunState::kBackoff);
+  clock_.set_wall(GetParam());
+  clock_.advance(7);
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kBackoff) << "10 s, 25 % less at the least";
+  restart();
+  clock_.advance(6);
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kStarting);
+  end(id, FailureCategory::kDone);
+}
+
+TEST_P(WallClock, AStepOfItIsNoHangNoSilenceAndNoLateStart) {
+  const std::string id = submit("a");
+  engine_->tick();
+  clock_.set_wall(GetParam());
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kStarting);
+  register_agent(id);
+  beat(id, 1);
+  engine_->checkpoint(id, "", caller_);
+  engine_->tick();
+  clock_.set_wall(GetParam());
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kRunning);
+  EXPECT_FALSE(run(id).suspect);
+  EXPECT_TRUE(run(id).checkpoint_wanted);
+  // And what is stuck is still found, in its own time.
+  for (int step = 2; step <= 5; ++step)
+    beat(id, step, 0, 0, 0.01);
+  clock_.advance(31);
+  beat(id, 5, 0, 0, 0.01);
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kStopping);
+  end(id, FailureCategory::kHang);
+}
+
+TEST_P(WallClock, AStepOfItMovesNobodyInLine) {
+  const std::string first = running("first", 6);
+  const std::string older = submit("older", 6);
+  clock_.set_wall(GetParam());
+  const std::string younger = submit("younger", 6);
+  EXPECT_EQ(engine_->explain(younger).runs_ahead, std::vector<std::string>{older});
+  end(first, FailureCategory::kDone);
+  engine_->tick();
+  EXPECT_EQ(state(older), RunState::kStarting);
+  EXPECT_EQ(state(younger), RunState::kQueued);
+  end(older, FailureCategory::kDone);
+}
+
+INSTANTIATE_TEST_SUITE_P(Hours, WallClock, ::testing::Values(3600.0, -3600.0, 360'000.0),
+                         [](const auto& step) {
+                           return step.param < 0 ? std::string("Back")
+                                                 : "Ahead" + std::to_string(int(step.param));
+                         });
+
+// A new start of the machine knows nothing of the steady clock of the last one, and its wall clock
+// may be wrong: a pause is then never longer than the policy allows.
+TEST_F(Attempts, ABackoffIsNotProlongedByARestartOfTheMachine) {
+  const std::string id = running("a");
+  end(id, FailureCategory::kRankSignal, 1, 5);
+  clock_.reboot();
+  clock_.set_wall(-360'000.0);
+  restart();
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kBackoff);
+  clock_.advance(751);  // 600 s and a quarter
+  engine_->tick();
+  EXPECT_EQ(state(id), RunState::kStarting);
+  end(id, FailureCategory::kDone);
+}
+
 TEST_F(Attempts, F12_PauseStopsOnlyBehindAVerifiedCheckpoint) {
   const std::string id = running("a");
   beat(id, 4);
@@ -218,6 +321,30 @@ TEST_F(Attempts, F12_ACheckpointThatIsNotWholeGivesUpThePause) {
   answer_checkpoint(id, 7);
   EXPECT_EQ(state(id), RunState::kStopping);
   end(id, FailureCategory::kStopped, -1, 7);
+}
+
+// The disk under its output is full: the run says so and trains on.
+TEST_F(Attempts, APauseOrCheckpointThatCannotBeSavedIsGivenUpAtOnce) {
+  const std::string id = running("a");
+  for (const bool pauses : {true, false}) {
+    if (pauses) engine_->pause({id, "", ""}, caller_);
+    if (!pauses) engine_->checkpoint(id, "", caller_);
+    const BeatAnswer asked = beat(id, 5);
+    ASSERT_EQ(asked.control, Control::kCheckpoint);
+    Beat failed;
+    failed.attempt = ref(id);
+    failed.step = 6;
+    failed.acked_control_id = failed.failed_control_id = asked.control_id;
+    failed.phase = "training";
+    engine_->heartbeat(failed);
+    engine_->tick();
+    EXPECT_EQ(state(id), RunState::kRunning);
+    EXPECT_EQ(run(id).stop_intent, StopIntent::kNone);
+    EXPECT_FALSE(run(id).checkpoint_wanted);
+    EXPECT_LT(run(id).checkpoint_answer_id, run(id).checkpoint_control_id);
+    EXPECT_TRUE(process(id).stops.empty());
+  }
+  end(id, FailureCategory::kDone);
 }
 
 TEST_F(Attempts, F12_ACheckpointThatDoesNotComeGivesUpThePause) {
@@ -409,6 +536,30 @@ TEST_F(Attempts, DrainedHostsTakeNothingAndGiveUpTheirRunsWhenAsked) {
   EXPECT_EQ(state(id), RunState::kStarting);
   end(id, FailureCategory::kDone);
   EXPECT_EQ(refusal_of([&] { engine_->drain("h9", "", false, "", caller_); }), "HOST_NOT_FOUND");
+}
+
+TEST_F(Attempts, ARenamedHostWithLeasesIsRefused) {
+  const std::string id = running("a");
+  const std::vector<HostSpec> hosts = options_.hosts;
+  engine_->require_hosts(hosts);
+  engine_.reset();
+  for (const bool renamed : {true, false}) {
+    if (renamed) options_.hosts[1].name = "h2-new";
+    if (!renamed) options_.hosts[1].slots = 1;
+    try {
+      const Engine refused(*store_, attempts_, checkpoints_, clock_, log_, options_);
+      ADD_FAILURE() << "slots would be leased twice";
+    } catch (const core::Error& error) {
+      EXPECT_EQ(error.kind(), core::ErrorKind::kConfig);
+      EXPECT_NE(std::string(error.what()).find(id), std::string::npos) << error.what();
+    }
+    options_.hosts = hosts;
+  }
+  restart();
+  end(id, FailureCategory::kDone);
+  // Without leases a host may have any name.
+  options_.hosts[1].name = "h2-new";
+  restart();
 }
 
 TEST_F(Attempts, WhatCannotBeCleanedUpDrainsTheHostAndChangesNoOutcome) {

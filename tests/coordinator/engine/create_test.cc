@@ -108,6 +108,28 @@ TEST_F(Create, AnOutputInsideTheStateDirectoryIsRefused) {
   submit("a");
 }
 
+TEST_F(Create, ANameIsAsGoodAsAnId) {
+  const std::string first = submit("nightly");
+  EXPECT_EQ(engine_->find("nightly")->run.id, first);
+  EXPECT_EQ(engine_->find(first.substr(0, 20))->run.id, first);
+  CreateRequest again = request("nightly");
+  again.request_id = "again";
+  again.overrides = {"run.output=" + output("again")};
+  const std::string second = submit(again);
+  EXPECT_EQ(refusal_of([&] { engine_->find("nightly"); }), "AMBIGUOUS_RUN");
+  engine_->cancel({first, "", false, kSecond, ""}, caller_);
+  EXPECT_EQ(engine_->find("nightly")->run.id, second) << "the one that has not ended";
+  engine_->cancel({"nightly", "", false, kSecond, ""}, caller_);
+  EXPECT_EQ(state(second), RunState::kCancelled);
+  EXPECT_EQ(refusal_of([&] { engine_->find("nightly"); }), "AMBIGUOUS_RUN");
+  CreateRequest after = request("follows");
+  after.hold = true;
+  const std::string follows = submit(after);
+  CreateRequest dependent = request("last");
+  dependent.after = {"follows"};
+  EXPECT_EQ(run(submit(dependent)).after, std::vector<std::string>{follows});
+}
+
 TEST_F(Create, TheQueueHasALimit) {
   options_.max_queued = 2;
   restart();

@@ -50,7 +50,7 @@ class EngineTest : public ::testing::Test {
     start();
   }
 
-  void check() { invariants_.check(*store_, attempts_.find_all()); }
+  void check() { invariants_.check(*store_, attempts_.living()); }
 
   CreateRequest request(const std::string& name, int ranks = 2) {
     CreateRequest request;

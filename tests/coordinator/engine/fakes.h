@@ -16,10 +16,23 @@ namespace lockstep::coordinator::testing {
 class FakeClock final : public Clock {
  public:
   std::int64_t now_ns() const override { return now_; }
-  void advance(double seconds) { now_ += static_cast<std::int64_t>(seconds * kSecond); }
+  BootTime boot_time() const override { return {"boot-" + std::to_string(boots_), steady_}; }
+
+  void advance(double seconds) {
+    steady_ += static_cast<std::int64_t>(seconds * kSecond);
+    set_wall(seconds);
+  }
+  // Somebody sets the wall clock by so much.
+  void set_wall(double seconds) { now_ += static_cast<std::int64_t>(seconds * kSecond); }
+  void reboot() {
+    ++boots_;
+    steady_ = kSecond;
+  }
 
  private:
   std::int64_t now_ = std::int64_t{1'700'000'000} * kSecond;
+  std::int64_t steady_ = 5'000 * kSecond;
+  int boots_ = 1;
 };
 
 // Outlives the engine, as processes do. What was launched runs until the test ends it.
@@ -29,6 +42,7 @@ class FakeAttempts final : public AttemptHost {
     LaunchSpec spec;
     AttemptStatus status;
     std::vector<StopRequest> stops;
+    bool unreadable = false;  // its launch.json
   };
 
   void launch(const LaunchSpec& spec) override {
@@ -54,7 +68,23 @@ class FakeAttempts final : public AttemptHost {
     return StopAnswer::kAccepted;
   }
 
-  std::vector<AttemptRef> find_all() override {
+  std::vector<FoundAttempt> find_all(const std::function<bool(const std::string&)>& skip) override {
+    std::vector<FoundAttempt> all;
+    for (const Entry& entry : entries) {
+      if (skip(entry.spec.attempt.run)) continue;
+      all.push_back({entry.spec.attempt,
+                     entry.unreadable ? std::nullopt : std::optional(entry.spec),
+                     entry.status.phase == AttemptPhase::kEnded});
+    }
+    return all;
+  }
+
+  void set_aside(const AttemptRef& attempt) override {
+    std::erase_if(entries, [&](const Entry& entry) { return entry.spec.attempt == attempt; });
+  }
+
+  // Those that have processes.
+  std::vector<AttemptRef> living() const {
     std::vector<AttemptRef> all;
     for (const Entry& entry : entries) {
       if (entry.status.phase != AttemptPhase::kEnded) all.push_back(entry.spec.attempt);

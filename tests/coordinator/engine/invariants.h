@@ -44,6 +44,13 @@ class Invariants {
     EXPECT_EQ(known->second, now) << "I4: " << run.id;
   }
 
+  // The test took the store away, and what was acknowledged with it.
+  void store_lost() {
+    const std::lock_guard lock(mutex_);
+    acknowledged_.clear();
+    ended_.clear();
+  }
+
   // The test damaged the part of the store that this run has.
   void damaged(const std::string& run) { damaged_.insert(run); }
 
@@ -89,26 +96,37 @@ class Invariants {
     std::map<std::string, int> retries;
     for (const Event& event : store.events("", 0, std::numeric_limits<int>::max())) {
       if (damaged_.contains(event.run)) continue;
-      if (event.kind == EventKind::kAttemptCreated) lease(leases, event);
+      if (event.kind == EventKind::kAttemptCreated) {
+        lease(leases, event.run, event.context.at("number").get<int>(),
+              event.context.at("placements").get<std::vector<Placement>>());
+      }
       if (event.kind == EventKind::kSlotsReleased) {
         const std::pair of{event.run, event.context.at("number").get<int>()};
         std::erase_if(leases, [&](const auto& lease) { return lease.second == of; });
       }
       if (event.kind == EventKind::kRetryScheduled) ++retries[event.run];
+      if (event.kind == EventKind::kAdopted) {
+        const auto record = event.context.at("record").get<RunRecord>();
+        std::erase_if(leases, [&](const auto& lease) { return lease.second.first == event.run; });
+        for (const Attempt& attempt : record.attempts) {
+          if (attempt.slots_leased) lease(leases, event.run, attempt.number, attempt.placements);
+        }
+        retries[event.run] = record.run.restart_count;
+      }
     }
     EXPECT_EQ(leases, leases_of(rows)) << "I2: the rows lease other slots than their events do";
     for (const auto& [id, record] : rows)
       EXPECT_EQ(record.run.restart_count, retries[id]) << "I6: " << id;
   }
 
-  static void lease(Leases& leases, const Event& event) {
-    const std::pair to{event.run, event.context.at("number").get<int>()};
-    for (const Placement& placement :
-         event.context.at("placements").get<std::vector<Placement>>()) {
+  static void lease(Leases& leases, const std::string& run, int number,
+                    const std::vector<Placement>& placements) {
+    for (const Placement& placement : placements) {
       for (const int slot : placement.slots) {
-        const auto [taken, is_new] = leases.try_emplace(Slot{placement.host, slot}, to);
+        const auto [taken, is_new] =
+            leases.try_emplace(Slot{placement.host, slot}, std::pair{run, number});
         EXPECT_TRUE(is_new) << "I2: slot " << slot << " of " << placement.host << " is leased to "
-                            << event.run << " while " << taken->second.first << " has it";
+                            << run << " while " << taken->second.first << " has it";
       }
     }
   }

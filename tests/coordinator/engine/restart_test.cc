@@ -166,16 +166,14 @@ TEST_F(Restart, APauseGoesOn) {
   EXPECT_EQ(state(id), RunState::kPaused);
 }
 
-TEST_F(Restart, I3_AnAttemptThatNoLiveRunHasIsStopped) {
+TEST_F(Restart, I3_AnAttemptThatTheStoreHasAsEndedIsEnded) {
   const std::string id = running("a");
+  const AttemptRef ended = ref(id);
   end(id, FailureCategory::kRankSignal, 0, 1);
-  FakeAttempts::Entry stray;  // its supervisor outlived everything
-  stray.spec.attempt = {id, 1, 999};
-  stray.status.phase = AttemptPhase::kRunning;
-  attempts_.entries.push_back(stray);
+  attempts_.find(ended)->status.phase = AttemptPhase::kRunning;  // it was not the end of it
   restart();
   engine_->tick();
-  FakeAttempts::Entry& found = *attempts_.find({id, 1, 999});
+  FakeAttempts::Entry& found = *attempts_.find(ended);
   ASSERT_EQ(found.stops.size(), 1U);
   EXPECT_TRUE(found.stops[0].force);
   found.status.phase = AttemptPhase::kEnded;

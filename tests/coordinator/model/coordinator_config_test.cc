@@ -69,7 +69,7 @@ log: {file: log.jsonl, level: debug}
   EXPECT_EQ(config.hosts.at(1).slots, 8);
   EXPECT_EQ(config.metrics_port, 9464);
   EXPECT_EQ(config.limits.log_bytes_per_run, 1'048'576);
-  EXPECT_EQ(config.retry.max_restarts, -1);
+  EXPECT_EQ(config.retry.max_restarts, 0);
   EXPECT_EQ(config.retry.base_delay_ns, kSecond / 2);
   EXPECT_EQ(config.log.level, "debug");
 }

@@ -33,7 +33,9 @@ class FakeAttempts final : public AttemptHost {
   void launch(const LaunchSpec& spec) override;
   AttemptStatus poll(const AttemptRef& attempt) override;
   StopAnswer stop(const AttemptRef& attempt, const StopRequest& request) override;
-  std::vector<AttemptRef> find_all() override;
+  std::vector<FoundAttempt> find_all(const std::function<bool(const std::string&)>& skip) override;
+  void set_aside(const AttemptRef&) override {}
+  std::vector<AttemptRef> living() const;  // those that have processes
   void remove(const AttemptRef&) override {}
 
   void end(const std::string& run, int code);
