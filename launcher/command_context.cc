@@ -31,6 +31,14 @@ void add_weights_option(CLI::App& command, runtime::WeightsChoice& choice) {
       ->option_text("model|ema");
 }
 
+CLI::Validator not_empty() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        return std::string(text.empty() ? "expected a value, found an empty text" : "");
+      },
+      "");
+}
+
 void add_set_option(CLI::App& command, std::vector<std::string>& overrides) {
   command
       .add_option("--set", overrides,

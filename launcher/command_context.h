@@ -38,6 +38,10 @@ void add_output_option(CLI::App& command, OutputFormat& format);
 // --weights model|ema: which weights of a checkpoint.
 void add_weights_option(CLI::App& command, runtime::WeightsChoice& choice);
 
+// For options that mean nothing without a value, such as a time: an empty one, as a script gives it
+// whose variable is not set, is an error and not the default.
+CLI::Validator not_empty();
+
 // --set path.to.key=value, any number of times; for load_config.
 void add_set_option(CLI::App& command, std::vector<std::string>& overrides);
 

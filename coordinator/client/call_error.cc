@@ -77,6 +77,10 @@ bool CallError::is_unavailable() const {
   return code_ == kUnavailable || code_ == kCancelled;
 }
 
+bool CallError::is_momentary() const {
+  return code_ == kResourceExhausted && reason_ == "RATE_LIMITED";
+}
+
 JobExit CallError::exit() const {
   switch (code_) {
     case kInvalidArgument:

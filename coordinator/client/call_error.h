@@ -1,5 +1,6 @@
 #pragma once
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -27,7 +28,13 @@ class CallError : public std::runtime_error {
 
   int code() const { return code_; }
   const std::string& reason() const { return reason_; }  // of ErrorInfo; empty: none
+  // Nobody answered, or who did is going away: the same call may be made again.
   bool is_unavailable() const;
+  // It was refused for the moment only: too many calls.
+  bool is_momentary() const;
+  double retry_seconds() const {
+    return retry_seconds_;
+  }  // what the coordinator asks for; 0: nothing
   JobExit exit() const;
 
   // For people: "not found: there is no run 'x'", then a line for each field that is wrong and what

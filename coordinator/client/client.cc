@@ -1,12 +1,14 @@
 #include "coordinator/client/client.h"
 
 #include <fmt/format.h>
+#include <grpc/support/log.h>
 #include <grpcpp/grpcpp.h>
 #include <openssl/rand.h>
 
 #include <algorithm>
 #include <array>
 #include <condition_variable>
+#include <cstdlib>
 #include <fstream>
 #include <mutex>
 #include <random>
@@ -29,6 +31,7 @@ constexpr milliseconds kUnaryDeadline{30'000};
 constexpr milliseconds kSlowDeadline{600'000};  // hashes of checkpoints, copies of the store
 constexpr milliseconds kFirstBackoff{100};
 constexpr milliseconds kLongestBackoff{2'000};
+constexpr milliseconds kNoTime{0};
 
 std::string read_pem(const std::filesystem::path& file) {
   std::ifstream stream(file, std::ios::binary);
@@ -63,6 +66,23 @@ std::shared_ptr<grpc::Channel> open_channel(const Endpoint& endpoint) {
   return grpc::CreateCustomChannel(endpoint.address, credentials(endpoint), arguments);
 }
 
+// What the library says in several lines, in one.
+std::string tls_failure(const Endpoint& endpoint, const std::string& message) {
+  const auto says = [&](const char* word) { return message.find(word) != std::string::npos; };
+  const char* why =
+      says("CERTIFICATE_VERIFY_FAILED")
+          ? "its certificate is not signed by --ca (LOCKSTEP_CA), has expired or is of another name"
+      : says("WRONG_VERSION_NUMBER") ? "it does not speak TLS"
+                                     : "the two sides do not agree; it may ask for a certificate "
+                                       "(--certificate and --key)";
+  return fmt::format("no TLS connection with {}: {}", endpoint.address, why);
+}
+
+// The library would tell of every failed connection on standard error, in lines of its own.
+void silence_library() {
+  if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function([](gpr_log_func_args*) {});
+}
+
 }  // namespace
 
 std::string make_request_id() {
@@ -85,7 +105,7 @@ class Client::Impl {
   explicit Impl(Endpoint endpoint)
       : endpoint_(std::move(endpoint)),
         patience_(endpoint_.patience),
-        channel_(open_channel(endpoint_)),
+        channel_((silence_library(), open_channel(endpoint_))),
         runs(v1::RunService::NewStub(channel_)),
         cluster(v1::ClusterService::NewStub(channel_)),
         admin(v1::AdminService::NewStub(channel_)) {}
@@ -103,10 +123,13 @@ class Client::Impl {
         return (service.*method)(&context, request, &response);
       });
       if (status.ok()) return response;
-      const bool away = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
-                        status.error_code() == grpc::StatusCode::CANCELLED;
-      if (!away || Clock::now() > give_up) fail(status);
-      pause(jitter(backoff));
+      const CallError error = error_of(status);
+      const milliseconds asked(static_cast<milliseconds::rep>(1000.0 * error.retry_seconds()));
+      const bool in_time = Clock::now() + (error.is_momentary() ? asked : kNoTime) <= give_up;
+      if (!(error.is_unavailable() || error.is_momentary()) || !in_time) throw error;
+      // What the coordinator asks for, as far as there is time for it.
+      const auto left = std::chrono::duration_cast<milliseconds>(give_up - Clock::now());
+      pause(std::max(jitter(backoff), std::min(asked, left)));
     }
   }
 
@@ -133,7 +156,7 @@ class Client::Impl {
       if (taken) c.TryCancel();
       return reader->Finish();
     });
-    if (!taken && !status.ok()) fail(status);
+    if (!taken && !status.ok()) throw error_of(status);
     return taken;
   }
 
@@ -209,17 +232,20 @@ class Client::Impl {
     grpc::ClientContext& context_;
   };
 
-  [[noreturn]] void fail(const grpc::Status& status) const {
+  CallError error_of(const grpc::Status& status) const {
     std::string message = status.error_message();
     // What a coordinator itself says has details.
     const bool answered = !status.error_details().empty();
     if (status.error_code() == grpc::StatusCode::UNAVAILABLE && !answered) {
-      message = fmt::format(
-          "no coordinator answers at {} ({}); start one with 'lockstep coordinator', or name "
-          "another with --address or LOCKSTEP_ADDRESS",
-          endpoint_.address, message);
+      message = message.find("andshake failed") != std::string::npos
+                    ? tls_failure(endpoint_, message)
+                    : fmt::format(
+                          "no coordinator answers at {} ({}); start one with 'lockstep "
+                          "coordinator', or name another with --address or "
+                          "LOCKSTEP_ADDRESS",
+                          endpoint_.address, message);
     }
-    throw CallError(status.error_code(), message, status.error_details());
+    return {status.error_code(), message, status.error_details()};
   }
 
   milliseconds jitter(milliseconds backoff) {
@@ -326,6 +352,12 @@ v1::BackupStoreResponse Client::backup_store(const v1::BackupStoreRequest& reque
 }
 v1::CheckStoreResponse Client::check_store() {
   return impl_->unary(*impl_->admin, &Admin::CheckStore, v1::CheckStoreRequest(), kSlowDeadline);
+}
+v1::Run Client::adopt_attempt(v1::AdoptAttemptRequest request) {
+  return impl_->change(*impl_->admin, &Admin::AdoptAttempt, request);
+}
+void Client::end_attempt(v1::EndAttemptRequest request) {
+  impl_->change(*impl_->admin, &Admin::EndAttempt, request);
 }
 void Client::shutdown_server() {
   v1::ShutdownServerRequest request;

@@ -57,6 +57,8 @@ class Client {
   v1::ListAuditEventsResponse list_audit_events(const v1::ListAuditEventsRequest& request);
   v1::BackupStoreResponse backup_store(const v1::BackupStoreRequest& request);
   v1::CheckStoreResponse check_store();
+  v1::Run adopt_attempt(v1::AdoptAttemptRequest request);
+  void end_attempt(v1::EndAttemptRequest request);
   void shutdown_server();
 
   // One stream each, without trying again; they return when it ends, true if `take` ended it.

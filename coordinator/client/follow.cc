@@ -159,4 +159,22 @@ v1::WaitRunResponse wait_for_run(Client& client, const v1::WaitRunRequest& reque
   }
 }
 
+v1::CheckpointRunResponse wait_for_checkpoint(Client& client, v1::CheckpointRunRequest request) {
+  request.set_wait(false);
+  v1::CheckpointRunResponse answer = client.checkpoint_run(request);
+  v1::WaitRunRequest wait;
+  wait.set_name(answer.run().name());
+  wait.set_until(v1::WaitRunRequest::CHECKPOINT_ANSWER);
+  wait.set_step(answer.run().checkpoint_request());
+  *answer.mutable_run() = wait_for_run(client, wait, milliseconds::zero()).run();
+  const v1::Run& run = answer.run();
+  if (run.checkpoint_answer() < wait.step()) return answer;
+  v1::Checkpoint& made = *answer.mutable_checkpoint();
+  made.set_name(run.name() + "/checkpoints/" + std::to_string(run.checkpoint_step()));
+  made.set_step(run.checkpoint_step());
+  made.set_path(run.latest_checkpoint());
+  made.set_verified(true);
+  return answer;
+}
+
 }  // namespace lockstep::coordinator

@@ -14,8 +14,8 @@ using Talk = std::function<void(const std::string&)>;
 
 // Every chunk once and in order, over as many streams as it takes. With request.follow until the
 // run has ended, else until everything that is there has been read. Returns the run as the last
-// chunk showed it, if one did. Once the first chunk has come, an absence of the coordinator of up
-// to ten minutes is waited out.
+// chunk showed it, if one did. Once the coordinator has answered, following waits out an absence of
+// up to ten minutes, however it went away.
 std::optional<v1::Run> read_all_logs(Client& client, v1::ReadLogsRequest request,
                                      const std::function<void(const v1::LogChunk&)>& show,
                                      const Talk& talk);
@@ -30,6 +30,10 @@ std::optional<v1::Run> read_all_metrics(Client& client, v1::ReadMetricsRequest r
 // timeout: for ever. With `reached` false and a run that has not ended, the time was over.
 v1::WaitRunResponse wait_for_run(Client& client, const v1::WaitRunRequest& request,
                                  std::chrono::milliseconds timeout);
+
+// Asks for a checkpoint and waits until one is whole, or nothing comes of it (then the answer has
+// none).
+v1::CheckpointRunResponse wait_for_checkpoint(Client& client, v1::CheckpointRunRequest request);
 
 bool has_ended(const v1::Run& run);
 // 0, 1 or 3 of an ended run.

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <ostream>
 
 #include "coordinator/client/text.h"
@@ -31,6 +32,11 @@ struct AuditOptions : JobOptions {
   int limit = 100;
 };
 
+struct AttemptOptions : JobOptions {
+  std::string run{};
+  bool force = false;
+};
+
 struct BackupOptions : JobOptions {
   std::string path{};
 };
@@ -52,9 +58,7 @@ CLI::App* add(CLI::App& parent, CommandContext& context, const char* name, const
 // True if the answer has been printed.
 bool print_json(CommandContext& context, const JobOptions& options,
                 const google::protobuf::Message& answer) {
-  if (options.format != JobFormat::kJson) return false;
-  context.out << job::to_json(answer) << std::endl;
-  return true;
+  return print_document(context, options.format, answer);
 }
 
 JobExit info(const JobOptions& options, job::Client& client, CommandContext& context) {
@@ -73,6 +77,8 @@ JobExit info(const JobOptions& options, job::Client& client, CommandContext& con
   line("started", job::format_time(answer.start_time()));
   line("you are", answer.caller());
   line("you may", fmt::format("{}", fmt::join(answer.caller_scopes(), ", ")));
+  for (const std::string& unknown : answer.unknown_attempts())
+    line("not in the store", unknown);
   for (const auto& [name, value] : std::map(answer.limits().begin(), answer.limits().end()))
     line(name, std::to_string(value));
   return JobExit::kOk;
@@ -80,6 +86,12 @@ JobExit info(const JobOptions& options, job::Client& client, CommandContext& con
 
 void print_tokens(CommandContext& context, const google::protobuf::RepeatedPtrField<v1::Token>& all,
                   JobFormat format) {
+  if (const auto form = document_form(format)) {
+    job::DocumentList list(context.out, *form);
+    for (const v1::Token& token : all)
+      list.add(token);
+    return;
+  }
   job::Table table({"TOKEN", "SCOPES", "MADE", "EXPIRES", "REVOKED"});
   for (const v1::Token& token : all) {
     if (format == JobFormat::kName) context.out << token.name() << "\n";
@@ -110,9 +122,7 @@ JobExit create_token(const TokenOptions& options, job::Client& client, CommandCo
 
 JobExit list_tokens(const JobOptions& options, job::Client& client, CommandContext& context) {
   const v1::ListTokensResponse answer = client.list_tokens();
-  if (!print_json(context, options, answer)) {
-    print_tokens(context, answer.tokens(), options.format);
-  }
+  print_tokens(context, answer.tokens(), options.format);
   return JobExit::kOk;
 }
 
@@ -131,16 +141,20 @@ JobExit audit(const AuditOptions& options, job::Client& client, CommandContext& 
   v1::ListAuditEventsRequest request;
   request.set_after_sequence(options.after);
   job::Table table({"NUMBER", "TIME", "WHO", "FROM", "METHOD", "OF", "RESULT"});
+  std::optional<job::DocumentList> documents;
+  if (const auto form = document_form(options.format)) documents.emplace(context.out, *form);
   for (int left = options.limit; left > 0;) {
     request.set_page_size(std::min(left, kPage));
     const v1::ListAuditEventsResponse page = client.list_audit_events(request);
     for (const v1::AuditEvent& event : page.events()) {
       request.set_after_sequence(event.sequence());
-      if (options.format == JobFormat::kTable) {
+      if (documents) {
+        documents->add(event);
+      } else if (options.format == JobFormat::kName) {
+        context.out << event.sequence() << "\n";
+      } else {
         table.add({std::to_string(event.sequence()), job::format_time(event.time()), event.actor(),
                    event.peer(), event.method(), event.resource(), event.result()});
-      } else {
-        context.out << job::to_json(event) << "\n";
       }
     }
     if (page.events().empty()) break;
@@ -172,6 +186,22 @@ JobExit check(const JobOptions& options, job::Client& client, CommandContext& co
   return answer.ok() ? JobExit::kOk : JobExit::kConflict;
 }
 
+JobExit adopt(const AttemptOptions& options, job::Client& client, CommandContext& context) {
+  v1::AdoptAttemptRequest request;
+  request.set_name(options.run);
+  print_run(context, options.format, client.adopt_attempt(request));
+  return JobExit::kOk;
+}
+
+JobExit end(const AttemptOptions& options, job::Client& client, CommandContext& context) {
+  v1::EndAttemptRequest request;
+  request.set_name(options.run);
+  request.set_force(options.force);
+  client.end_attempt(request);
+  context.err << "lockstep: the attempt is being ended; its files are put aside then" << std::endl;
+  return JobExit::kOk;
+}
+
 JobExit shut_down(const JobOptions&, job::Client& client, CommandContext& context) {
   client.shutdown_server();
   context.err << "lockstep: the coordinator shuts down; runs go on, and the next one finds them\n";
@@ -193,6 +223,7 @@ void add_token(CLI::App& admin, CommandContext& context) {
       ->check(CLI::IsMember({"read", "submit", "operate", "admin"}).description(""))
       ->option_text("SCOPE");
   create->add_option("--lifetime", made->lifetime, "such as 12h or 30d; default: for ever")
+      ->check(not_empty())
       ->option_text("TIME");
   add(*token, context, "list", "list tokens, without their secrets", std::make_shared<JobOptions>(),
       list_tokens);
@@ -232,6 +263,19 @@ void add_admin_command(CLI::App& app, CommandContext& context) {
       ->option_text("FILE");
   add(*admin, context, "check", "replay every run against its row, and check the audit chain",
       std::make_shared<JobOptions>(), check);
+  auto adopted = std::make_shared<AttemptOptions>();
+  add_run_argument(
+      *add(*admin, context, "adopt",
+           "take up a run of which the store knows nothing, from its files", adopted, adopt),
+      adopted->run);
+  auto ended = std::make_shared<AttemptOptions>();
+  CLI::App* ending =
+      add(*admin, context, "end",
+          "end an attempt of which the store knows nothing: a checkpoint first, then "
+          "no process of it is left",
+          ended, end);
+  add_run_argument(*ending, ended->run);
+  ending->add_flag("--force", ended->force, "kill at once, without a checkpoint");
   add(*admin, context, "shutdown", "end the coordinator; training goes on",
       std::make_shared<JobOptions>(), shut_down);
 }

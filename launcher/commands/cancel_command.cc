@@ -16,7 +16,7 @@ using job::JobExit;
 namespace {
 
 struct CancelOptions : JobOptions {
-  std::vector<std::string> runs{};
+  RunSelection selection{};
   std::string reason{};
   std::string grace{};
   bool force = false;
@@ -24,7 +24,14 @@ struct CancelOptions : JobOptions {
 };
 
 JobExit cancel(const CancelOptions& options, job::Client& client, CommandContext& context) {
-  for (const std::string& name : options.runs) {
+  RunPrinter printer(context, options.format);
+  for (const std::string& name : selected(client, options.selection)) {
+    if (options.selection.dry_run) {
+      v1::GetRunRequest get;
+      get.set_name(name);
+      printer.print(client.get_run(get));
+      continue;
+    }
     v1::CancelRunRequest request;
     request.set_name(name);
     request.set_reason(options.reason);
@@ -36,7 +43,7 @@ JobExit cancel(const CancelOptions& options, job::Client& client, CommandContext
       until.set_name(run.uid());
       run = job::wait_for_run(client, until, std::chrono::milliseconds::zero()).run();
     }
-    print_run(context, options.format, run);
+    printer.print(run);
     if (job::has_ended(run) && run.state() != v1::Run::CANCELLED) {
       context.err << "lockstep: run " << run.uid() << " had ended before" << std::endl;
     }
@@ -50,9 +57,10 @@ void add_cancel_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand(
       "cancel", "end runs: a checkpoint at the next step first, then no process of them is left");
   auto options = std::make_shared<CancelOptions>();
-  command->add_option("runs", options->runs, "ids of runs")->required()->option_text("RUN...");
+  add_selection(*command, options->selection);
   command->add_option("--reason", options->reason, "kept with the run")->option_text("TEXT");
   command->add_option("--grace", options->grace, "time for the checkpoint; default 30s")
+      ->check(not_empty())
       ->option_text("TIME");
   command->add_flag("--force", options->force, "kill at once, without a checkpoint");
   command->add_flag("--wait", options->wait, "until they have ended");

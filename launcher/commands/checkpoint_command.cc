@@ -5,6 +5,7 @@
 #include <memory>
 #include <ostream>
 
+#include "coordinator/client/follow.h"
 #include "coordinator/client/text.h"
 #include "launcher/commands/job_command.h"
 
@@ -24,10 +25,10 @@ struct CheckpointOptions : JobOptions {
 JobExit checkpoint(const CheckpointOptions& options, job::Client& client, CommandContext& context) {
   v1::CheckpointRunRequest request;
   request.set_name(options.run);
-  request.set_wait(options.wait);
-  const v1::CheckpointRunResponse answer = client.checkpoint_run(request);
-  if (options.format == JobFormat::kJson) {
-    context.out << job::to_json(answer) << std::endl;
+  const v1::CheckpointRunResponse answer =
+      options.wait ? job::wait_for_checkpoint(client, request) : client.checkpoint_run(request);
+  if (print_document(context, options.format, answer)) {
+    // as the coordinator told it
   } else if (!answer.has_checkpoint()) {
     print_run(context, options.format, answer.run());
   } else if (options.format == JobFormat::kName) {
@@ -36,6 +37,12 @@ JobExit checkpoint(const CheckpointOptions& options, job::Client& client, Comman
     context.out << fmt::format("step {}: {}", answer.checkpoint().step(),
                                job::escape_for_terminal(answer.checkpoint().path()))
                 << std::endl;
+  }
+  if (options.wait && !answer.has_checkpoint()) {
+    context.err << "lockstep: no checkpoint came of the request; 'lockstep logs' and 'lockstep "
+                   "explain' say why"
+                << std::endl;
+    return JobExit::kConflict;
   }
   return JobExit::kOk;
 }

@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <memory>
 #include <ostream>
+#include <set>
 
 namespace lockstep::launcher {
 namespace {
@@ -11,7 +13,23 @@ namespace {
 struct Option {
   std::string name{};  // "--rank", "-f"
   std::string help{};
+  bool takes_value = false;
 };
+
+// What may stand behind an option; "RUNS" stands for the runs that there are.
+constexpr const char* kRuns = "RUNS";
+const std::map<std::string, std::string>& known_values() {
+  static const std::map<std::string, std::string> values = {
+      {"--state",
+       "WAITING QUEUED STARTING RUNNING STOPPING BACKOFF PAUSED SUCCEEDED FAILED CANCELLED"},
+      {"-o", "table json jsonl yaml name"},
+      {"--stream", "stdout stderr"},
+      {"--scope", "read submit operate admin"},
+      {"--for", "end running paused checkpoint step= checkpoint="},
+      {"--resume", "auto never"},
+      {"--after", kRuns}};
+  return values;
+}
 
 // One subcommand, as a shell needs to know it.
 struct Node {
@@ -31,10 +49,11 @@ void collect(const CLI::App& app, const std::string& path, std::vector<Node>& no
   Node node{path, {}, {}, false};
   for (const CLI::Option* option : app.get_options()) {
     node.takes_runs |= option->get_name() == "run" || option->get_name() == "runs";
+    const bool takes_value = option->get_items_expected_max() > 0;
     for (const std::string& name : option->get_lnames())
-      node.options.push_back({"--" + name, safe(option->get_description())});
+      node.options.push_back({"--" + name, safe(option->get_description()), takes_value});
     for (const std::string& name : option->get_snames())
-      node.options.push_back({"-" + name, safe(option->get_description())});
+      node.options.push_back({"-" + name, safe(option->get_description()), takes_value});
   }
   const auto shown = [](const CLI::App* command) { return !command->get_group().empty(); };
   const std::vector<const CLI::App*> commands = app.get_subcommands(shown);
@@ -52,7 +71,18 @@ std::string names(const std::vector<Option>& options) {
   return text;
 }
 
-constexpr const char* kListRuns = "lockstep runs list -o name --patience 0 2>/dev/null";
+constexpr const char* kListRuns = "lockstep runs list -o name --limit 500 --patience 0 2>/dev/null";
+
+// Options behind which something else than a run or a subcommand stands, as bash takes them in case.
+std::string value_options(const std::vector<Node>& nodes) {
+  std::set<std::string> names;
+  for (const Node& node : nodes) {
+    for (const Option& option : node.options) {
+      if (option.takes_value && !known_values().contains(option.name)) names.insert(option.name);
+    }
+  }
+  return fmt::format("{}", fmt::join(names, " | "));
+}
 
 void write_bash(const std::vector<Node>& nodes, std::ostream& out) {
   out << "_lockstep() {\n"
@@ -70,6 +100,13 @@ void write_bash(const std::vector<Node>& nodes, std::ostream& out) {
                        names(node.subcommands), names(node.options),
                        node.takes_runs ? " runs=yes" : "");
   }
+  out << "  esac\n"
+         "  case \"${COMP_WORDS[COMP_CWORD-1]}\" in\n";
+  for (const auto& [option, values] : known_values()) {
+    out << (values == kRuns ? fmt::format("    {}) words= runs=yes ;;\n", option)
+                            : fmt::format("    {}) words='{}' runs= ;;\n", option, values));
+  }
+  out << fmt::format("    {}) words= runs= ;;\n", value_options(nodes));
   out << fmt::format(
       "  esac\n"
       "  if [[ $current == -* ]]; then\n"
@@ -103,8 +140,15 @@ void write_fish(const std::vector<Node>& nodes, std::ostream& out) {
       out << fmt::format("{} -f -a {} -d '{}'\n", at, command.name, command.help);
     for (const Option& option : node.options) {
       const bool is_long = option.name.starts_with("--");
-      out << fmt::format("{} -{} {} -d '{}'\n", at, is_long ? "l" : "s",
-                         option.name.substr(is_long ? 2 : 1), option.help);
+      const auto values = known_values().find(option.name);
+      std::string behind = option.takes_value ? " -r" : "";
+      if (option.takes_value && values != known_values().end()) {
+        behind = values->second == kRuns
+                     ? fmt::format(" -x -a \"({} | string replace runs/ '')\"", kListRuns)
+                     : fmt::format(" -x -a '{}'", values->second);
+      }
+      out << fmt::format("{} -{} {}{} -d '{}'\n", at, is_long ? "l" : "s",
+                         option.name.substr(is_long ? 2 : 1), behind, option.help);
     }
     if (node.takes_runs) {
       out << fmt::format("{} -f -a \"({} | string replace runs/ '')\"\n", at, kListRuns);

@@ -73,9 +73,8 @@ void add_explain_command(CLI::App& app, CommandContext& context) {
     v1::ExplainRunRequest request;
     request.set_name(options->run);
     const v1::ExplainRunResponse answer = client.explain_run(request);
-    if (options->format == JobFormat::kJson) {
-      context.out << job::to_json(answer) << std::endl;
-    } else if (options->format == JobFormat::kName) {
+    if (print_document(context, options->format, answer)) return JobExit::kOk;
+    if (options->format == JobFormat::kName) {
       for (const v1::PendingReason& reason : answer.reasons())
         context.out << reason.reason() << "\n";
     } else {

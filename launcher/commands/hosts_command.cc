@@ -25,6 +25,12 @@ struct HostOptions : JobOptions {
 
 void print_hosts(CommandContext& context, JobFormat format,
                  const google::protobuf::RepeatedPtrField<v1::Host>& hosts) {
+  if (const auto form = document_form(format)) {
+    job::DocumentList list(context.out, *form);
+    for (const v1::Host& host : hosts)
+      list.add(host);
+    return;
+  }
   job::Table table({"HOST", "ADDRESS", "KIND", "SLOTS", "FREE", "DRAINED", "RUNS"});
   for (const v1::Host& host : hosts) {
     if (format == JobFormat::kName) context.out << host.name() << "\n";
@@ -44,10 +50,7 @@ void print_hosts(CommandContext& context, JobFormat format,
 }
 
 void print_host(CommandContext& context, JobFormat format, const v1::Host& host) {
-  if (format == JobFormat::kJson) {
-    context.out << job::to_json(host) << std::endl;
-    return;
-  }
+  if (print_document(context, format, host)) return;
   google::protobuf::RepeatedPtrField<v1::Host> hosts;
   *hosts.Add() = host;
   print_hosts(context, format, hosts);
@@ -58,12 +61,7 @@ void add_list(CLI::App& hosts, CommandContext& context) {
   auto options = std::make_shared<JobOptions>();
   add_job_options(*command, *options);
   set_job_action(*command, context, *options, [options, &context](job::Client& client) {
-    const v1::ListHostsResponse answer = client.list_hosts();
-    if (options->format == JobFormat::kJson) {
-      context.out << job::to_json(answer) << std::endl;
-    } else {
-      print_hosts(context, options->format, answer.hosts());
-    }
+    print_hosts(context, options->format, client.list_hosts().hosts());
     return JobExit::kOk;
   });
 }

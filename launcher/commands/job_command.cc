@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <map>
 #include <ostream>
 
 #include "coordinator/client/follow.h"
 #include "coordinator/client/interrupt.h"
 #include "coordinator/client/log_printer.h"
 #include "coordinator/client/text.h"
+#include "core/error.h"
 
 namespace lockstep::launcher {
 
@@ -22,6 +24,7 @@ void add_endpoint_options(CLI::App& command, job::EndpointOptions& endpoint) {
     command
         .add_option_function<std::string>(
             name, [&target](const std::string& text) { target = text; }, help)
+        ->check(not_empty())
         ->option_text("FILE")
         ->group("Coordinator");
   };
@@ -30,6 +33,7 @@ void add_endpoint_options(CLI::App& command, job::EndpointOptions& endpoint) {
           "--address", endpoint.address,
           "unix:/PATH or HOST:PORT of the coordinator; default: LOCKSTEP_ADDRESS, else this "
           "user's socket")
+      ->check(not_empty())
       ->option_text("ADDRESS")
       ->group("Coordinator");
   path("--token-file", endpoint.token_file,
@@ -51,21 +55,67 @@ void add_endpoint_options(CLI::App& command, job::EndpointOptions& endpoint) {
 }  // namespace
 
 void add_job_options(CLI::App& command, JobOptions& options) {
-  const auto set = [&options](const std::string& word) {
-    options.format = word == "json"   ? JobFormat::kJson
-                     : word == "name" ? JobFormat::kName
-                                      : JobFormat::kTable;
-  };
-  command.add_option_function<std::string>("-o", set, "form of the output: table, json or name")
-      ->check(CLI::IsMember({"table", "json", "name"}).description(""))
-      ->option_text("table|json|name");
+  static const std::map<std::string, JobFormat> kForms = {{"table", JobFormat::kTable},
+                                                          {"json", JobFormat::kJson},
+                                                          {"jsonl", JobFormat::kJsonLines},
+                                                          {"yaml", JobFormat::kYaml},
+                                                          {"name", JobFormat::kName}};
+  const auto set = [&options](const std::string& word) { options.format = kForms.at(word); };
+  CLI::Option* form =
+      command
+          .add_option_function<std::string>("-o", set,
+                                            "form of the output; several things are a "
+                                            "JSON array, or with jsonl a line each")
+          ->check(CLI::IsMember({"table", "json", "jsonl", "yaml", "name"}).description(""))
+          ->option_text("table|json|jsonl|yaml|name");
+  command
+      .add_flag_callback(
+          "--jsonl", [&options] { options.format = JobFormat::kJsonLines; }, "the same as -o jsonl")
+      ->excludes(form);
   add_endpoint_options(command, options.endpoint);
 }
 
 CLI::Option* add_run_argument(CLI::App& command, std::string& run) {
-  return command.add_option("run", run, "id of a run, or the beginning of one")
+  return command.add_option("run", run, "id or name of a run, or the beginning of an id")
       ->required()
+      ->check(not_empty())
       ->option_text("RUN");
+}
+
+CLI::Option* add_runs_argument(CLI::App& command, std::vector<std::string>& runs) {
+  return command.add_option("runs", runs, "ids or names of runs")
+      ->check(not_empty())
+      ->option_text("RUN...");
+}
+
+void add_selection(CLI::App& command, RunSelection& selection) {
+  add_runs_argument(command, selection.runs);
+  command
+      .add_option(
+          "--filter", selection.filter,
+          "all that have not ended and match, such as 'label.team = \"x\" AND state = QUEUED'")
+      ->check(not_empty())
+      ->option_text("TEXT");
+  command.add_flag("--dry-run", selection.dry_run, "only say which runs that would be");
+}
+
+std::vector<std::string> selected(job::Client& client, const RunSelection& selection) {
+  if (selection.runs.empty() && selection.filter.empty()) {
+    throw core::Error(core::ErrorKind::kConfig, "expected the ids or names of runs, or --filter");
+  }
+  std::vector<std::string> names = selection.runs;
+  if (selection.filter.empty()) return names;
+  job::v1::ListRunsRequest request;
+  request.set_filter("(" + selection.filter + ")");
+  request.set_page_size(500);
+  do {
+    const job::v1::ListRunsResponse page = client.list_runs(request);
+    for (const job::v1::Run& run : page.runs()) {
+      if (!job::has_ended(run)) names.push_back(run.uid());
+    }
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  return names;
 }
 
 void set_job_action(CLI::App& command, CommandContext& context, const JobOptions& options,
@@ -101,9 +151,11 @@ JobExit follow_run(job::Client& client, CommandContext& context,
   return detachable(client, context, request.name(), [&] {
     const job::LogPrinter::Style style{request.ranks_size() != 1, escapes_output()};
     job::LogPrinter printer(context.out, context.err, style);
+    std::optional<job::DocumentList> documents;
+    if (const auto form = document_form(format)) documents.emplace(context.out, *form);
     const auto show = [&](const job::v1::LogChunk& chunk) {
-      if (format == JobFormat::kJson) {
-        context.out << job::to_json(chunk) << std::endl;
+      if (documents) {
+        documents->add_json(job::log_json(chunk));
       } else {
         printer.show(chunk);
       }
@@ -126,16 +178,44 @@ JobExit tell_verdict(CommandContext& context, const job::v1::Run& run) {
   return job::verdict(run);
 }
 
-void print_run(CommandContext& context, JobFormat format, const job::v1::Run& run) {
+std::optional<job::DocumentForm> document_form(JobFormat format) {
   switch (format) {
     case JobFormat::kJson:
-      context.out << job::to_json(run) << std::endl;
-      return;
-    case JobFormat::kName:
-      context.out << run.name() << std::endl;
-      return;
-    case JobFormat::kTable:
-      break;
+      return job::DocumentForm::kJson;
+    case JobFormat::kJsonLines:
+      return job::DocumentForm::kJsonLines;
+    case JobFormat::kYaml:
+      return job::DocumentForm::kYaml;
+    default:
+      return std::nullopt;
+  }
+}
+
+bool print_document(CommandContext& context, JobFormat format,
+                    const google::protobuf::Message& message) {
+  const auto form = document_form(format);
+  if (form) context.out << job::to_document(*form, message) << std::flush;
+  return form.has_value();
+}
+
+RunPrinter::RunPrinter(CommandContext& context, JobFormat format)
+    : context_(context), format_(format) {
+  if (const auto form = document_form(format)) list_.emplace(context.out, *form);
+}
+
+void RunPrinter::print(const job::v1::Run& run) {
+  if (list_) {
+    list_->add(run);
+  } else {
+    print_run(context_, format_, run);
+  }
+}
+
+void print_run(CommandContext& context, JobFormat format, const job::v1::Run& run) {
+  if (print_document(context, format, run)) return;
+  if (format == JobFormat::kName) {
+    context.out << run.name() << std::endl;
+    return;
   }
   std::string text = fmt::format("{} {}", run.name(), state_word(run));
   if (const std::string word = intent_word(run); !word.empty()) text += ", " + word;

@@ -2,27 +2,45 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "coordinator/client/client.h"
+#include "coordinator/client/documents.h"
 #include "coordinator/client/endpoint.h"
 #include "launcher/command_context.h"
 
 // What the job-control commands share.
 namespace lockstep::launcher {
 
-enum class JobFormat { kTable, kJson, kName };
+enum class JobFormat { kTable, kJson, kJsonLines, kYaml, kName };
+
+// The form of what is told to programs; none for tables and names.
+std::optional<coordinator::DocumentForm> document_form(JobFormat format);
 
 struct JobOptions {
   coordinator::EndpointOptions endpoint{};
   JobFormat format = JobFormat::kTable;
 };
 
-// --address, --token-file, --ca, --certificate, --key, --patience and -o table|json|name.
+// --address, --token-file, --ca, --certificate, --key, --patience, -o and --jsonl.
 void add_job_options(CLI::App& command, JobOptions& options);
 
-// The positional RUN, its id or the unique beginning of one.
+// The positional RUN: its id, its name or the unique beginning of an id.
 CLI::Option* add_run_argument(CLI::App& command, std::string& run);
+CLI::Option* add_runs_argument(CLI::App& command, std::vector<std::string>& runs);
+
+// --filter, for a command that acts on runs: those that match, in place of or beside the named ones.
+struct RunSelection {
+  std::vector<std::string> runs{};
+  std::string filter{};
+  bool dry_run = false;
+};
+void add_selection(CLI::App& command, RunSelection& selection);
+// The names given, then the runs that match and have not ended. Throws core::Error(kConfig) if
+// neither is given.
+std::vector<std::string> selected(coordinator::Client& client, const RunSelection& selection);
 
 using JobAction = std::function<coordinator::JobExit(coordinator::Client&)>;
 
@@ -43,8 +61,23 @@ coordinator::JobExit follow_run(coordinator::Client& client, CommandContext& con
 // One sentence on how the run ended, to `err`; its exit code.
 coordinator::JobExit tell_verdict(CommandContext& context, const coordinator::v1::Run& run);
 
-// The run after a change: "runs/ID STATE (reason)", proto JSON, or its name.
+// The run after a change: "runs/ID STATE (reason)", its name, or a document.
 void print_run(CommandContext& context, JobFormat format, const coordinator::v1::Run& run);
+// The same of several, one after the other.
+class RunPrinter {
+ public:
+  RunPrinter(CommandContext& context, JobFormat format);
+  void print(const coordinator::v1::Run& run);
+
+ private:
+  CommandContext& context_;
+  const JobFormat format_;
+  std::optional<coordinator::DocumentList> list_;
+};
+
+// True if the format is one for programs, and the message has been printed in it.
+bool print_document(CommandContext& context, JobFormat format,
+                    const google::protobuf::Message& message);
 
 // "RUNNING", or the number of a state that this program does not know.
 std::string state_word(const coordinator::v1::Run& run);

@@ -55,6 +55,7 @@ void add_logs_command(CLI::App& app, CommandContext& context) {
   command
       ->add_option("--since", options->since,
                    "only what is newer: 10m, or a moment such as 2026-11-21T09:30:00Z")
+      ->check(not_empty())
       ->option_text("TIME");
   command->add_option("--tail", options->tail, "only the last lines of each rank")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40).description(""))

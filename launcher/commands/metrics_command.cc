@@ -46,15 +46,19 @@ std::string for_people(const std::string& line) {
   return text;
 }
 
-void show(const MetricsOptions& options, CommandContext& context, const v1::MetricsChunk& chunk) {
+void show(CommandContext& context, std::optional<job::DocumentList>& documents,
+          const v1::MetricsChunk& chunk) {
   if (chunk.cut_back()) {
     context.err << "lockstep: the run went back to a checkpoint; steps after it come again"
                 << std::endl;
   }
   std::istringstream lines(chunk.lines());
   for (std::string line; std::getline(lines, line);) {
-    const bool raw = options.format == JobFormat::kJson;
-    context.out << (raw ? line : job::escape_for_terminal(for_people(line))) << "\n";
+    if (documents) {
+      documents->add_json(line);
+    } else {
+      context.out << job::escape_for_terminal(for_people(line)) << "\n";
+    }
   }
   context.out.flush();
 }
@@ -71,8 +75,10 @@ JobExit read(const MetricsOptions& options, job::Client& client, CommandContext&
     const auto talk = [&](const std::string& text) {
       context.err << "lockstep: " << text << std::endl;
     };
+    std::optional<job::DocumentList> documents;
+    if (const auto form = document_form(options.format)) documents.emplace(context.out, *form);
     const auto run = job::read_all_metrics(
-        client, request, [&](const v1::MetricsChunk& chunk) { show(options, context, chunk); },
+        client, request, [&](const v1::MetricsChunk& chunk) { show(context, documents, chunk); },
         talk);
     return options.follow && run ? tell_verdict(context, *run) : JobExit::kOk;
   });

@@ -14,14 +14,21 @@ using job::JobExit;
 namespace {
 
 struct PauseOptions : JobOptions {
-  std::vector<std::string> runs{};
+  RunSelection selection{};
   std::string reason{};
   bool wait = false;
 };
 
 JobExit pause(const PauseOptions& options, job::Client& client, CommandContext& context) {
   JobExit exit = JobExit::kOk;
-  for (const std::string& name : options.runs) {
+  RunPrinter printer(context, options.format);
+  for (const std::string& name : selected(client, options.selection)) {
+    if (options.selection.dry_run) {
+      v1::GetRunRequest get;
+      get.set_name(name);
+      printer.print(client.get_run(get));
+      continue;
+    }
     v1::PauseRunRequest request;
     request.set_name(name);
     request.set_reason(options.reason);
@@ -35,7 +42,7 @@ JobExit pause(const PauseOptions& options, job::Client& client, CommandContext& 
       // It had been done before it could be paused, or it failed.
       if (!answer.reached()) exit = JobExit::kConflict;
     }
-    print_run(context, options.format, run);
+    printer.print(run);
   }
   return exit;
 }
@@ -46,7 +53,7 @@ void add_pause_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand(
       "pause", "save runs, stop them and free their slots; one that waits is held");
   auto options = std::make_shared<PauseOptions>();
-  command->add_option("runs", options->runs, "ids of runs")->required()->option_text("RUN...");
+  add_selection(*command, options->selection);
   command->add_option("--reason", options->reason, "kept with the run")->option_text("TEXT");
   command->add_flag("--wait", options->wait, "until they are paused");
   add_job_options(*command, *options);

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <limits>
 #include <memory>
+#include <optional>
 #include <ostream>
 
 #include "coordinator/client/text.h"
@@ -19,13 +21,15 @@ using job::JobExit;
 namespace {
 
 constexpr int kPage = 500;
+constexpr int kPageOfPeople = 50;
+constexpr int kAll = std::numeric_limits<int>::max();
 
 struct ListOptions : JobOptions {
   std::vector<std::string> states{};
   std::vector<std::string> labels{};
   std::string filter{};
   std::string order{};
-  int limit = 50;
+  std::optional<int> limit{};
 };
 
 struct OneRunOptions : JobOptions {
@@ -82,7 +86,10 @@ v1::ListRunsResponse list_pages(job::Client& client, const ListOptions& options)
   request.set_filter(make_filter(options));
   request.set_order_by(options.order);
   v1::ListRunsResponse all;
-  for (int left = options.limit; left > 0;) {
+  // People get a page unless they ask for more; programs get all.
+  const int limit =
+      options.limit.value_or(options.format == JobFormat::kTable ? kPageOfPeople : kAll);
+  for (int left = limit; left > 0;) {
     request.set_page_size(std::min(left, kPage));
     v1::ListRunsResponse page = client.list_runs(request);
     left -= page.runs_size();
@@ -98,17 +105,19 @@ v1::ListRunsResponse list_pages(job::Client& client, const ListOptions& options)
 
 JobExit list(const ListOptions& options, job::Client& client, CommandContext& context) {
   const v1::ListRunsResponse runs = list_pages(client, options);
-  if (options.format == JobFormat::kJson) {
-    context.out << job::to_json(runs) << std::endl;
+  if (const auto form = document_form(options.format)) {
+    job::DocumentList list(context.out, *form);
+    for (const v1::Run& run : runs.runs())
+      list.add(run);
   } else if (options.format == JobFormat::kName) {
     for (const v1::Run& run : runs.runs())
       context.out << run.name() << "\n";
   } else {
     print_run_table(context.out, runs);
-    if (!runs.next_page_token().empty()) {
-      context.err << fmt::format("lockstep: {} of {} runs; --limit shows more\n", runs.runs_size(),
-                                 runs.total_size());
-    }
+  }
+  if (!runs.next_page_token().empty()) {
+    context.err << fmt::format("lockstep: {} of {} runs; --limit shows more\n", runs.runs_size(),
+                               runs.total_size());
   }
   return JobExit::kOk;
 }
@@ -176,15 +185,19 @@ JobExit events(const OneRunOptions& options, job::Client& client, CommandContext
   request.set_name(options.run);
   request.set_page_size(kPage);
   job::Table table({"TIME", "EVENT", "BY", "CONTEXT"});
+  std::optional<job::DocumentList> documents;
+  if (const auto form = document_form(options.format)) documents.emplace(context.out, *form);
   for (;;) {
     const v1::ListEventsResponse page = client.list_events(request);
     for (const v1::RunEvent& event : page.events()) {
       request.set_after_sequence(event.sequence());
-      if (options.format == JobFormat::kTable) {
+      if (documents) {
+        documents->add(event);
+      } else if (options.format == JobFormat::kName) {
+        context.out << event.kind() << "\n";
+      } else {
         table.add(
             {job::format_time(event.time()), event.kind(), event.actor(), event.context_json()});
-      } else {
-        context.out << job::to_json(event) << "\n";
       }
     }
     if (page.events_size() < kPage) break;
@@ -198,8 +211,10 @@ JobExit checkpoints(const OneRunOptions& options, job::Client& client, CommandCo
   request.set_name(options.run);
   request.set_verify(options.verify);
   const v1::ListCheckpointsResponse answer = client.list_checkpoints(request);
-  if (options.format == JobFormat::kJson) {
-    context.out << job::to_json(answer) << std::endl;
+  if (const auto form = document_form(options.format)) {
+    job::DocumentList list(context.out, *form);
+    for (const v1::Checkpoint& one : answer.checkpoints())
+      list.add(one);
     return JobExit::kOk;
   }
   job::Table table({"STEP", "MADE", "BYTES", "VERIFIED", "HEALTHY", "PATH", "PROBLEM"});
@@ -243,10 +258,10 @@ void add_list(CLI::App& runs, CommandContext& context) {
       ->add_option("--order-by", options->order,
                    "create_time, priority, state or display_name; with ' desc' the other way")
       ->option_text("KEY");
-  command->add_option("--limit", options->limit, "at most so many")
+  command
+      ->add_option("--limit", options->limit, "at most so many; default: 50 in a table, else all")
       ->check(CLI::Range(1, 1 << 20).description(""))
-      ->option_text("N")
-      ->capture_default_str();
+      ->option_text("N");
   add_job_options(*command, *options);
   set_job_action(*command, context, *options, [options, &context](job::Client& client) {
     return list(*options, client, context);

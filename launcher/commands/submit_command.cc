@@ -9,6 +9,7 @@
 #include <ostream>
 #include <sstream>
 
+#include "coordinator/client/follow.h"
 #include "coordinator/client/text.h"
 #include "core/error.h"
 #include "launcher/commands/job_command.h"
@@ -41,6 +42,7 @@ struct SubmitOptions : JobOptions {
   std::string request_id{};
   bool hold = false;
   bool follow = false;
+  bool wait = false;
   bool dry_run = false;
 };
 
@@ -123,11 +125,7 @@ v1::CreateRunRequest make_request(const SubmitOptions& options) {
   if (!options.time_limit.empty()) {
     *run.mutable_time_limit() = job::parse_duration(options.time_limit);
   }
-  // The protocol says -1 for none: a field that is 0 is one that was not set.
-  if (options.max_restarts) {
-    const int restarts = *options.max_restarts;
-    run.mutable_retry_policy()->set_max_restarts(restarts == 0 ? -1 : restarts);
-  }
+  if (options.max_restarts) run.mutable_retry_policy()->set_max_restarts(*options.max_restarts);
   return request;
 }
 
@@ -151,8 +149,8 @@ void print_forecast(CommandContext& context, const v1::CreateRunResponse& answer
 
 void print_answer(CommandContext& context, const SubmitOptions& options,
                   const v1::CreateRunResponse& answer) {
-  if (options.format == JobFormat::kJson) {
-    context.out << job::to_json(answer) << std::endl;
+  if (print_document(context, options.format, answer)) {
+    // as the coordinator told it
   } else if (options.dry_run) {
     print_forecast(context, answer);
   } else {
@@ -166,7 +164,16 @@ void print_answer(CommandContext& context, const SubmitOptions& options,
 JobExit submit(const SubmitOptions& options, job::Client& client, CommandContext& context) {
   const v1::CreateRunResponse answer = client.create_run(make_request(options));
   print_answer(context, options, answer);
-  if (!options.follow || options.dry_run) return JobExit::kOk;
+  if (options.dry_run) return JobExit::kOk;
+  if (options.wait) {
+    return detachable(client, context, answer.run().uid(), [&] {
+      v1::WaitRunRequest end;
+      end.set_name(answer.run().uid());
+      return tell_verdict(context,
+                          job::wait_for_run(client, end, std::chrono::milliseconds::zero()).run());
+    });
+  }
+  if (!options.follow) return JobExit::kOk;
   v1::ReadLogsRequest request;
   request.set_name(answer.run().uid());
   request.set_follow(true);
@@ -186,6 +193,7 @@ void add_what_options(CLI::App& command, SubmitOptions& options) {
   command
       .add_option("--request-id", options.request_id,
                   "UUID; submitting again with the same one gives the same run")
+      ->check(not_empty())
       ->option_text("UUID");
 }
 
@@ -210,6 +218,7 @@ void add_when_options(CLI::App& command, SubmitOptions& options) {
       ->option_text("RUN");
   command.add_flag("--hold", options.hold, "wait until 'lockstep runs update RUN --release'");
   command.add_option("--time-limit", options.time_limit, "of an attempt, such as 90s, 30m, 2h")
+      ->check(not_empty())
       ->option_text("TIME");
   command
       .add_option("--max-restarts", options.max_restarts,
@@ -225,8 +234,14 @@ void add_submit_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<SubmitOptions>();
   add_what_options(*command, *options);
   add_when_options(*command, *options);
-  command->add_flag("-f,--follow", options->follow,
-                    "follow its logs until it has ended; Ctrl-C leaves it running");
+  CLI::Option* follow =
+      command->add_flag("-f,--follow", options->follow,
+                        "follow its logs until it has ended; Ctrl-C leaves it running");
+  command
+      ->add_flag(
+          "-w,--wait", options->wait,
+          "wait until it has ended; its verdict is the exit code, and Ctrl-C leaves it running")
+      ->excludes(follow);
   command->add_flag("--dry-run", options->dry_run,
                     "check everything and say what would happen, but submit nothing");
   add_job_options(*command, *options);

@@ -20,7 +20,7 @@ using job::JobExit;
 namespace {
 
 struct WaitOptions : JobOptions {
-  std::string run{};
+  std::vector<std::string> runs{};
   std::string until = "end";
   std::string timeout{};
 };
@@ -47,9 +47,34 @@ void read_until(const std::string& text, v1::WaitRunRequest& request) {
                   text));
 }
 
+// What several runs came to: the worst of it, in this order.
+JobExit worse(JobExit one, JobExit other) {
+  for (const JobExit exit :
+       {JobExit::kStillGoing, JobExit::kRunFailed, JobExit::kCancelled, JobExit::kConflict}) {
+    if (one == exit || other == exit) return exit;
+  }
+  return JobExit::kOk;
+}
+
+JobExit tell(const WaitOptions& options, CommandContext& context, RunPrinter& printer,
+             const v1::WaitRunRequest& request, const v1::WaitRunResponse& answer) {
+  printer.print(answer.run());
+  if (request.until() == v1::WaitRunRequest::TERMINAL && job::has_ended(answer.run())) {
+    return job::verdict(answer.run());
+  }
+  if (answer.reached()) return JobExit::kOk;
+  if (!job::has_ended(answer.run())) {
+    context.err << "lockstep: the time is over; the run goes on" << std::endl;
+    return JobExit::kStillGoing;
+  }
+  const JobExit verdict = job::verdict(answer.run());
+  context.err << fmt::format("lockstep: the run ended before it was {}\n", options.until);
+  return verdict == JobExit::kOk ? JobExit::kConflict : verdict;
+}
+
+// All of them, within one time.
 JobExit wait(const WaitOptions& options, job::Client& client, CommandContext& context) {
   v1::WaitRunRequest request;
-  request.set_name(options.run);
   read_until(options.until, request);
   std::chrono::milliseconds timeout{0};
   if (!options.timeout.empty()) {
@@ -57,21 +82,26 @@ JobExit wait(const WaitOptions& options, job::Client& client, CommandContext& co
     timeout = std::chrono::milliseconds(
         std::max<std::int64_t>(1, duration.seconds() * 1000 + duration.nanos() / 1'000'000));
   }
-  return detachable(client, context, options.run, [&] {
-    const v1::WaitRunResponse answer = job::wait_for_run(client, request, timeout);
-    print_run(context, options.format, answer.run());
-    if (request.until() == v1::WaitRunRequest::TERMINAL && job::has_ended(answer.run())) {
-      return job::verdict(answer.run());
-    }
-    if (answer.reached()) return JobExit::kOk;
-    if (!job::has_ended(answer.run())) {
-      context.err << "lockstep: the time is over; the run goes on" << std::endl;
-      return JobExit::kStillGoing;
-    }
-    const JobExit verdict = job::verdict(answer.run());
-    context.err << fmt::format("lockstep: the run ended before it was {}\n", options.until);
-    return verdict == JobExit::kOk ? JobExit::kConflict : verdict;
-  });
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point end = Clock::now() + timeout;
+  JobExit exit = JobExit::kOk;
+  RunPrinter printer(context, options.runs.size() == 1 && options.format == JobFormat::kJson
+                                  ? JobFormat::kJsonLines
+                                  : options.format);
+  for (const std::string& run : options.runs) {
+    request.set_name(run);
+    const JobExit one = detachable(client, context, run, [&] {
+      auto left = timeout;
+      if (timeout.count() > 0) {
+        left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now());
+        left = std::max(left, std::chrono::milliseconds(1));
+      }
+      return tell(options, context, printer, request, job::wait_for_run(client, request, left));
+    });
+    exit = worse(exit, one);
+    if (one == JobExit::kStillGoing && timeout.count() == 0) break;  // Ctrl-C
+  }
+  return exit;
 }
 
 }  // namespace
@@ -79,16 +109,17 @@ JobExit wait(const WaitOptions& options, job::Client& client, CommandContext& co
 void add_wait_command(CLI::App& app, CommandContext& context) {
   CLI::App* command =
       app.add_subcommand("wait",
-                         "wait for a run; the exit code is its verdict: 0 succeeded, 1 "
-                         "failed, 3 cancelled, 4 not yet");
+                         "wait for runs; the exit code is their verdict: 0 all succeeded, 1 one "
+                         "failed, 3 one was cancelled, 4 not yet");
   auto options = std::make_shared<WaitOptions>();
-  add_run_argument(*command, options->run);
+  add_runs_argument(*command, options->runs)->required();
   command
       ->add_option("--for", options->until,
                    "end, running, paused, step=N, checkpoint or checkpoint=N")
       ->option_text("WHAT")
       ->capture_default_str();
   command->add_option("--timeout", options->timeout, "at most so long: 90s, 15m, 2h")
+      ->check(not_empty())
       ->option_text("TIME");
   add_job_options(*command, *options);
   set_job_action(*command, context, *options, [options, &context](job::Client& client) {

@@ -59,7 +59,7 @@ TEST(CommandLineTest, AnEmptyValueIsNotTheNextArgument) {
     CLI::App* submit = line.app().add_subcommand("submit", "submits");
     Given given;
     submit->add_option("--notes", given.notes);
-    submit->add_option("--time-limit", given.time);
+    submit->add_option("--time-limit", given.time)->check(not_empty());
     submit->add_flag("--hold", given.hold);
     submit->add_option("rest", given.rest);
     set_action(*submit, line.context(), [] { return 0; });
@@ -75,6 +75,9 @@ TEST(CommandLineTest, AnEmptyValueIsNotTheNextArgument) {
   }
   EXPECT_EQ(parse({"--notes=a=", "--hold"}, 0).notes, "a=");
   EXPECT_EQ(parse({"--hold", "--", "--notes="}, 0).rest, std::vector<std::string>{"--notes="});
+  // A time that is empty is not the default.
+  parse({"--time-limit=", "--hold"}, 2);
+  parse({"--time-limit", ""}, 2);
 }
 
 TEST(CommandLineTest, ErrorsBecomeTheExitCodeOfTheirKind) {

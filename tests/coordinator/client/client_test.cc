@@ -272,6 +272,25 @@ TEST(Client, APlannedStopIsWaitedOutLikeADeath) {
   }
 }
 
+TEST(Client, WhatTheCoordinatorAsksForBeforeTheNextTryIsDone) {
+  FakeRunService server;
+  std::vector<std::chrono::steady_clock::time_point> calls;
+  server.on_get = [&](const v1::GetRunRequest*, v1::Run*) {
+    calls.push_back(std::chrono::steady_clock::now());
+    return calls.size() < 2 ? refusal(grpc::StatusCode::RESOURCE_EXHAUSTED, "RATE_LIMITED", 0.7)
+                            : grpc::Status::OK;
+  };
+  Client client(server.endpoint());
+  client.get_run({});
+  ASSERT_EQ(calls.size(), 2U);
+  EXPECT_GE(calls[1] - calls[0], milliseconds(700));
+  // A queue that is full is no matter of a moment.
+  server.on_get = [](const v1::GetRunRequest*, v1::Run*) {
+    return refusal(grpc::StatusCode::RESOURCE_EXHAUSTED, "QUEUE_FULL", 0.9);
+  };
+  EXPECT_THROW(client.get_run({}), CallError);
+}
+
 TEST(Client, WhatACoordinatorSaysIsNotCalledSilence) {
   FakeRunService server;
   server.on_get = [](const v1::GetRunRequest*, v1::Run*) {

@@ -107,7 +107,7 @@ class F8_RetryGoesOnFromTheNewestVerifiedCheckpoint : public Undisturbed,
   void expect_reported(const std::string& run) const {
     bool seen = false;
     const auto listed = json({"runs", "checkpoints", run, "--verify"});
-    for (const auto& checkpoint : listed["checkpoints"]) {
+    for (const auto& checkpoint : listed) {
       const int step = std::stoi(checkpoint["step"].get<std::string>());
       if (step == kBefore) {
         EXPECT_EQ(checkpoint["verified"], true) << checkpoint.dump();

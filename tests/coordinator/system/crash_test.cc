@@ -50,11 +50,11 @@ TEST_F(F1_AckedSubmitSurvivesKill, AndOneRequestIsOneRun) {
   }
   EXPECT_EQ(acked.size(), static_cast<std::size_t>(loops_wanted));
   std::set<std::string> kept;
-  const auto listed = json({"runs", "list", "--limit", "5000"});
-  for (const auto& run : listed["runs"])
+  const auto listed = json({"runs", "list"});
+  for (const auto& run : listed)
     kept.insert(run["uid"].get<std::string>());
   EXPECT_EQ(kept, acked) << "runs were lost or doubled";
-  EXPECT_EQ(listed["totalSize"], loops_wanted);
+  EXPECT_EQ(listed.size(), static_cast<std::size_t>(loops_wanted)) << "none is cut off";
 }
 
 class F2_KillAtEveryCommitLeavesTrainingAlone : public Undisturbed,

@@ -121,8 +121,8 @@ void JobControlTest::TearDown() {
 }
 
 void JobControlTest::end_all_runs() const {
-  const auto listed = json({"runs", "list", "--limit", "5000"});
-  for (const auto& run : listed["runs"]) {
+  const auto listed = json({"runs", "list"});
+  for (const auto& run : listed) {
     const std::string id = run["uid"];
     const std::string state = run["state"];
     if (state != "SUCCEEDED" && state != "FAILED" && state != "CANCELLED") {

@@ -57,6 +57,8 @@ class JobControlTest : public TrainingTest {
   // The process of a rank of the run; throws if there is none.
   pid_t rank_of(const std::string& run, int rank) const;
 
+  // The test took the store away.
+  void store_lost() { invariants_.store_lost(); }
   // The store has damage that the test did itself; of this run nothing is expected any more.
   void damaged(const std::string& run) { invariants_.damaged(run); }
 

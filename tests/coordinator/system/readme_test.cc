@@ -19,7 +19,12 @@ using ::testing::ContainerEq;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-constexpr const char* kHeading = "## Runs submitted to a coordinator";
+struct Shown {
+  const char* document;
+  const char* heading;  // its first block of commands is run
+};
+constexpr Shown kReadme = {"README.md", "## Runs submitted to a coordinator"};
+constexpr Shown kJobControl = {"docs/job_control.md", "# Job control"};
 constexpr const char* kSubmit = "submit configs/quickstart.yaml --ranks 2";
 constexpr int kSteps = 30;
 
@@ -28,7 +33,7 @@ class Readme : public TrainingTest {
   void SetUp() override {
     TrainingTest::SetUp();
     const fs::path source = std::getenv("LOCKSTEP_SOURCE_DIR");
-    readme_ = read_file(source / "README.md");
+    source_ = source;
     fs::create_directories(path("configs"));
     for (const char* name : {"quickstart.yaml", "coordinator.yaml"})
       fs::copy_file(source / "configs" / name, path("configs") / name);
@@ -46,6 +51,10 @@ class Readme : public TrainingTest {
         "lockstep data prepare --input text.txt --output data/quickstart --tokenizer bytes "
         "--validation-fraction 0.1");
     ASSERT_EQ(prepared.exit_code, 0) << prepared.err;
+    // The quickstart has trained.
+    const CommandResult trained = as_user(
+        "lockstep train configs/quickstart.yaml --set train.steps=2 --set schedule.warmup_steps=1");
+    ASSERT_EQ(trained.exit_code, 0) << trained.err;
   }
 
   // In a shell of a user who has `lockstep` in PATH and nothing else set.
@@ -62,16 +71,20 @@ class Readme : public TrainingTest {
     return run_command({"bash", "-c", script}, options);
   }
 
-  std::vector<std::string> shown_commands() const {
-    std::istringstream rest(readme_.substr(readme_.find(kHeading) + 1));
+  std::vector<std::string> shown_commands(const Shown& shown) const {
+    const std::string document = read_file(source_ / shown.document);
+    std::istringstream rest(document.substr(document.find(shown.heading) + 1));
     std::vector<std::string> commands;
     for (std::string line; std::getline(rest, line) && !line.starts_with("## ");) {
       if (line.starts_with("    ")) commands.push_back(line.substr(4));
     }
     return commands;
   }
+  // Runs them; the exit code of each by its beginning.
+  std::map<std::string, std::string> run_shown(const Shown& shown);
 
-  std::string readme_;
+  fs::path source_;
+  std::string all_;  // what the commands said
 };
 
 // Each command leaves its exit code and itself in a line of codes.txt. Who follows logs sees a step
@@ -96,21 +109,33 @@ std::string script_of(const std::vector<std::string>& commands) {
     }
   }
   return script +
-         "lockstep wait $other; echo \"$? other\" >> codes.txt\n"
+         "[ -z \"${other:-}\" ] || { lockstep wait $other; echo \"$? other\" >> codes.txt; }\n"
          "wait $follower\n"
          "kill $coordinator; wait $coordinator; echo \"$? coordinator\" >> codes.txt\n";
 }
 
-TEST_F(Readme, ItsCommandsDoWhatItSays) {
-  const std::vector<std::string> commands = shown_commands();
-  ASSERT_FALSE(commands.empty());
+std::map<std::string, std::string> Readme::run_shown(const Shown& shown) {
+  const std::vector<std::string> commands = shown_commands(shown);
+  EXPECT_FALSE(commands.empty());
   const CommandResult session = as_user(script_of(commands));
-  const std::string all = session.out + session.err + text("followed.txt") + text("codes.txt");
-  EXPECT_FALSE(session.timed_out) << all << text("coordinator.log");
+  all_ = session.out + session.err + text("followed.txt") + text("codes.txt");
+  EXPECT_FALSE(session.timed_out) << all_ << text("coordinator.log");
   std::map<std::string, std::string> codes;
   std::istringstream lines(text("codes.txt"));
   for (std::string code, what; lines >> code && std::getline(lines, what);)
     codes[what.substr(1, what.find_last_not_of(' '))] = code;
+  EXPECT_THAT(text("followed.txt"), HasSubstr(fmt::format("step {}/{}", kSteps, kSteps)));
+  EXPECT_THAT(text("followed.txt"), HasSubstr("attempt 2 begins")) << "it was paused and resumed";
+  EXPECT_THAT(text("followed.txt"), HasSubstr("SUCCEEDED"));
+  EXPECT_THAT(text("followed.txt"), Not(HasSubstr("[mpirun]"))) << "nothing went wrong";
+  EXPECT_EQ(metrics("runs/submitted", "step").size(), static_cast<std::size_t>(kSteps));
+  coordinator::testing::Invariants invariants;
+  check_invariants(invariants, path(".local/state/lockstep"));
+  return codes;
+}
+
+TEST_F(Readme, ItsCommandsDoWhatItSays) {
+  const std::map<std::string, std::string> codes = run_shown(kReadme);
   const std::map<std::string, std::string> expected = {{"id=", "0"},
                                                        {"lockstep logs -f", "0"},
                                                        {"lockstep checkpoint", "0"},
@@ -122,16 +147,20 @@ TEST_F(Readme, ItsCommandsDoWhatItSays) {
                                                        {"lockstep wait", "0"},
                                                        {"other", "3"},
                                                        {"coordinator", "0"}};
-  EXPECT_THAT(codes, ContainerEq(expected)) << all << text("coordinator.log");
+  EXPECT_THAT(codes, ContainerEq(expected)) << all_ << text("coordinator.log");
+  EXPECT_THAT(all_, HasSubstr("CANCELLED"));
+}
 
-  EXPECT_THAT(text("followed.txt"), HasSubstr(fmt::format("step {}/{}", kSteps, kSteps)));
-  EXPECT_THAT(text("followed.txt"), HasSubstr("attempt 2 begins")) << "it was paused and resumed";
-  EXPECT_THAT(text("followed.txt"), HasSubstr("SUCCEEDED"));
-  EXPECT_THAT(text("followed.txt"), Not(HasSubstr("[mpirun]"))) << "nothing went wrong";
-  EXPECT_THAT(session.out, HasSubstr("CANCELLED"));
-  EXPECT_EQ(metrics("runs/submitted", "step").size(), static_cast<std::size_t>(kSteps));
-  coordinator::testing::Invariants invariants;
-  check_invariants(invariants, path(".local/state/lockstep"));
+TEST_F(Readme, TheFirstExampleOfJobControlWorksAfterTheQuickstart) {
+  const std::map<std::string, std::string> codes = run_shown(kJobControl);
+  const std::map<std::string, std::string> expected = {{"id=", "0"},
+                                                       {"lockstep logs -f", "0"},
+                                                       {"lockstep checkpoint", "0"},
+                                                       {"lockstep pause", "0"},
+                                                       {"lockstep resume", "0"},
+                                                       {"lockstep wait", "0"},
+                                                       {"coordinator", "0"}};
+  EXPECT_THAT(codes, ContainerEq(expected)) << all_ << text("coordinator.log");
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// The socket, the configuration, the coordinator itself: taken away or changed while runs train.
+// The store, the socket, the configuration: taken away or changed under a coordinator whose runs
+// train. The processes are real, so that nothing lives by a fake's grace.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -36,7 +37,66 @@ class Recovery : public JobControlTest {
     EXPECT_EQ(record["restartCount"], 0);
     EXPECT_EQ(record["currentAttempt"], 1);
   }
+  std::string in_shell(const std::string& script) const {
+    CommandOptions options = command_options({});
+    options.environment["PATH"] =
+        std::filesystem::path(binary()).parent_path().string() + ":" + std::getenv("PATH");
+    const CommandResult result = run_command({"bash", "-ec", script}, options);
+    EXPECT_EQ(result.exit_code, 0) << script << "\n" << result.err;
+    return result.out;
+  }
 };
+
+TEST_F(Recovery, AStoreThatIsGoneKillsNothing) {
+  start();
+  const std::string run = training("run");
+  const pid_t rank = rank_of(run, 0);
+  for (const char* loss :
+       {"rm -f state/store.db*", "truncate -s 0 state/store.db; rm -f state/store.db-*"}) {
+    SCOPED_TRACE(loss);
+    kill_coordinator();
+    in_shell(loss);
+    store_lost();
+    start();
+    expect_undisturbed_rank(run, rank);
+    EXPECT_THAT(text("coordinator.jsonl") + job({"runs", "events", run}).out, HasSubstr("adopted"));
+  }
+  EXPECT_EQ(job({"checkpoint", run, "--wait"}).exit_code, 0) << "its agent obeys";
+  EXPECT_EQ(job({"cancel", run, "--wait"}).exit_code, 0);
+}
+
+// The commands of docs/job_control.md.
+TEST_F(Recovery, TheDocumentedRestoreGoesOnWithWhatRuns) {
+  start();
+  const std::string held = submit("held", {"--hold"});
+  EXPECT_EQ(job({"admin", "backup", path("store.backup").string()}).exit_code, 0);
+  const std::string run = training("run");
+  const pid_t rank = rank_of(run, 0);
+  const std::string document =
+      read_file(std::filesystem::path(std::getenv("LOCKSTEP_SOURCE_DIR")) / "docs/job_control.md");
+  const std::size_t heading = document.find("## Putting a store back");
+  ASSERT_NE(heading, std::string::npos);
+  std::istringstream lines(document.substr(heading));
+  std::string script = "cd " + path("").string() + "; STATE=state; BACKUP=store.backup\n";
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("## ") && line.find("Putting") == std::string::npos) break;
+    if (!line.starts_with("    ") || line.find("lockstep coordinator") != std::string::npos)
+      continue;
+    if (line.find("admin adopt") != std::string::npos ||
+        line.find("admin end") != std::string::npos)
+      continue;
+    if (line.find("admin check") != std::string::npos) continue;
+    script += line + "\n";
+  }
+  in_shell(script);
+  for (int i = 0; i < 600 && !coordinator_ended(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  ASSERT_TRUE(coordinator_ended()) << script;
+  start();
+  expect_undisturbed_rank(run, rank);
+  EXPECT_EQ(state(held), "WAITING");
+  EXPECT_EQ(job({"cancel", run, "--wait"}).exit_code, 0);
+}
 
 TEST_F(Recovery, ASocketThatIsRemovedIsMadeAgain) {
   start();
@@ -70,13 +130,13 @@ TEST_F(Recovery, SighupReadsTheConfigurationAgain) {
   };
   change("slots: 4", "slots: 3");
   EXPECT_TRUE(told("\"reload\""));
-  EXPECT_EQ(json({"hosts", "list"})["hosts"][0]["slots"].size(), 3U);
+  EXPECT_EQ(json({"hosts", "list"})[0]["slots"].size(), 3U);
   // What could not hold is said, and changes nothing.
   change("name: local", "name: renamed");
   EXPECT_TRUE(told("which is not in the configuration"));
   change("slots: 4", "slots: x");
   EXPECT_TRUE(told("coordinator.yaml:3"));
-  EXPECT_EQ(json({"hosts", "list"})["hosts"][0]["name"], "local");
+  EXPECT_EQ(json({"hosts", "list"})[0]["name"], "hosts/local");
   EXPECT_FALSE(coordinator_ended());
   expect_undisturbed_rank(run, rank);
   EXPECT_EQ(job({"cancel", run, "--wait"}).exit_code, 0);
