@@ -57,28 +57,41 @@ Json decision_json(const DecisionState& d) {
       {"skips_in_a_row", d.skips_in_a_row},
       {"overflows_at_minimum_in_a_row", d.overflows_at_minimum_in_a_row},
       {"spike_guard",
-       {{"losses", d.spike_guard.losses.values()}, {"norms", d.spike_guard.norms.values()}}},
+       {{"losses", d.spike_guard.losses.values()},
+        {"norms", d.spike_guard.norms.values()},
+        {"spike_losses", d.spike_guard.spike_losses.values()},
+        {"spike_norms", d.spike_guard.spike_norms.values()}}},
       {"vanishing", d.vanishing},
       {"rollbacks", Json::parse(rollbacks_text(d.rollbacks))}};
   if (is_adaptive(d.clip.mode)) json["clip"] = clip_json(d);
   return json;
 }
 
-SpikeGuardState parse_spike_guard(const Json& json) {
-  const auto losses = json.at("losses").get<std::vector<double>>();
-  const auto norms = json.at("norms").get<std::vector<double>>();
-  if (losses.size() != norms.size() || losses.size() > kSpikeWindow) {
+// Losses and norms of the same steps, by the names of their fields.
+template <std::size_t kMost>
+void parse_windows(const Json& json, const std::string& of, ValueWindow<kMost>& losses,
+                   ValueWindow<kMost>& norms) {
+  const auto all_losses = json.at(of + "losses").get<std::vector<double>>();
+  const auto all_norms = json.at(of + "norms").get<std::vector<double>>();
+  if (all_losses.size() != all_norms.size() || all_losses.size() > kMost) {
     throw core::Error(
         core::ErrorKind::kData,
-        fmt::format("spike_guard: expected as many losses as norms, at most {}, found "
-                    "{} and {}; use another checkpoint",
-                    kSpikeWindow, losses.size(), norms.size()));
+        fmt::format("spike_guard: expected as many {0}losses as {0}norms, at most {1}, found "
+                    "{2} and {3}; use another checkpoint",
+                    of, kMost, all_losses.size(), all_norms.size()));
   }
+  for (std::size_t i = 0; i < all_losses.size(); ++i) {
+    losses.push(all_losses[i]);
+    norms.push(all_norms[i]);
+  }
+}
+
+SpikeGuardState parse_spike_guard(const Json& json) {
   SpikeGuardState guard;
-  for (const double loss : losses)
-    guard.losses.push(loss);
-  for (const double norm : norms)
-    guard.norms.push(norm);
+  parse_windows(json, "", guard.losses, guard.norms);
+  // Manifests of before levels were told from spikes lack these.
+  if (json.contains("spike_losses"))
+    parse_windows(json, "spike_", guard.spike_losses, guard.spike_norms);
   return guard;
 }
 

@@ -100,7 +100,7 @@ void add_upkeep(SchemaBuilder& schema) {
       .number(
           "health.spike_factor", LOCKSTEP_FIELD(health.spike_factor), at_least(0),
           "how far above the recent median, in robust standard deviations, loss or gradient norm "
-          "may leap; beyond, a step is a spike and not applied; 0: off")
+          "may leap; beyond, a step is not applied unless that level stays; 0: off")
       .choice("health.on_divergence", LOCKSTEP_FIELD(health.on_divergence),
               {std::pair{"stop", OnDivergence::kStop},
                {"skip", OnDivergence::kSkip},

@@ -153,8 +153,9 @@ __device__ SpikeLimits limits_of(const DecisionRules& rules, const NumericState&
     if (i < n) mine[i] = mine[i] < median ? median - mine[i] : mine[i] - median;
   }
   sync_threads();
-  return {true, spike_limit(SpikeQuantity::kLoss, rules.spike_factor, medians[0], medians[1]),
-          spike_limit(SpikeQuantity::kNorm, rules.spike_factor, medians[2], medians[3])};
+  const double factor = spike_factor_now(rules.spike_factor, state.spike_guard);
+  return {true, spike_limit(SpikeQuantity::kLoss, factor, medians[0], medians[1]),
+          spike_limit(SpikeQuantity::kNorm, factor, medians[2], medians[3])};
 }
 
 // Of all ranks; true to thread 0.

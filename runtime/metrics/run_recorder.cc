@@ -168,6 +168,7 @@ std::string RunRecorder::describe_overflow(const StepDecision& d, double scale_b
     if (d.culprit.inf > 0) text += fmt::format(", {} inf", d.culprit.inf);
     if (d.culprit.nan > 0) text += fmt::format(", {} nan", d.culprit.nan);
   }
+  if (config_.precision.loss_scale.mode == LossScaleMode::kNone) return text;
   return text + fmt::format(", scale {} -> {}", scale_before, d.next.loss_scale.scale);
 }
 
@@ -181,13 +182,13 @@ void RunRecorder::tell_health(const StepRecord& record) {
   const StepDecision& d = record.decision;
   if (const SpikeVerdict& spike = d.spike; spike.found()) {
     event("health",
-          fmt::format(R"("kind":"spike","step":{},"quantity":"{}","value":{},"median":{},)"
+          fmt::format(R"("kind":"{}","step":{},"quantity":"{}","value":{},"median":{},)"
                       R"("mad":{},"factor":{},"limit":{},"healthy_steps":{},)"
                       R"("largest_tensor":{},"largest_norm":{})",
-                      record.view.step, name_of(spike.quantity), json_number(spike.value),
-                      json_number(spike.median), json_number(spike.mad),
-                      json_number(config_.health.spike_factor), json_number(spike.limit),
-                      spike.healthy_steps, core::json_string(table_[d.largest.parameter].name),
+                      d.level ? "level" : "spike", record.view.step, name_of(spike.quantity),
+                      json_number(spike.value), json_number(spike.median), json_number(spike.mad),
+                      json_number(spike.factor), json_number(spike.limit), spike.healthy_steps,
+                      core::json_string(table_[d.largest.parameter].name),
                       json_number(d.largest.norm)));
   }
   if (d.vanished) {
@@ -210,9 +211,17 @@ void RunRecorder::log_step(const StepRecord& record) {
     progress_.clear();
     log_.warning("step", "step {} skipped: {}", record.view.step,
                  describe_overflow(d, record.view.loss_scale));
+  } else if (d.level) {
+    progress_.clear();
+    log_.warning("health",
+                 "step {}: {}, as were the {} steps before: taken for a new level of the data and "
+                 "not for a spike, because the weights still fit the data from before; these {} "
+                 "steps were not applied (health.spike_factor {}; 0: off)",
+                 record.view.step, d.spike.describe(), d.spikes_before, d.spikes_before,
+                 config_.health.spike_factor);
   } else if (d.spike.found()) {
     progress_.clear();
-    log_.warning("step", "step {} not applied: {}", record.view.step, describe_spike(d));
+    log_.warning("step", "step {} not applied: spike: {}", record.view.step, describe_spike(d));
   } else if (!d.applied()) {
     progress_.clear();
     log_.warning("step", "step {} not applied: {}", record.view.step, name_of(d.outcome));

@@ -75,7 +75,7 @@ class RunRecorder {
 
   // "overflow: rank 2, block 7 attention.qkv, 311 inf, scale 65536 -> 32768"
   std::string describe_overflow(const StepDecision& decision, double scale_before) const;
-  // "spike: loss 7.31 is above ...; most of the gradient is in block 7 attention.qkv (norm 51)"
+  // "loss 7.31 is above ...; most of the gradient is in block 7 attention.qkv (norm 51)"
   std::string describe_spike(const StepDecision& decision) const;
 
  private:

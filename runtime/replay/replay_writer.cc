@@ -35,7 +35,8 @@ RecordedNonFinite recorded(const NonFiniteReport& report, const models::Paramete
 
 bool ends_the_run(StopReason stop) {
   return stop == StopReason::kDiverged || stop == StopReason::kSpike ||
-         stop == StopReason::kTooManySkips || stop == StopReason::kScaleExhausted;
+         stop == StopReason::kSpoilt || stop == StopReason::kTooManySkips ||
+         stop == StopReason::kScaleExhausted;
 }
 
 void write_text(const std::string& path, const std::string& text) {

@@ -75,6 +75,7 @@ struct NumericDecision {
   double unscale =
       0.0;  // D / (n * loss scale): turns the aggregated gradient into the mean gradient
   double coefficient = 1.0;  // common_coefficient() of an applied step, else 1
+  bool level = false;        // an applied step that leapt: it makes a level of the spikes before it
   NumericState next;         // the state for the next step
 };
 
@@ -89,7 +90,11 @@ constexpr StepOutcome outcome_of(const StepNumbers& totals) {
 constexpr void advance_state(const DecisionRules& rules, NumericDecision& decision) {
   NumericState& state = decision.next;
   if (decision.outcome == StepOutcome::kApplied) {
-    note_healthy_step(rules.spike_factor, state.spike_guard, decision.loss, decision.grad_norm);
+    if (decision.level) {
+      note_level(state.spike_guard, decision.loss, decision.grad_norm);
+    } else {
+      note_healthy_step(rules.spike_factor, state.spike_guard, decision.loss, decision.grad_norm);
+    }
     state.clip = clip_state_after(rules.clip, clip_state_for(rules.clip.mode, state.clip),
                                   decision.grad_norm);
     state.vanishing = decision.grad_norm < rules.vanishing_norm;
@@ -99,6 +104,8 @@ constexpr void advance_state(const DecisionRules& rules, NumericDecision& decisi
     state.overflows_at_minimum_in_a_row = 0;
     return;
   }
+  if (decision.outcome == StepOutcome::kSpike)
+    note_spike(state.spike_guard, decision.loss, decision.grad_norm);
   state.skips_in_a_row += 1;
   const bool overflow = decision.outcome == StepOutcome::kOverflow;
   const bool at_minimum = rules.loss_scale.mode == LossScaleMode::kDynamic &&
@@ -114,6 +121,7 @@ constexpr void decide_numbers(const DecisionRules& rules, const NumericState& st
                               NumericDecision& decision) {
   decision.loss = decision.unscale = decision.grad_norm = 0.0;
   decision.coefficient = 1.0;
+  decision.level = false;
   decision.next = state;
   decision.outcome = outcome_of(totals);
   decision.counted = totals.counted;
@@ -125,7 +133,10 @@ constexpr void decide_numbers(const DecisionRules& rules, const NumericState& st
   }
   if (totals.nonfinite_losses > 0) decision.loss = std::numeric_limits<double>::quiet_NaN();
   const bool spikes = spiking(limits, decision.loss, decision.grad_norm) != SpikeQuantity::kNone;
-  if (decision.outcome == StepOutcome::kApplied && spikes) decision.outcome = StepOutcome::kSpike;
+  if (decision.outcome == StepOutcome::kApplied && spikes) {
+    decision.level = completes_level(state.spike_guard);
+    if (!decision.level) decision.outcome = StepOutcome::kSpike;
+  }
   if (decision.outcome == StepOutcome::kApplied) {
     decision.coefficient = common_coefficient(
         rules.clip, clip_state_for(rules.clip.mode, state.clip), decision.grad_norm);

@@ -83,12 +83,15 @@ bool is_left_out(const Rollbacks& rollbacks, std::int64_t step) {
                      [&](const Rollback& each) { return each.first <= step && step <= each.last; });
 }
 
-Rollback plan_rollback(const Rollbacks& before, std::int64_t to, std::int64_t broken) {
+Rollback plan_rollback(const Rollbacks& before, std::int64_t to, std::int64_t broken,
+                       std::int64_t spikes, bool spoilt) {
   constexpr std::int64_t kStepsThatMayFollow = 2;
-  const std::int64_t row = row_before(before, broken - 1);
+  const std::int64_t first = broken - std::max<std::int64_t>(spikes, 1) + 1;
+  const std::int64_t row = row_before(before, first - 1);
   const std::int64_t count = broken - row + 1;
-  if (count <= kStepsThatMayFollow) return {to, broken, broken};
-  return {to, std::min(broken, std::max(to + 1, row - count)), broken};
+  const bool may_follow = spikes > 0 ? row == first : count <= kStepsThatMayFollow;
+  if (!spoilt && may_follow) return {to, first, broken};
+  return {to, std::min(first, std::max(to + 1, row - count)), broken};
 }
 
 std::string refusal(const Rollbacks& before, const Rollback& next,
@@ -102,8 +105,7 @@ std::string refusal(const Rollbacks& before, const Rollback& next,
   const std::int64_t last = row_after(before, next.last + 1);
   if (last - first + 1 >= max_consecutive_skips) {
     return fmt::format(
-        "steps {} to {} would be left out, and {} skips in a row end a run "
-        "(precision.loss_scale.max_consecutive_skips)",
+        "steps {} to {} would be left out, and {} steps in a row that are not applied end a run",
         first, last, max_consecutive_skips);
   }
   return "";

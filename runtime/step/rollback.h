@@ -36,7 +36,11 @@ inline constexpr std::int64_t kMostRollbacksToOneCheckpoint = 8;
 // step in succession on the weights must have been spoilt before it, by steps that looked healthy:
 // the range then also takes in as many steps before it as it has, so that it doubles each time, but
 // never steps that the checkpoint holds.
-Rollback plan_rollback(const Rollbacks& before, std::int64_t to, std::int64_t broken);
+//
+// spikes: how many steps in a row up to `broken` leapt, all left out. When they are over, nothing
+// else need be; spoilt: when they stay, the weights have been spoilt before, as above.
+Rollback plan_rollback(const Rollbacks& before, std::int64_t to, std::int64_t broken,
+                       std::int64_t spikes = 0, bool spoilt = false);
 
 // Why `next` goes too far, or empty: more than kMostRollbacksToOneCheckpoint, or
 // `max_consecutive_skips` steps in succession left out.

@@ -32,6 +32,7 @@ SpikeVerdict judge(SpikeQuantity quantity, double factor, const SpikeWindow& win
   verdict.healthy_steps = static_cast<std::int64_t>(window.size());
   verdict.median = spread.median;
   verdict.mad = spread.mad;
+  verdict.factor = factor;
   verdict.limit = spike_limit(quantity, factor, spread.median, spread.mad);
   if (value > verdict.limit) verdict.quantity = quantity;
   return verdict;
@@ -52,10 +53,8 @@ const char* name_of(SpikeQuantity quantity) {
 }
 
 std::string SpikeVerdict::describe() const {
-  return fmt::format(
-      "spike: {} {:.6g} is above {:.6g} (median {:.6g}, MAD {:.3g} of {} healthy "
-      "steps)",
-      name_of(quantity), value, limit, median, mad, healthy_steps);
+  return fmt::format("{} {:.6g} is above {:.6g} (median {:.6g}, MAD {:.3g} of {} healthy steps)",
+                     name_of(quantity), value, limit, median, mad, healthy_steps);
 }
 
 double median_of(std::vector<double> values) {
@@ -73,14 +72,16 @@ SpikeLimits spike_limits(double factor, const SpikeGuardState& state) {
   if (!spike_guard_judges(factor, state)) return {};
   const Spread loss = spread_of(state.losses);
   const Spread norm = spread_of(state.norms);
-  return {true, spike_limit(SpikeQuantity::kLoss, factor, loss.median, loss.mad),
-          spike_limit(SpikeQuantity::kNorm, factor, norm.median, norm.mad)};
+  const double now = spike_factor_now(factor, state);
+  return {true, spike_limit(SpikeQuantity::kLoss, now, loss.median, loss.mad),
+          spike_limit(SpikeQuantity::kNorm, now, norm.median, norm.mad)};
 }
 
 SpikeVerdict judge_step(double factor, const SpikeGuardState& state, double loss, double norm) {
   if (!spike_guard_judges(factor, state)) return {};
-  const SpikeVerdict of_loss = judge(SpikeQuantity::kLoss, factor, state.losses, loss);
-  return of_loss.found() ? of_loss : judge(SpikeQuantity::kNorm, factor, state.norms, norm);
+  const double now = spike_factor_now(factor, state);
+  const SpikeVerdict of_loss = judge(SpikeQuantity::kLoss, now, state.losses, loss);
+  return of_loss.found() ? of_loss : judge(SpikeQuantity::kNorm, now, state.norms, norm);
 }
 
 }  // namespace lockstep::runtime

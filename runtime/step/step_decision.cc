@@ -124,13 +124,14 @@ void take_numbers(const NumericDecision& numbers, StepDecision& decision) {
   decision.grad_norm = numbers.grad_norm;
   decision.unscale = numbers.unscale;
   decision.coefficient = numbers.coefficient;
+  decision.level = numbers.level;
   static_cast<NumericState&>(decision.next) = numbers.next;
 }
 
 StopReason stop_reason(const DecisionRules& rules, const StepDecision& decision,
                        std::uint32_t requests) {
   const bool diverged = decision.outcome == StepOutcome::kDiverged;
-  const bool broken = diverged || decision.outcome == StepOutcome::kSpike;
+  const bool broken = diverged || decision.ends_spike();
   if (broken && rules.on_divergence == OnDivergence::kStop) {
     return diverged ? StopReason::kDiverged : StopReason::kSpike;
   }
@@ -192,7 +193,8 @@ StepDecision decide(const DecisionRules& rules, const DecisionState& state,
                    ? leave_out(rules, state)
                    : decide_numbers(rules, state, limits, add_up(reports)),
                decision);
-  if (decision.outcome == StepOutcome::kSpike) {
+  decision.spikes_before = static_cast<int>(state.spike_guard.spikes());
+  if (decision.outcome == StepOutcome::kSpike || decision.level) {
     decision.spike =
         judge_step(rules.spike_factor, state.spike_guard, decision.loss, decision.grad_norm);
   }

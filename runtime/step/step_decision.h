@@ -24,12 +24,15 @@ struct DecisionState : NumericState {
 DecisionState initial_decision_state(const DecisionRules& rules);
 
 // kRollback does not end the run: it goes back to its newest healthy checkpoint. kDiverged and
-// kSpike follow health.on_divergence: stop.
+// kSpike follow health.on_divergence: stop. A spike is one when a step is back below the limit:
+// kSpike and kRollback then come with that step, which is neither applied nor recorded. kSpoilt: what
+// looks like a new level is one of spoilt weights (the trainer's finding).
 enum class StopReason {
   kNone,
   kDesync,
   kDiverged,
   kSpike,
+  kSpoilt,
   kRollback,
   kTooManySkips,
   kScaleExhausted,
@@ -38,6 +41,12 @@ enum class StopReason {
 
 // The field named when a rank found that parameters it owns changed in its memory.
 inline constexpr const char* kParameterField = "parameters";
+
+// Of an applied step: for the sake of the steps before it, so that it is neither applied nor
+// recorded.
+constexpr bool ends_attempt(StopReason stop) {
+  return stop == StopReason::kSpike || stop == StopReason::kSpoilt || stop == StopReason::kRollback;
+}
 
 // Ranks that do not agree about the run.
 struct Desync {
@@ -75,13 +84,17 @@ struct StepDecision {
   NonFiniteReport culprit;
   int diverged_rank = -1;  // the lowest rank with a loss that is not finite
   int diverged_layer = 0;  // of that rank's first such micro-batch: ops::LossSums::nonfinite_layer
-  SpikeVerdict spike;
+  SpikeVerdict spike;      // of a spike, and of the step that makes a level of spikes
+  bool level = false;      // that step
+  int spikes_before = 0;   // in a row, up to the step before
   LargestGradient
       largest;            // of a spike; decide() leaves it to the trainer, whose ranks exchange it
   bool vanished = false;  // an applied step, the first of a stretch with a vanishing norm
   Desync desync;
 
   bool applied() const { return outcome == StepOutcome::kApplied; }
+  // The step is back below the limit: those before it were a spike.
+  bool ends_spike() const { return applied() && !level && spikes_before > 0; }
 };
 
 // The step decision: a pure function, the same on every rank (docs/architecture.md, "One step").

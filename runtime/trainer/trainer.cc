@@ -146,6 +146,11 @@ StepDecision Trainer::settle_step() {
   if (record.decision.spike.found()) {
     record.decision.largest = largest_gradient(record.decision.unscale, step.mirror);
   }
+  if (record.decision.level) examine_level(step.number, record.decision);
+  if (record.decision.applied() && ends_attempt(record.decision.stop)) {
+    timer_.end_step();
+    return record.decision;
+  }
   if (decides_on_device()) {
     record.coefficient = confirm(step, record.decision);
   } else if (record.decision.applied()) {
@@ -161,6 +166,8 @@ StepDecision Trainer::settle_step() {
   progress_.step += 1;
   progress_.data_position += config_.batch.global;
   progress_.decision = record.decision.next;
+  if (record.decision.outcome == StepOutcome::kSpike && record.decision.spikes_before == 0)
+    first_spike_ = recorder_.describe_spike(record.decision);
   monitor_.step_done(progress_.step, record.decision.loss,
                      static_cast<double>(record.decision.counted) / std::max(record.seconds, 1e-9),
                      record.seconds);

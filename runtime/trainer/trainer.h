@@ -170,6 +170,9 @@ class Trainer {
   void stop_if_decided(const StepDecision& decision) const;
   std::string culprit_text(const StepDecision& decision) const;
   std::string broken_text(const StepDecision& decision) const;
+  void examine_level(std::int64_t step, StepDecision& decision);
+  std::string spike_text() const;
+  void stop_for_spike(const std::string& cause) const;
   void roll_back(const StepDecision& decision);
   CheckpointManifest checkpoint_to_go_back_to(const StepDecision& decision);
   void go_back_to(const CheckpointManifest& manifest, const Rollbacks& rollbacks);
@@ -237,6 +240,8 @@ class Trainer {
   std::array<core::DeviceEvent, kStepsUnderWay> reached_;  // by mirror: the end of a step's work
 
   RunProgress progress_;
+  std::string first_spike_;  // of those since the last healthy step, in words
+  std::string spoilt_;       // why what looked like a level is none, in words
   RunMonitor monitor_;
   const std::atomic<int>* stop_flag_ = nullptr;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();

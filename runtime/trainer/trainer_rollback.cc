@@ -72,6 +72,7 @@ void Trainer::go_back_to(const CheckpointManifest& manifest, const Rollbacks& ro
     continue_from(manifest, manifest.state.position);
     progress_.decision.rollbacks = rollbacks;
   });
+  spoilt_.clear();
   saver_.forget_after(progress_.step);
   whole_step_ = progress_.step;
   validation_owed_ = false;
@@ -90,8 +91,12 @@ void Trainer::roll_back(const StepDecision& decision) {
   saver_.promote(broken, progress_.decision.applied_steps);
   state_->finish_gather();  // peers still read this rank's parameters until theirs is done, too
   const CheckpointManifest manifest = checkpoint_to_go_back_to(decision);
+  const std::string cause = broken_text(decision);
   Rollbacks rollbacks = progress_.decision.rollbacks;
-  const Rollback rollback = plan_rollback(rollbacks, manifest.state.step, broken);
+  const bool diverged = decision.outcome == StepOutcome::kDiverged;
+  const auto spikes = static_cast<std::int64_t>(progress_.decision.spike_guard.spikes());
+  const Rollback rollback =
+      plan_rollback(rollbacks, manifest.state.step, broken, diverged ? 0 : spikes, decision.level);
   const std::string refused =
       refusal(rollbacks, rollback, config_.precision.loss_scale.max_consecutive_skips);
   if (!refused.empty()) {
@@ -99,18 +104,19 @@ void Trainer::roll_back(const StepDecision& decision) {
         core::ErrorKind::kDiverged,
         fmt::format("step {}: {}; not rolled back again: {}; left out so far: {}; "
                     "lower optimizer.learning_rate or look at the data of these steps",
-                    broken, broken_text(decision), refused,
+                    broken, cause, refused,
                     rollbacks.empty() ? "nothing" : describe_left_out(rollbacks)));
   }
   rollbacks.push_back(rollback);
   go_back_to(manifest, rollbacks);
   checkpoint_owed_ = checkpoint_owed_ || decision.checkpoint;
-  const std::string cause = broken_text(decision);
-  recorder_.event("health",
-                  fmt::format(R"("kind":"rollback","step":{},"outcome":"{}","cause":{},)"
-                              R"("to":{},"checkpoint":"{}","left_out":{})",
-                              broken, name_of(decision.outcome), core::json_string(cause),
-                              rollback.to, checkpoint_name(rollback.to), left_out_json(rollbacks)));
+  recorder_.event(
+      "health",
+      fmt::format(R"("kind":"rollback","step":{},"outcome":"{}","cause":{},)"
+                  R"("to":{},"checkpoint":"{}","left_out":{})",
+                  broken, name_of(diverged ? StepOutcome::kDiverged : StepOutcome::kSpike),
+                  core::json_string(cause), rollback.to, checkpoint_name(rollback.to),
+                  left_out_json(rollbacks)));
   if (communicator_.rank() == 0) {
     log_.warning("health", "step {}: {}; back to step {}, leaving out {}", broken, cause,
                  rollback.to, describe_left_out(rollbacks));

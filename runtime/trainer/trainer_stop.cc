@@ -29,8 +29,9 @@ std::string Trainer::culprit_text(const StepDecision& decision) const {
     case StepOutcome::kOverflow:
       return recorder_.describe_overflow(decision, progress_.decision.loss_scale.scale);
     case StepOutcome::kDiverged:
-    case StepOutcome::kSpike:
       return broken_text(decision);
+    case StepOutcome::kSpike:
+      return "spike: " + recorder_.describe_spike(decision);
     case StepOutcome::kLeftOut:
       return fmt::format("the last one was left out by a rollback, as were steps {}",
                          describe_left_out(progress_.decision.rollbacks));
@@ -43,9 +44,9 @@ std::string Trainer::culprit_text(const StepDecision& decision) const {
   return name_of(decision.outcome);
 }
 
-// What broke a step, and where.
+// What broke a step, or those before it, and where.
 std::string Trainer::broken_text(const StepDecision& decision) const {
-  if (decision.outcome == StepOutcome::kSpike) return recorder_.describe_spike(decision);
+  if (decision.outcome != StepOutcome::kDiverged) return spike_text();
   const int layer = decision.diverged_layer;
   const std::string place = layer == models::Transformer::kNonFiniteEmbeddings ? "the embeddings"
                             : layer == config_.model.layers
@@ -59,6 +60,11 @@ void Trainer::stop_if_decided(const StepDecision& decision) const {
   const auto fail = [&](const std::string& text) {
     throw AgreedError(core::ErrorKind::kDiverged, fmt::format("step {}: {}", progress_.step, text));
   };
+  const bool scales = config_.precision.loss_scale.mode != LossScaleMode::kNone;
+  // A spike in the last step of all has nothing behind it that would tell it from a level.
+  if (decision.outcome == StepOutcome::kSpike && progress_.step == config_.train.steps &&
+      rules_.on_divergence == OnDivergence::kStop)
+    stop_for_spike(spike_text());
   switch (decision.stop) {
     case StopReason::kNone:
     case StopReason::kDesync:  // refuse_desync() threw
@@ -70,13 +76,13 @@ void Trainer::stop_if_decided(const StepDecision& decision) const {
                   "; lower optimizer.learning_rate, lengthen schedule.warmup_steps, or resume from "
                   "an earlier checkpoint");
     case StopReason::kSpike:
-      return fail(broken_text(decision) +
-                  "; resume with health.on_divergence skip or rollback, lower "
-                  "optimizer.learning_rate, or raise health.spike_factor (0: off)");
+    case StopReason::kSpoilt:
+      return stop_for_spike(spike_text());
     case StopReason::kTooManySkips:
       return fail(fmt::format(
-          "{} steps in a row were skipped (precision.loss_scale.max_consecutive_skips); {}",
-          decision.next.skips_in_a_row, culprit_text(decision)));
+          "{} steps in a row were skipped{}; {}", decision.next.skips_in_a_row,
+          scales ? " (precision.loss_scale.max_consecutive_skips)" : ", and no more may be",
+          culprit_text(decision)));
     case StopReason::kScaleExhausted:
       return fail(
           fmt::format("{} overflows in a row at the minimum loss scale {} "

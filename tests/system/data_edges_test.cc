@@ -1,5 +1,5 @@
-// Data and validation at their edges: tails, wide ids, orders, files cut short, and tokens that are no
-// targets.
+// Data and validation at their edges: tails, wide ids, orders, files cut short, tokens that are no
+// targets, and data that change for good.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 
@@ -14,6 +14,7 @@ namespace {
 using ::testing::AllOf;
 using testing::CommandResult;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::TrainingCall;
 
 class DataEdgesTest : public testing::TrainingTest {
@@ -34,6 +35,13 @@ class DataEdgesTest : public testing::TrainingTest {
     for (const auto& line : metrics(output, event))
       found.push_back(line["loss"].is_null() ? NAN : line["loss"].get<double>());
     return found;
+  }
+
+  int applied(const std::string& output) const {
+    int count = 0;
+    for (const auto& line : metrics(output, "step"))
+      count += line["applied"] == true ? 1 : 0;
+    return count;
   }
 };
 
@@ -157,6 +165,50 @@ TEST_F(DataEdgesTest, TokensThatAreNoTargetsCountNowhere) {
     }
   }
   EXPECT_THAT(lockstep({"data", "info", path("masked.bin").string()}).out, HasSubstr("targets"));
+}
+
+// Two domains in sequence: the second is a level and no spike, whatever is to follow a spike.
+TEST_F(DataEdgesTest, W7DataThatChangeForGoodTrainToTheEnd) {
+  std::vector<std::uint16_t> tokens;
+  const auto other = testing::structured_tokens(100 * 8 * kContext, kVocabulary / 2);
+  for (std::size_t i = 0; i < 40 * 8 * kContext; ++i)
+    tokens.push_back(static_cast<std::uint16_t>(kVocabulary / 2 + i % 24));
+  tokens.insert(tokens.end(), other.begin(), other.end());
+  write_tokens("domains.bin", tokens);
+  for (const std::string policy : {"stop", "skip", "rollback"}) {
+    const CommandResult result =
+        train(call(policy, {"data.train=domains.bin", "data.order=sequential", "batch.global=8",
+                            "batch.micro=4", "train.steps=100", "checkpoint.every_steps=10",
+                            "schedule.name=constant", "schedule.warmup_steps=0",
+                            "optimizer.learning_rate=5e-3", "data.validation=null",
+                            "health.on_divergence=" + policy}));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("taken for a new level of the data"));
+    EXPECT_THAT(result.err, Not(HasSubstr("scale")));
+    EXPECT_EQ(metrics(policy, "step").size(), 100U);
+    EXPECT_GE(applied(policy), 94);
+    const auto all = losses(policy, "step");
+    EXPECT_GT(all.at(40), all.at(38) + 1.0);  // there was something to take for a spike
+    EXPECT_LT(all.at(99), all.at(40) - 1.0);  // and the run has learnt it
+  }
+}
+
+// Weights spoilt by a rate that is far too high look like a level, too: but nothing fits them any
+// more.
+TEST_F(DataEdgesTest, W7SpoiltWeightsAreNoLevel) {
+  const Set same = {"train.steps=30", "data.validation=null", "schedule.name=constant",
+                    "schedule.warmup_steps=0", "checkpoint.every_steps=30"};
+  must_train(call("run", same));
+  const Set spoilt = with(same, {"train.steps=60", "optimizer.learning_rate=3", "clip.mode=none"});
+  for (const std::string policy : {"skip", "stop"}) {
+    std::filesystem::copy(path("run"), path(policy), std::filesystem::copy_options::recursive);
+    TrainingCall on = call(policy, with(spoilt, {"health.on_divergence=" + policy}));
+    on.more = {"--resume", "auto"};
+    const CommandResult result = train(on);
+    EXPECT_EQ(result.exit_code, 4) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("the weights were spoilt before"));
+    EXPECT_THAT(result.err, HasSubstr("health.spike_factor"));
+  }
 }
 
 }  // namespace

@@ -27,6 +27,15 @@ Rollbacks break_always(std::int64_t to, std::int64_t from) {
   }
 }
 
+// Steps that leapt: of a spike that is over just these; where the weights were spoilt, as many before.
+TEST(Rollback, PlansForStepsThatLeapt) {
+  EXPECT_EQ(plan_rollback({}, 40, 57, 1), (Rollback{40, 57, 57}));
+  EXPECT_EQ(plan_rollback({}, 40, 58, 3), (Rollback{40, 56, 58}));
+  EXPECT_EQ(plan_rollback({}, 40, 60, 3, true), (Rollback{40, 55, 60}));
+  EXPECT_EQ(plan_rollback({}, 57, 60, 3, true), (Rollback{57, 58, 60}));
+  EXPECT_EQ(plan_rollback({{40, 55, 60}}, 40, 63, 3, true), (Rollback{40, 46, 63}));
+}
+
 TEST(Rollback, OnlyTheBrokenStepIsLeftOut) {
   Rollbacks all;
   for (const std::int64_t step : {25, 27, 40, 28}) {

@@ -51,7 +51,7 @@ class SpikeDecisionTest : public ::testing::Test {
   std::uint32_t requests_ = kRequestNone;
 };
 
-TEST_F(SpikeDecisionTest, ASpikeIsNotAppliedAndChangesOnlyTheSkips) {
+TEST_F(SpikeDecisionTest, ASpikeIsNotAppliedAndOnlyCounts) {
   train(20);
   rules_.on_divergence = OnDivergence::kSkip;
   for (const auto& [loss, norm] : {std::pair{9.0, 1.0}, {3.0, 90.0}}) {
@@ -64,21 +64,80 @@ TEST_F(SpikeDecisionTest, ASpikeIsNotAppliedAndChangesOnlyTheSkips) {
     EXPECT_DOUBLE_EQ(decision.grad_norm, norm);
     DecisionState expected = state_;
     expected.skips_in_a_row = 1;
+    expected.spike_guard.spike_losses = {loss};
+    expected.spike_guard.spike_norms = {norm};
     EXPECT_EQ(decision.next, expected);
   }
 }
 
+// When a spike is over it is known for one, and no level.
 TEST_F(SpikeDecisionTest, WhatFollowsIsChosen) {
   train(20);
-  EXPECT_EQ(decide_on(9.0, 1.0).stop, StopReason::kSpike);
-  EXPECT_EQ(decide_on_nan().stop, StopReason::kDiverged);
-  rules_.on_divergence = OnDivergence::kSkip;
-  EXPECT_EQ(decide_on(9.0, 1.0).stop, StopReason::kNone);
-  EXPECT_EQ(decide_on_nan().stop, StopReason::kNone);
-  rules_.on_divergence = OnDivergence::kRollback;
-  EXPECT_EQ(decide_on(9.0, 1.0).stop, StopReason::kRollback);
-  EXPECT_EQ(decide_on_nan().stop, StopReason::kRollback);
-  EXPECT_EQ(decide_on(3.1, 1.1).stop, StopReason::kNone);
+  const DecisionState healthy = state_;
+  for (const auto& [policy, of_spike, of_nan] :
+       {std::tuple{OnDivergence::kStop, StopReason::kSpike, StopReason::kDiverged},
+        {OnDivergence::kSkip, StopReason::kNone, StopReason::kNone},
+        {OnDivergence::kRollback, StopReason::kRollback, StopReason::kRollback}}) {
+    rules_.on_divergence = policy;
+    for (const int spikes : {1, 2, 3}) {
+      state_ = healthy;
+      for (int i = 0; i < spikes; ++i) {
+        const StepDecision spike = decide_on(9.0, 1.0);
+        EXPECT_EQ(spike.outcome, StepOutcome::kSpike);
+        EXPECT_EQ(spike.stop, StopReason::kNone);
+        state_ = spike.next;
+      }
+      const StepDecision over = decide_on(3.1, 1.1);
+      EXPECT_TRUE(over.ends_spike());
+      EXPECT_EQ(over.spikes_before, spikes);
+      EXPECT_EQ(over.stop, of_spike);
+      EXPECT_EQ(over.next.spike_guard.spikes(), 0U);
+    }
+    state_ = healthy;
+    EXPECT_EQ(decide_on_nan().stop, of_nan);
+    EXPECT_EQ(decide_on(3.1, 1.1).stop, StopReason::kNone);
+  }
+}
+
+// W7: what stays is a level, and the window follows it.
+TEST_F(SpikeDecisionTest, ALevelThatStaysIsNoSpike) {
+  for (const OnDivergence policy :
+       {OnDivergence::kStop, OnDivergence::kSkip, OnDivergence::kRollback}) {
+    rules_.on_divergence = policy;
+    state_ = initial_decision_state(rules_);
+    train(20);
+    for (const double loss : {9.0, 8.0, 7.0}) {
+      const StepDecision decision = decide_on(loss, 2.0);
+      EXPECT_EQ(decision.outcome, StepOutcome::kSpike);
+      EXPECT_EQ(decision.stop, StopReason::kNone);
+      state_ = decision.next;
+    }
+    const StepDecision level = decide_on(6.0, 2.0);
+    EXPECT_TRUE(level.applied());
+    EXPECT_TRUE(level.level);
+    EXPECT_FALSE(level.ends_spike());
+    EXPECT_EQ(level.stop, StopReason::kNone);
+    EXPECT_EQ(level.next.skips_in_a_row, 0);
+    SpikeGuardState expected;
+    expected.losses = {9.0, 8.0, 7.0, 6.0};
+    expected.norms = {2.0, 2.0, 2.0, 2.0};
+    EXPECT_EQ(level.next.spike_guard, expected);
+    state_ = level.next;
+    train(20, 5.0, 2.0);
+    EXPECT_EQ(decide_on(12.0, 2.0).outcome, StepOutcome::kSpike);  // of the new level
+  }
+}
+
+// Behind a spike half the leap is one: a level near the limit is not taken for the end of a spike.
+TEST_F(SpikeDecisionTest, ALevelNearTheLimitIsOne) {
+  train(20);  // the limit is 3.6
+  for (const double loss : {3.7, 3.5, 3.65}) {
+    const StepDecision decision = decide_on(loss, 1.0);
+    EXPECT_EQ(decision.outcome, StepOutcome::kSpike) << loss;
+    state_ = decision.next;
+  }
+  EXPECT_TRUE(decide_on(3.4, 1.0).level);
+  EXPECT_TRUE(decide_on(3.2, 1.0).ends_spike());
 }
 
 // The request is still there when the run has gone back.
@@ -86,8 +145,10 @@ TEST_F(SpikeDecisionTest, ARequestToStopWaitsForTheRollback) {
   train(20);
   rules_.on_divergence = OnDivergence::kRollback;
   requests_ = kRequestStop;
-  EXPECT_EQ(decide_on(9.0, 1.0).stop, StopReason::kRollback);
+  EXPECT_EQ(decide_on_nan().stop, StopReason::kRollback);
   EXPECT_EQ(decide_on(3.0, 1.0).stop, StopReason::kRequested);
+  state_ = decide_on(9.0, 1.0).next;
+  EXPECT_EQ(decide_on(3.0, 1.0).stop, StopReason::kRollback);
 }
 
 TEST_F(SpikeDecisionTest, TooManySkipsEndTheRunWhateverTheirCause) {
@@ -101,17 +162,19 @@ TEST_F(SpikeDecisionTest, TooManySkipsEndTheRunWhateverTheirCause) {
   }
 }
 
-// However many spikes come, none of them raises the limit: only applied steps enter the window.
+// However many spikes come, none of them raises the limit unless they stay: only applied steps enter
+// the window.
 TEST_F(SpikeDecisionTest, OnlyAppliedStepsEnterTheWindow) {
   train(20);
   rules_.on_divergence = OnDivergence::kSkip;
   const SpikeGuardState before = state_.spike_guard;
   ASSERT_EQ(before.losses.size(), 20U);
-  for (int i = 0; i < 30; ++i) {
+  for (int i = 0; i < 3; ++i) {
     state_ = decide_on(9.0, 90.0).next;
     state_ = decide_on_nan().next;
   }
-  EXPECT_EQ(state_.spike_guard, before);
+  EXPECT_EQ(state_.spike_guard.losses, before.losses);
+  EXPECT_EQ(state_.spike_guard.norms, before.norms);
   state_ = decide_on(2.5, 0.5).next;
   EXPECT_EQ(state_.spike_guard.losses.back(), 2.5);
   EXPECT_DOUBLE_EQ(state_.spike_guard.norms.back(), 0.5);

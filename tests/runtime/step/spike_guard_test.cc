@@ -122,8 +122,7 @@ TEST(SpikeGuard, ALearningRunIsHealthy) {
 
 TEST(SpikeGuard, SaysWhatLeapt) {
   const SpikeVerdict verdict = judge_step(10.0, steady(40, 5.0, 2.0), 5.0, 30.0);
-  EXPECT_EQ(verdict.describe(),
-            "spike: grad_norm 30 is above 22 (median 2, MAD 0 of 40 healthy steps)");
+  EXPECT_EQ(verdict.describe(), "grad_norm 30 is above 22 (median 2, MAD 0 of 40 healthy steps)");
   EXPECT_THAT(judge_step(10.0, steady(40, 5.0, 2.0), 50.0, 30.0).describe(), HasSubstr("loss 50"));
 }
 
