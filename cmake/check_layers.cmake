@@ -31,7 +31,7 @@ endforeach()
 # Inside these layers the folders form a ladder too: each may include only those named before it. The
 # layer's root holds no sources but those that put its folders together.
 set(ladder_runtime
-  config files ranks version data step device sharding drills optimizer metrics checkpoint health plan
+  config interchange files ranks version data step device sharding drills optimizer metrics checkpoint health plan
   simulate replay sampling trainer)
 set(ladder_coordinator model schedule store attempts engine server client agent)
 foreach(layer runtime coordinator)

@@ -12,8 +12,10 @@
 #include "launcher/commands/coordinator_command.h"
 #include "launcher/commands/data_command.h"
 #include "launcher/commands/explain_command.h"
+#include "launcher/commands/export_command.h"
 #include "launcher/commands/flight_command.h"
 #include "launcher/commands/hosts_command.h"
+#include "launcher/commands/import_command.h"
 #include "launcher/commands/logs_command.h"
 #include "launcher/commands/metrics_command.h"
 #include "launcher/commands/pause_command.h"
@@ -53,8 +55,10 @@ int main(int argc, char** argv) {
   add_coordinator_command(app, context);
   add_data_command(app, context);
   add_explain_command(app, context);
+  add_export_command(app, context);
   add_flight_command(app, context);
   add_hosts_command(app, context);
+  add_import_command(app, context);
   add_logs_command(app, context);
   add_metrics_command(app, context);
   add_pause_command(app, context);

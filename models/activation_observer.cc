@@ -32,9 +32,9 @@ void observe_block(const Pass& pass, const BlockSlots& slots, int layer,
   const bool pre = c.norm_position == NormPosition::kPre;
   const LayerTeller layer_teller(pass, layer, observer);
   if (pre) layer_teller.tell("attention_norm", slots.attention_norm, c.width);
-  layer_teller.tell("attention.qkv", slots.attention.qkv, c.width + 2 * c.kv_width());
-  layer_teller.tell("attention.qk_normed", slots.attention.qk, c.width + c.kv_width());
-  layer_teller.tell("attention.context", slots.attention.context, c.width);
+  layer_teller.tell("attention.qkv", slots.attention.qkv, c.qkv_width());
+  layer_teller.tell("attention.qk_normed", slots.attention.qk, c.q_width() + c.kv_width());
+  layer_teller.tell("attention.context", slots.attention.context, c.q_width());
   layer_teller.tell("attention.output", slots.attention_branch, c.width);
   if (!pre) layer_teller.tell("attention.residual", slots.attention_norm, c.width);
   layer_teller.tell(pre ? "attention.residual" : "attention_norm", slots.middle, c.width);

@@ -101,12 +101,13 @@ class ActivationPlan::Maker {
   }
 
   GradientSlots gradients() {
-    const std::int64_t wide = std::max(c_.ffn_width, c_.width + 2 * c_.kv_width());
+    const std::int64_t wide = std::max(c_.ffn_width, c_.qkv_width());
     GradientSlots slots;
     slots.stream = passed(tokens_ * c_.width);
     slots.branch = passed(tokens_ * c_.width);
     slots.inner = passed(tokens_ * c_.width);
     slots.wide = passed(tokens_ * wide);
+    if (c_.q_width() != c_.width) slots.context = passed(tokens_ * c_.q_width());
     slots.norm_gain = passed(c_.width);
     slots.norm_bias = passed(c_.width);
     if (c_.task == Task::kMaskedLm) {
@@ -133,13 +134,13 @@ class ActivationPlan::Maker {
  private:
   AttentionSlots attention() {
     AttentionSlots slots;
-    slots.qkv = kept(tokens_ * (c_.width + 2 * c_.kv_width()), compute_);
+    slots.qkv = kept(tokens_ * c_.qkv_width(), compute_);
     if (c_.qk_norm) {
-      slots.qk = kept(tokens_ * (c_.width + c_.kv_width()), compute_);
+      slots.qk = kept(tokens_ * (c_.q_width() + c_.kv_width()), compute_);
       slots.q_rstd = kept(tokens_ * c_.heads, accumulate_);
       slots.k_rstd = kept(tokens_ * c_.kv_heads, accumulate_);
     }
-    slots.context = stream();
+    slots.context = kept(tokens_ * c_.q_width(), compute_);
     slots.lse = kept(tokens_ * c_.heads, accumulate_);
     return slots;
   }

@@ -51,11 +51,11 @@ struct EmbeddingSlots {
 };
 
 struct AttentionSlots {
-  Slot qkv;      // [N, C + 2*kv_width]: q | k | v; q and k rotated in place unless qk_norm
-  Slot qk;       // [N, C + kv_width]: q | k normed and rotated; qk_norm only
+  Slot qkv;      // [N, HD + 2*kv_width]: q | k | v; q and k rotated in place unless qk_norm
+  Slot qk;       // [N, HD + kv_width]: q | k normed and rotated; qk_norm only
   Slot q_rstd;   // [N*H] accumulate; qk_norm only
   Slot k_rstd;   // [N*K] accumulate; qk_norm only
-  Slot context;  // [N, C] attention-weighted values, input of the output projection
+  Slot context;  // [N, HD] attention-weighted values, input of the output projection
   Slot lse;      // [B*H, T] accumulate
 };
 
@@ -101,7 +101,8 @@ struct GradientSlots {
   Slot stream;          // [N, C] gradient of the residual stream
   Slot branch;          // [N, C] gradient of a branch's output; in forward the branch itself
   Slot inner;           // [N, C] gradient of a branch's input
-  Slot wide;            // [N, max(F, C + 2*kv_width)] gradient inside a branch
+  Slot wide;            // [N, max(F, HD + 2*kv_width)] gradient inside a branch
+  Slot context;         // [N, HD] gradient of attention's context; only where HD is not C
   Slot norm_gain;       // [C] gradients of a norm of head or embeddings, until their bucket opens
   Slot norm_bias;       // [C]
   Slot transform_gain;  // [C] masked_lm

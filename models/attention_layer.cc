@@ -12,7 +12,7 @@ using core::ConstTensorView;
 using core::TensorView;
 
 AttentionLayer::AttentionLayer(const ModelConfig& config, const ParameterTable& table, int block)
-    : fused_(config.family == Family::kGpt) {
+    : block_(block), fused_(config.family == Family::kGpt) {
   const std::string name = fmt::format("block.{}.attention.", block);
   dropout_site_ = name + "probabilities";
   if (fused_) {
@@ -28,7 +28,7 @@ AttentionLayer::AttentionLayer(const ModelConfig& config, const ParameterTable& 
 }
 
 AttentionLayer::Heads AttentionLayer::split(const Pass& pass, TensorView qkv) {
-  const std::int64_t width = pass.config.width;
+  const std::int64_t width = pass.config.q_width();
   const std::int64_t kv_width = pass.config.kv_width();
   return {qkv.slice_cols(0, width), qkv.slice_cols(width, width + kv_width),
           qkv.slice_cols(width + kv_width, width + 2 * kv_width)};
@@ -37,9 +37,9 @@ AttentionLayer::Heads AttentionLayer::split(const Pass& pass, TensorView qkv) {
 // What the attention op reads: q and k after norm and rotation.
 AttentionLayer::Heads AttentionLayer::attention_inputs(const Pass& pass,
                                                        const AttentionSlots& slots) const {
-  const std::int64_t width = pass.config.width;
+  const std::int64_t width = pass.config.q_width();
   const std::int64_t kv_width = pass.config.kv_width();
-  Heads heads = split(pass, pass.tokens(slots.qkv, width + 2 * kv_width));
+  Heads heads = split(pass, pass.tokens(slots.qkv, pass.config.qkv_width()));
   if (pass.config.qk_norm) {
     const TensorView qk = pass.tokens(slots.qk, width + kv_width);
     heads.q = qk.slice_cols(0, width);
@@ -56,6 +56,8 @@ ops::AttentionSpec AttentionLayer::spec(const Pass& pass) const {
   spec.kv_heads = pass.config.kv_heads;
   spec.head_width = pass.config.head_width();
   spec.causal = pass.config.causal();
+  const std::int64_t window = pass.config.window_of(block_);
+  spec.window = window < pass.batch.length ? window : 0;
   spec.scale = 1.0 / std::sqrt(static_cast<double>(spec.head_width));
   spec.dropout = pass.dropout(dropout_site_, pass.batch.length);
   return spec;
@@ -63,11 +65,11 @@ ops::AttentionSpec AttentionLayer::spec(const Pass& pass) const {
 
 void AttentionLayer::forward_context(const Pass& pass, const AttentionSlots& slots,
                                      ConstTensorView x) const {
-  project(pass, x, pass.tokens(slots.qkv, pass.config.width + 2 * pass.config.kv_width()));
+  project(pass, x, pass.tokens(slots.qkv, pass.config.qkv_width()));
   if (pass.config.qk_norm) norm_heads(pass, slots);
   const Heads heads = attention_inputs(pass, slots);
   rotate(pass, ops::RopeDirection::kForward, heads.q, heads.k);
-  const TensorView context = pass.stream(slots.context);
+  const TensorView context = pass.tokens(slots.context, pass.config.q_width());
   const TensorView lse = pass.activations.view(
       slots.lse, {pass.batch.sequences * pass.config.heads, pass.batch.length});
   ops::attention_forward(pass.ops, spec(pass), heads.q, heads.k, heads.v, context, lse);
@@ -75,23 +77,25 @@ void AttentionLayer::forward_context(const Pass& pass, const AttentionSlots& slo
 
 void AttentionLayer::project_output(const Pass& pass, const AttentionSlots& slots,
                                     TensorView y) const {
-  linear_forward(pass, out_, pass.stream(slots.context), y);
+  linear_forward(pass, out_, pass.tokens(slots.context, pass.config.q_width()), y);
 }
 
 void AttentionLayer::backward(const Pass& pass, const AttentionSlots& slots, ConstTensorView dy,
                               ConstTensorView x, BlockGradients& gradients, TensorView dx) const {
-  const TensorView context = pass.stream(slots.context);
+  const TensorView context = pass.tokens(slots.context, pass.config.q_width());
   linear_weight_backward(pass, dy, context, gradients.gradient(out_.weight),
                          gradients.gradient(out_.bias));
-  linear_input_backward(pass, out_, dy, dx);  // dx holds the gradient of context for a while
+  // Of a width of its own only where the heads together are not as wide as the stream.
+  const Slot& own = pass.gradients().context;
+  const TensorView dcontext = own.bytes > 0 ? pass.tokens(own, pass.config.q_width()) : dx;
+  linear_input_backward(pass, out_, dy, dcontext);
 
   const Heads heads = attention_inputs(pass, slots);
-  const TensorView dqkv =
-      pass.tokens(pass.gradients().wide, pass.config.width + 2 * pass.config.kv_width());
+  const TensorView dqkv = pass.tokens(pass.gradients().wide, pass.config.qkv_width());
   const Heads gradient = split(pass, dqkv);
   const TensorView lse = pass.activations.view(
       slots.lse, {pass.batch.sequences * pass.config.heads, pass.batch.length});
-  ops::attention_backward(pass.ops, spec(pass), dx, heads.q, heads.k, heads.v, context, lse,
+  ops::attention_backward(pass.ops, spec(pass), dcontext, heads.q, heads.k, heads.v, context, lse,
                           gradient.q, gradient.k, gradient.v);
 
   rotate(pass, ops::RopeDirection::kBackward, gradient.q, gradient.k);
@@ -138,7 +142,7 @@ void AttentionLayer::project_backward(const Pass& pass, TensorView dqkv, ConstTe
 // From the projected q, k to the slot qk; backward needs both sides.
 void AttentionLayer::norm_heads(const Pass& pass, const AttentionSlots& slots) const {
   const ModelConfig& config = pass.config;
-  const Heads from = split(pass, pass.tokens(slots.qkv, config.width + 2 * config.kv_width()));
+  const Heads from = split(pass, pass.tokens(slots.qkv, config.qkv_width()));
   const Heads to = attention_inputs(pass, slots);
   ops::rms_norm_forward(pass.ops, from.q, pass.parameter(q_norm_), config.norm_eps, config.heads,
                         to.q, pass.stats(slots.q_rstd, config.heads));
@@ -149,7 +153,7 @@ void AttentionLayer::norm_heads(const Pass& pass, const AttentionSlots& slots) c
 void AttentionLayer::norm_heads_backward(const Pass& pass, const AttentionSlots& slots,
                                          Heads gradient, BlockGradients& gradients) const {
   const ModelConfig& config = pass.config;
-  const Heads input = split(pass, pass.tokens(slots.qkv, config.width + 2 * config.kv_width()));
+  const Heads input = split(pass, pass.tokens(slots.qkv, config.qkv_width()));
   const auto wanted = [&](ParameterId id) {
     const TensorView dgain = gradients.gradient(id);
     return dgain.empty() ? pass.unwanted_gradient(config.head_width()) : dgain;

@@ -40,7 +40,7 @@ class AttentionLayer {
  private:
   // The three parts of a row, views into one or two buffers.
   struct Heads {
-    core::TensorView q;  // [N, C]
+    core::TensorView q;  // [N, H*D]
     core::TensorView k;  // [N, kv_width]
     core::TensorView v;  // [N, kv_width]
   };
@@ -57,6 +57,7 @@ class AttentionLayer {
   void project_backward(const Pass& pass, core::TensorView dqkv, core::ConstTensorView x,
                         BlockGradients& gradients, core::TensorView dx) const;
 
+  int block_;
   std::string dropout_site_;  // "block.3.attention.probabilities"
   bool fused_;                // qkv_ alone, else q_, k_, v_
   LinearLayer qkv_, q_, k_, v_, out_;

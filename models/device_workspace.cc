@@ -20,7 +20,7 @@ std::size_t bytes_of(std::int64_t elements, std::size_t size) {
 
 std::int64_t widest_bias(const ModelConfig& c) {
   const std::int64_t head = c.task == Task::kMaskedLm ? c.vocab : c.classes;
-  return std::max({c.ffn_width, c.width + 2 * c.kv_width(), head});
+  return std::max({c.ffn_width, c.qkv_width(), head});
 }
 
 std::size_t attention_bytes(const ModelConfig& c, std::int64_t tokens,

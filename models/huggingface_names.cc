@@ -157,6 +157,9 @@ HuggingFaceName huggingface_name(const ModelConfig& config, const ParameterSpec&
 
 std::string bare_huggingface_name(Family family, std::string_view name) {
   const FamilyNames names = names_of(family);
+  // What DistributedDataParallel and torch.compile put in front.
+  for (const std::string_view wrapper : {"module.", "_orig_mod.", "module."})
+    if (name.starts_with(wrapper)) name.remove_prefix(wrapper.size());
   if (name.starts_with(names.prefix)) name.remove_prefix(names.prefix.size());
   const auto renamed = [name](std::string_view old_ending, std::string_view ending) {
     return std::string(name.substr(0, name.size() - old_ending.size())).append(ending);
@@ -175,7 +178,8 @@ ForeignTensor classify_foreign(const ModelConfig& config, std::string_view bare_
   }
   if (config.task == Task::kMaskedLm) {
     if (config.tie_embeddings && bare_name == kBertDecoder) return ForeignTensor::kTiedOutput;
-    if (config.bias && bare_name == kBertDecoderBias) return ForeignTensor::kTiedOutputBias;
+    if (config.linear_bias() && bare_name == kBertDecoderBias)
+      return ForeignTensor::kTiedOutputBias;
     const bool unused =
         bare_name.starts_with("pooler.") || bare_name.starts_with("cls.seq_relationship.");
     return unused ? ForeignTensor::kUnusedHead : ForeignTensor::kUnknown;

@@ -51,7 +51,8 @@ struct HuggingFaceName {
 HuggingFaceName huggingface_name(const ModelConfig& config, const ParameterSpec& spec);
 
 // The one form to which the spellings found in files are brought before names are compared: without
-// the family's prefix ("transformer.", "model.", "bert."), and with LayerNorm.weight and .bias for
+// the prefixes of PyTorch's wrappers ("module.", "_orig_mod.") and of the family ("transformer.",
+// "model.", "bert."), and with LayerNorm.weight and .bias for
 // the .gamma and .beta of old BERT files.
 std::string bare_huggingface_name(Family family, std::string_view name);
 

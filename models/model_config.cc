@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -18,7 +19,7 @@ ModelConfig family_defaults(Family family) {
       config.norm = NormKind::kRmsNorm;
       config.activation = Activation::kSwiGlu;
       config.positions = Positions::kRope;
-      config.bias = false;
+      config.bias = Bias::kNone;
       config.tie_embeddings = false;
       break;
     case Family::kBert:
@@ -35,6 +36,7 @@ ModelConfig family_defaults(Family family) {
 void derive_sizes(ModelConfig& config) {
   constexpr std::int64_t kRounding = 64;
   if (config.kv_heads == 0) config.kv_heads = config.heads;
+  if (config.given_head_width * config.heads == config.width) config.given_head_width = 0;
   if (config.ffn_width == 0) {
     const std::int64_t gated = (8 * config.width + 2) / 3;  // ceil(8/3 * width)
     config.ffn_width =
@@ -59,18 +61,23 @@ void check_size(Problems& problems, const char* key, std::int64_t value) {
 
 // Sizes that must fit each other; only asked of sizes that are legal by themselves.
 void check_heads(Problems& problems, const ModelConfig& c) {
-  require(problems, c.width % c.heads == 0, "heads",
-          fmt::format("must divide width ({}), so that every head has the same width; is {}",
-                      c.width, c.heads));
+  require(
+      problems, c.given_head_width > 0 || c.width % c.heads == 0, "heads",
+      fmt::format("must divide width ({}), so that every head has the same width; is {} (or give "
+                  "head_width)",
+                  c.width, c.heads));
   require(problems, c.heads % c.kv_heads == 0, "kv_heads",
           fmt::format("must divide heads ({}), so that every key/value head serves the same number "
                       "of query heads; is {}",
                       c.heads, c.kv_heads));
-  if (c.positions == Positions::kRope && c.width % c.heads == 0) {
-    require(problems, c.head_width() % 2 == 0, "positions",
-            fmt::format("rope rotates pairs of elements and needs an even head width; width {} / "
-                        "heads {} is {}",
-                        c.width, c.heads, c.head_width()));
+  if (c.positions == Positions::kRope && (c.given_head_width > 0 || c.width % c.heads == 0)) {
+    const bool divided = c.head_width() * c.heads == c.width;
+    require(problems, c.head_width() % 2 == 0, divided ? "positions" : "head_width",
+            divided ? fmt::format("rope rotates pairs of elements and needs an even head width; "
+                                  "width {} / heads {} is {}",
+                                  c.width, c.heads, c.head_width())
+                    : fmt::format("must be even, since rope rotates pairs of elements; is {}",
+                                  c.head_width()));
   }
 }
 
@@ -82,6 +89,41 @@ void check_positions(Problems& problems, const ModelConfig& c) {
   }
   require(problems, std::isfinite(c.rope_theta) && c.rope_theta > 0.0, "rope_theta",
           fmt::format("must be greater than 0, is {}", c.rope_theta));
+}
+
+void check_rope_scaling(Problems& problems, const ModelConfig& c) {
+  const RopeScaling& scaling = c.rope_scaling;
+  const bool llama3 = scaling.kind == RopeScalingKind::kLlama3;
+  if (scaling.kind == RopeScalingKind::kNone) return;
+  require(problems, c.positions == Positions::kRope, "rope_scaling.type",
+          "scales rotary frequencies; it needs positions rope");
+  const auto above_zero = [&](const char* key, double value) {
+    require(problems, std::isfinite(value) && value > 0.0, key,
+            fmt::format("is required, greater than 0, by rope_scaling.type {}; is {}",
+                        llama3 ? "llama3" : "linear", value));
+  };
+  above_zero("rope_scaling.factor", scaling.factor);
+  if (!llama3) return;
+  above_zero("rope_scaling.low_freq_factor", scaling.low_freq_factor);
+  above_zero("rope_scaling.high_freq_factor", scaling.high_freq_factor);
+  above_zero("rope_scaling.original_max_position_embeddings",
+             static_cast<double>(scaling.original_context));
+  require(problems, scaling.high_freq_factor > scaling.low_freq_factor,
+          "rope_scaling.high_freq_factor",
+          fmt::format("must be greater than low_freq_factor ({}), is {}", scaling.low_freq_factor,
+                      scaling.high_freq_factor));
+}
+
+void check_window(Problems& problems, const ModelConfig& c) {
+  const std::vector<std::int64_t>& windows = c.attention_window;
+  const auto count = static_cast<std::int64_t>(windows.size());
+  require(problems, windows.empty() || c.causal(), "attention_window",
+          "counts positions of the past; family bert has no such mask");
+  require(problems, count <= std::max<std::int64_t>(c.layers, 1), "attention_window",
+          fmt::format("has {} entries for {} layers", count, c.layers));
+  for (const std::int64_t window : windows)
+    require(problems, window >= 0, "attention_window",
+            fmt::format("must be 0 (no window) or greater, is {}", window));
 }
 
 void check_numbers(Problems& problems, const ModelConfig& c) {
@@ -136,6 +178,8 @@ std::vector<ModelConfigProblem> find_problems(const ModelConfig& config) {
   if (problems.empty()) {
     check_heads(problems, config);
     check_positions(problems, config);
+    check_rope_scaling(problems, config);
+    check_window(problems, config);
   }
   check_numbers(problems, config);
   check_task(problems, config);

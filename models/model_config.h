@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "ops/rope_scaling.h"
 
 namespace lockstep::models {
 
@@ -13,18 +16,22 @@ enum class Activation { kGelu, kGeluTanh, kRelu, kLeakyRelu, kElu, kSilu, kSwiGl
 enum class Positions { kLearned, kRope, kSinusoidal };
 enum class ResidualGate { kNone, kScalar };
 enum class InitKind { kGpt2, kXavierUniform, kXavierNormal, kKaimingUniform, kKaimingNormal };
+enum class Bias { kNone, kAll, kQkv };  // of linear layers: none, all, query, key and value only
+using ops::RopeScaling;
+using ops::RopeScalingKind;
 enum class Task { kCausalLm, kMaskedLm, kClassification };
 
 // The resolved `model:` section: every field has its value (the family's defaults are filled in by
-// family_defaults and derive_sizes, or by the caller). Sizes in elements. Shape letters used everywhere in
-// models/: B sequences of a micro-batch, T tokens of a sequence, N = B*T, V vocabulary, C width, L
-// layers, H query heads, K key/value heads, D = C/H head width, F feed-forward width.
+// family_defaults and derive_sizes, or by the caller). Sizes in elements. Shape letters of models/:
+// B sequences of a micro-batch, T tokens of a sequence, N = B*T, V vocabulary, C width, L
+// layers, H query heads, K key/value heads, D head width (C/H unless given), F feed-forward width.
 struct ModelConfig {
   Family family = Family::kGpt;
   std::int64_t layers = 0;
   std::int64_t heads = 0;
-  std::int64_t kv_heads = 0;  // divides heads; == heads without grouping
-  std::int64_t width = 0;     // divisible by heads; width/heads even with RoPE
+  std::int64_t kv_heads = 0;          // divides heads; == heads without grouping
+  std::int64_t width = 0;             // divisible by heads unless a head width is given
+  std::int64_t given_head_width = 0;  // model.head_width; 0: width / heads. Even with RoPE
   std::int64_t ffn_width = 0;
   std::int64_t context = 0;  // tokens of a sequence
   std::int64_t vocab = 0;
@@ -34,8 +41,12 @@ struct ModelConfig {
   Activation activation = Activation::kGeluTanh;
   Positions positions = Positions::kLearned;
   double rope_theta = 10000.0;
-  bool bias = true;  // on linear layers; a layernorm always has its bias in gpt and bert, and
-                     // follows `bias` in llama
+  RopeScaling rope_scaling;
+  // Entry i modulo their number is block i's: position t sees the last so many positions up to
+  // itself; 0: all of them. Empty: no block has a window.
+  std::vector<std::int64_t> attention_window;
+  Bias bias = Bias::kAll;  // a layernorm always has its bias in gpt and bert, and in llama where
+                           // all linear layers have one
   bool tie_embeddings = true;
   // After the embeddings, on attention probabilities, and on both residual branches.
   double dropout = 0.0;
@@ -50,14 +61,24 @@ struct ModelConfig {
   std::int64_t classes = 0;      // classification only
   std::int64_t token_types = 0;  // bert: 2 (all tokens are of type 0), else 0
 
-  std::int64_t head_width() const { return width / heads; }
+  std::int64_t head_width() const {
+    return given_head_width > 0 ? given_head_width : width / heads;
+  }
+  std::int64_t q_width() const { return heads * head_width(); }
   std::int64_t kv_width() const { return kv_heads * head_width(); }
+  std::int64_t qkv_width() const { return q_width() + 2 * kv_width(); }
+  std::int64_t window_of(std::int64_t block) const {
+    if (attention_window.empty()) return 0;
+    return attention_window[static_cast<std::size_t>(block) % attention_window.size()];
+  }
+  bool linear_bias() const { return bias == Bias::kAll; }
+  bool qkv_bias() const { return bias != Bias::kNone; }
   bool gated() const {
     return activation == Activation::kSwiGlu || activation == Activation::kGeGlu;
   }
   bool causal() const { return family != Family::kBert; }
   bool norm_bias() const {
-    return norm == NormKind::kLayerNorm && (bias || family != Family::kLlama);
+    return norm == NormKind::kLayerNorm && (linear_bias() || family != Family::kLlama);
   }
   bool final_norm() const { return norm_position == NormPosition::kPre; }
   bool embedding_norm() const { return family == Family::kBert; }  // norm after the embeddings

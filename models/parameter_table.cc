@@ -76,7 +76,13 @@ class SpecMaker {
   std::vector<ParameterSpec> linear(const std::string& name, std::int64_t out, std::int64_t in,
                                     LinearOutput output = LinearOutput::kInner) const {
     std::vector<ParameterSpec> specs{weight(name + ".weight", out, in, output)};
-    if (config_.bias) specs.push_back(bias(name + ".bias", out));
+    if (config_.linear_bias()) specs.push_back(bias(name + ".bias", out));
+    return specs;
+  }
+  // A projection of queries, keys or values; they may have a bias where no other layer has.
+  std::vector<ParameterSpec> qkv(const std::string& name, std::int64_t out) const {
+    std::vector<ParameterSpec> specs{weight(name + ".weight", out, config_.width)};
+    if (config_.qkv_bias()) specs.push_back(bias(name + ".bias", out));
     return specs;
   }
   // A norm over the width: gain, and bias for a LayerNorm that has one.
@@ -122,17 +128,17 @@ void ParameterTable::add_block(const ModelConfig& config, int layer) {
   const bool gates = config.residual_gate == ResidualGate::kScalar;
   add_all(make.norm("attention_norm"));
   if (config.family == Family::kGpt) {
-    add_all(make.linear("attention.qkv", width + 2 * config.kv_width(), width));
+    add_all(make.qkv("attention.qkv", config.qkv_width()));
   } else {
-    add_all(make.linear("attention.q", width, width));
-    add_all(make.linear("attention.k", config.kv_width(), width));
-    add_all(make.linear("attention.v", config.kv_width(), width));
+    add_all(make.qkv("attention.q", config.q_width()));
+    add_all(make.qkv("attention.k", config.kv_width()));
+    add_all(make.qkv("attention.v", config.kv_width()));
   }
   if (config.qk_norm) {
     add(make.gain("attention.q_norm.weight", config.head_width()));
     add(make.gain("attention.k_norm.weight", config.head_width()));
   }
-  add_all(make.linear("attention.out", width, width, LinearOutput::kResidual));
+  add_all(make.linear("attention.out", width, config.q_width(), LinearOutput::kResidual));
   if (gates) add(make.gate("attention.residual_gate"));
   add_all(make.norm("mlp_norm"));
   if (config.gated()) add_all(make.linear("mlp.gate", config.ffn_width, width));
@@ -154,7 +160,7 @@ void ParameterTable::add_head(const ModelConfig& config) {
     add_all(make.norm("transform_norm"));
   }
   if (!config.tie_embeddings) add(make.weight("weight", config.vocab, config.width));
-  if (config.task == Task::kMaskedLm && config.bias) add(make.bias("bias", config.vocab));
+  if (config.task == Task::kMaskedLm && config.linear_bias()) add(make.bias("bias", config.vocab));
 }
 
 ParameterId ParameterTable::add(ParameterSpec spec) {

@@ -25,7 +25,8 @@ void fill_position_tables(ops::OpContext& context, const ModelConfig& config,
   const PositionSlots& slots = activations.plan().positions;
   if (config.positions == Positions::kRope) {
     const core::Shape shape{config.context, config.head_width() / 2};
-    ops::fill_rope_table(context, config.rope_theta, activations.view(slots.cosines, shape),
+    ops::fill_rope_table(context, config.rope_theta, config.rope_scaling,
+                         activations.view(slots.cosines, shape),
                          activations.view(slots.sines, shape));
   } else if (config.positions == Positions::kSinusoidal) {
     const core::TensorView table =

@@ -106,17 +106,18 @@ class Workspace {
   }
 
   void attention() {
-    const std::int64_t qkv = c_.width + 2 * c_.kv_width();
+    const std::int64_t qkv = c_.qkv_width();
     if (c_.family == Family::kGpt) {
-      all_of({tokens_, c_.width, qkv, c_.width, qkv, c_.bias}, {"attention.qkv"});
+      all_of({tokens_, c_.width, qkv, c_.width, qkv, c_.qkv_bias()}, {"attention.qkv"});
     } else {
-      all_of({tokens_, c_.width, c_.width, c_.width, qkv, c_.bias}, {"attention.q"});
-      all_of({tokens_, c_.width, c_.kv_width(), c_.width, qkv, c_.bias},
+      all_of({tokens_, c_.width, c_.q_width(), c_.width, qkv, c_.qkv_bias()}, {"attention.q"});
+      all_of({tokens_, c_.width, c_.kv_width(), c_.width, qkv, c_.qkv_bias()},
              {"attention.k", "attention.v"});
     }
-    all_of({tokens_, c_.width, c_.width, c_.width, c_.width, c_.bias}, {"attention.out"});
+    all_of({tokens_, c_.q_width(), c_.width, c_.q_width(), c_.width, c_.linear_bias()},
+           {"attention.out"});
     if (c_.qk_norm) {
-      rms_norm(c_.width, c_.heads, reaches_blocks());
+      rms_norm(c_.q_width(), c_.heads, reaches_blocks());
       rms_norm(c_.kv_width(), c_.kv_heads, reaches_blocks());
     }
     ops::AttentionSpec spec;
@@ -130,9 +131,10 @@ class Workspace {
   }
 
   void mlp() {
-    all_of({tokens_, c_.width, c_.ffn_width, c_.width, c_.ffn_width, c_.bias},
+    all_of({tokens_, c_.width, c_.ffn_width, c_.width, c_.ffn_width, c_.linear_bias()},
            {"mlp.up", "mlp.gate"});
-    all_of({tokens_, c_.ffn_width, c_.width, c_.ffn_width, c_.width, c_.bias}, {"mlp.down"});
+    all_of({tokens_, c_.ffn_width, c_.width, c_.ffn_width, c_.width, c_.linear_bias()},
+           {"mlp.down"});
   }
 
   void norm() {

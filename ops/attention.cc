@@ -20,6 +20,9 @@ void check_spec(const char* op, const AttentionSpec& spec) {
   LOCKSTEP_CHECK(spec.kv_heads > 0 && spec.heads > 0 && spec.heads % spec.kv_heads == 0,
                  "{}: {} query heads must be a multiple of {} key/value heads", op, spec.heads,
                  spec.kv_heads);
+  LOCKSTEP_CHECK(spec.window == 0 || (spec.window > 0 && spec.causal),
+                 "{}: a window of {} positions under a {} mask", op, spec.window,
+                 spec.causal ? "causal" : "full");
   LOCKSTEP_CHECK(std::isfinite(spec.scale) && spec.scale > 0.0, "{}: scale is {}", op, spec.scale);
   LOCKSTEP_CHECK(spec.dropout.probability >= 0.0 && spec.dropout.probability < 1.0,
                  "{}: dropout probability is {}", op, spec.dropout.probability);

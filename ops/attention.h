@@ -17,6 +17,7 @@ struct AttentionSpec {
   std::int64_t kv_heads = 0;    // K, divides H
   std::int64_t head_width = 0;  // D
   bool causal = true;           // position t sees positions <= t
+  std::int64_t window = 0;      // of a causal mask: only the last `window` of those; 0: all
   double scale = 0.0;           // 1/sqrt(D)
   Dropout dropout;  // on probabilities; element index within a sequence: (h*T + query)*T + key
 };

@@ -6,15 +6,15 @@
 
 namespace lockstep::ops {
 
-void fill_rope_table(OpContext& context, double theta, core::TensorView cosines,
-                     core::TensorView sines) {
+void fill_rope_table(OpContext& context, double theta, const RopeScaling& scaling,
+                     core::TensorView cosines, core::TensorView sines) {
   constexpr const char* kOp = "fill_rope_table";
   LOCKSTEP_CHECK(cosines.dtype() == core::DType::kF32 || cosines.dtype() == core::DType::kF64,
                  "{}: tables are fp32 or fp64, found {}", kOp, core::name_of(cosines.dtype()));
   LOCKSTEP_CHECK(theta > 0.0, "{}: theta is {}", kOp, theta);
   const OpBodies& bodies = bodies_for(context, kOp, {cosines, sines});
   check_matrix(kOp, "sines", sines, cosines.dtype(), cosines.rows(), cosines.cols());
-  bodies.fill_rope_table(context, theta, cosines, sines);
+  bodies.fill_rope_table(context, theta, scaling, cosines, sines);
 }
 
 void rope(OpContext& context, RopeDirection direction, std::int64_t length, std::int64_t head_width,

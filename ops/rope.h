@@ -4,13 +4,14 @@
 
 #include "core/tensor.h"
 #include "ops/op_context.h"
+#include "ops/rope_scaling.h"
 
 namespace lockstep::ops {
 
 // Rotary position table: cosines and sines [T, D/2] each in the accumulate dtype, angle = t *
-// theta^(-2i/D) (computed in double, rounded once).
-void fill_rope_table(OpContext& context, double theta, core::TensorView cosines,
-                     core::TensorView sines);
+// theta^(-2i/D), its frequency scaled (computed in double, rounded once).
+void fill_rope_table(OpContext& context, double theta, const RopeScaling& scaling,
+                     core::TensorView cosines, core::TensorView sines);
 
 enum class RopeDirection { kForward, kBackward };
 

@@ -41,17 +41,18 @@ std::vector<Linear> linear_layers(const models::ModelConfig& model) {
   const std::int64_t width = model.width;
   std::vector<Linear> linears;
   if (model.family == models::Family::kGpt) {
-    linears.push_back({"attention.qkv", width + 2 * model.kv_width(), width, layers, model.bias});
-    linears.push_back({"attention.out", width, width, layers, model.bias});
+    linears.push_back({"attention.qkv", model.qkv_width(), width, layers, model.qkv_bias()});
+    linears.push_back({"attention.out", width, model.q_width(), layers, model.linear_bias()});
   } else {
-    // The projection of queries has the shape of the one of the output.
-    linears.push_back({"attention.q,out", width, width, 2 * layers, model.bias});
-    linears.push_back({"attention.k,v", model.kv_width(), width, 2 * layers, model.bias});
+    linears.push_back({"attention.q", model.q_width(), width, layers, model.qkv_bias()});
+    linears.push_back({"attention.out", width, model.q_width(), layers, model.linear_bias()});
+    linears.push_back({"attention.k,v", model.kv_width(), width, 2 * layers, model.qkv_bias()});
   }
   const bool fused = !model.gated();
   const double ups = model.gated() ? 2 * layers : layers;
-  linears.push_back({"mlp.up", model.ffn_width, width, ups, model.bias, fused, false});
-  linears.push_back({"mlp.down", width, model.ffn_width, layers, model.bias, false, fused});
+  linears.push_back({"mlp.up", model.ffn_width, width, ups, model.linear_bias(), fused, false});
+  linears.push_back(
+      {"mlp.down", width, model.ffn_width, layers, model.linear_bias(), false, fused});
   return linears;
 }
 
@@ -218,7 +219,7 @@ struct Heads {
 };
 
 Heads packed_heads(Operands& o, const OpShapes& shapes) {
-  const std::int64_t width = shapes.model.width;
+  const std::int64_t width = shapes.model.q_width();
   const std::int64_t kv_width = shapes.model.kv_width();
   const TensorView qkv = o.read(shapes.dtype, {shapes.tokens(), width + 2 * kv_width});
   return {qkv.slice_cols(0, width), qkv.slice_cols(width, width + kv_width),
@@ -228,13 +229,13 @@ Heads packed_heads(Operands& o, const OpShapes& shapes) {
 // Pairs of a query and a key that a causal mask leaves count, others do not.
 void add_attention(const OpShapes& shapes, std::vector<OpCase>& cases) {
   const AttentionSpec spec = attention_spec(shapes);
-  const Shape stream{shapes.tokens(), shapes.model.width};
+  const Shape stream{shapes.tokens(), shapes.model.q_width()};
   const Shape statistics{spec.sequences * spec.heads, spec.length};
   const std::string shape =
       fmt::format("{} x {} heads x {} x {}{}", spec.sequences, spec.heads, spec.length,
                   spec.head_width, spec.causal ? ", causal" : "");
   const double pairs = static_cast<double>(shapes.tokens() * spec.length) *
-                       (spec.causal ? 0.5 : 1.0) * static_cast<double>(shapes.model.width);
+                       (spec.causal ? 0.5 : 1.0) * static_cast<double>(shapes.model.q_width());
   const auto calls = static_cast<double>(shapes.model.layers);
   const DType dtype = shapes.dtype;
   cases.push_back({"attention_forward", "attention", shape, calls, 4.0 * pairs, [=](Operands& o) {

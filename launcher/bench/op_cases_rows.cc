@@ -181,17 +181,17 @@ void add_rope(const OpShapes& shapes, std::vector<OpCase>& cases) {
   const models::ModelConfig& model = shapes.model;
   const bool used = model.positions == models::Positions::kRope;
   const double calls = used ? static_cast<double>(2 * model.layers) : 0.0;  // both ways
-  const std::int64_t packed = model.width + 2 * model.kv_width();
+  const std::int64_t packed = model.qkv_width();
   const std::int64_t head_width = model.head_width();
   const std::int64_t context_length = model.context;
-  const std::pair<const char*, std::int64_t> parts[] = {{"queries", model.width},
+  const std::pair<const char*, std::int64_t> parts[] = {{"queries", model.q_width()},
                                                         {"keys", model.kv_width()}};
   for (const auto& [part, width] : parts) {
     const auto prepare = [=, columns = width](Operands& o) {
       const Shape table{context_length, head_width / 2};
       const TensorView cosines = o.uncounted(DType::kF32, table);
       const TensorView sines = o.uncounted(DType::kF32, table);
-      ops::fill_rope_table(o.context(), 10000.0, cosines, sines);
+      ops::fill_rope_table(o.context(), 10000.0, {}, cosines, sines);
       const TensorView x = o.uncounted(r.dtype, {r.stream[0], packed}).slice_cols(0, columns);
       o.count(x);
       o.count(x);

@@ -2,15 +2,18 @@
 
 #include <fmt/format.h>
 
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
 
 #include "core/counted.h"
 #include "core/hash.h"
+#include "core/mapped_file.h"
 #include "runtime/config/describe.h"
 #include "runtime/config/dump_config.h"
 #include "runtime/config/load_config.h"
+#include "runtime/interchange/foreign_settings.h"
 
 namespace lockstep::launcher {
 namespace {
@@ -79,6 +82,56 @@ void add_defaults(CLI::App& config, CommandContext& context) {
   });
 }
 
+struct FromOptions {
+  std::string file;
+  std::string base;
+};
+
+std::string text_of(const std::string& path) {
+  const core::MappedFile file(path);
+  return {reinterpret_cast<const char*>(file.data()), file.size()};
+}
+
+// The keys on stdout, what has none or means something else on stderr.
+int print_settings(const runtime::ForeignSettings& settings, const std::string& base,
+                   CommandContext& context) {
+  context.out << runtime::settings_as_yaml(settings, base);
+  for (const std::string& line : settings.left)
+    context.err << "lockstep: not taken over: " << line << "\n";
+  return 0;
+}
+
+void add_from(CLI::App& config, CommandContext& context, const char* name, const char* meaning,
+              std::function<runtime::ForeignSettings(const FromOptions&)> read) {
+  CLI::App* command = config.add_subcommand(name, meaning);
+  auto options = std::make_shared<FromOptions>();
+  command->add_option("file", options->file, "JSON file")->required()->option_text("FILE");
+  command
+      ->add_option("--base", options->base,
+                   "a configuration to put the keys over; the result is a whole configuration")
+      ->option_text("CONFIG");
+  set_action(*command, context, [options, read = std::move(read), &context] {
+    return print_settings(read(*options), options->base, context);
+  });
+}
+
+void add_from_deepspeed(CLI::App& config, CommandContext& context) {
+  add_from(config, context, "from-deepspeed", "write a configuration of DeepSpeed in our keys",
+           [](const FromOptions& options) {
+             return runtime::read_deepspeed(text_of(options.file), options.file,
+                                            options.base.empty() ? runtime::SettingsBase::kNone
+                                                                 : runtime::SettingsBase::kGiven);
+           });
+}
+
+void add_from_hf(CLI::App& config, CommandContext& context) {
+  add_from(config, context, "from-hf",
+           "write the TrainingArguments of Hugging Face's Trainer in our keys",
+           [](const FromOptions& options) {
+             return runtime::read_training_arguments(text_of(options.file), options.file);
+           });
+}
+
 }  // namespace
 
 void add_config_command(CLI::App& app, CommandContext& context) {
@@ -86,6 +139,8 @@ void add_config_command(CLI::App& app, CommandContext& context) {
   command->require_subcommand(1);
   add_check(*command, context);
   add_defaults(*command, context);
+  add_from_deepspeed(*command, context);
+  add_from_hf(*command, context);
 }
 
 }  // namespace lockstep::launcher

@@ -209,7 +209,7 @@ class HeadBackward {
     block_product<Word, A>(pairs, LeftFactor::kAsIs, work_.keys.rows_from(block.key),
                            transposed(work_.queries_t, first_query).columns_from(lane),
                            Result::kOverwrite, work_.scores);
-    if (block.masked) mask_scores(block, -std::numeric_limits<A>::infinity(), work_.scores);
+    mask_scores(block, work_.scores);
     scores_to_probabilities(block.keys, lanes, scale_, work_.lse + block.query, work_.scores);
     block_product<Word, A>(pairs, LeftFactor::kAsIs, work_.values.rows_from(block.key),
                            transposed(work_.douts_t, first_query).columns_from(lane),

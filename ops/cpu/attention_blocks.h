@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <mutex>
 #include <numeric>
 #include <vector>
@@ -28,10 +29,24 @@ struct ScoreBlock {
   std::int64_t keys = 0;
   std::int64_t query = 0;
   std::int64_t queries = 0;
-  bool masked = false;  // holds pairs with key > query under a causal mask
+  bool masked = false;      // holds pairs with key > query under a causal mask
+  std::int64_t window = 0;  // above 0: holds pairs with key <= query - window, which are hidden
 
   std::int64_t lanes() const { return pad_block(queries); }
 };
+
+// The block with `window` set if that hides pairs of it.
+inline ScoreBlock with_window(const AttentionSpec& spec, ScoreBlock block) {
+  const std::int64_t last_query = block.query + block.queries - 1;
+  if (spec.window > 0 && block.key <= last_query - spec.window) block.window = spec.window;
+  return block;
+}
+
+// The first block of keys of which the queries from `query` see any.
+inline std::int64_t first_key_block(const AttentionSpec& spec, std::int64_t query) {
+  if (spec.window == 0) return 0;
+  return std::max<std::int64_t>(query - spec.window + 1, 0) / kScoreBlock * kScoreBlock;
+}
 
 // Calls f(ScoreBlock) for the parts with a pair to compute of the block of keys from `key` and
 // queries from `query` (multiples of kScoreBlock), in order of query.
@@ -39,23 +54,34 @@ template <typename F>
 void for_each_score_block(const AttentionSpec& spec, std::int64_t key, std::int64_t query, F&& f) {
   const std::int64_t keys = std::min(kScoreBlock, spec.length - key);
   const std::int64_t queries = std::min(kScoreBlock, spec.length - query);
+  if (key < first_key_block(spec, query)) return;
   if (!spec.causal || key < query) {
-    f(ScoreBlock{key, keys, query, queries, false});
+    f(with_window(spec, {key, keys, query, queries, false}));
     return;
   }
   if (key > query) return;
   for (std::int64_t cut = 0; cut < queries; cut += kDiagonalCut) {
     const std::int64_t cut_queries = std::min(kDiagonalCut, queries - cut);
-    f(ScoreBlock{key, std::min(keys, cut + cut_queries), query + cut, cut_queries, true});
+    f(with_window(spec, {key, std::min(keys, cut + cut_queries), query + cut, cut_queries, true}));
   }
 }
 
-// Sets the scores of pairs with key > query. scores: that of the block's first pair.
+// Hides the pairs that a mask does: those with key > query get a score of minus infinity; those
+// behind the window one so low that nothing is left of it beside any score that counts, yet finite,
+// because a query may see no key at all of the first blocks that it meets. scores: that of the
+// block's first pair.
 template <typename A>
-void mask_scores(const ScoreBlock& block, A value, Block<A> scores) {
-  for (std::int64_t k = 0; k < block.keys; ++k) {
+void mask_scores(const ScoreBlock& block, Block<A> scores) {
+  constexpr A kBehind = A(-1e30);
+  for (std::int64_t k = 0; block.masked && k < block.keys; ++k) {
     const std::int64_t hidden = block.key + k - block.query;  // queries before the key
-    std::fill_n(scores.row(k), std::clamp<std::int64_t>(hidden, 0, block.lanes()), value);
+    std::fill_n(scores.row(k), std::clamp<std::int64_t>(hidden, 0, block.lanes()),
+                -std::numeric_limits<A>::infinity());
+  }
+  for (std::int64_t k = 0; block.window > 0 && k < block.keys; ++k) {
+    const std::int64_t seeing = block.key + k + block.window - block.query;
+    const std::int64_t first = std::clamp<std::int64_t>(seeing, 0, block.lanes());
+    std::fill_n(scores.row(k) + first, block.lanes() - first, kBehind);
   }
 }
 

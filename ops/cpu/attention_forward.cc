@@ -138,7 +138,8 @@ class HeadForward {
     values_ = stack_rows<T>(spec_.length, width_, work_.values_rows, work_.values_room);
     for (std::int64_t query = 0; query < spec_.length; query += kScoreBlock) {
       begin_queries(q, query);
-      for (std::int64_t key = 0; key < spec_.length; key += kScoreBlock)
+      first_key_ = first_key_block(spec_, query);
+      for (std::int64_t key = first_key_; key < spec_.length; key += kScoreBlock)
         for_each_score_block(spec_, key, query,
                              [&](const ScoreBlock& block) { add_block(block, query); });
       finish_queries(query, out, lse);
@@ -169,7 +170,7 @@ class HeadForward {
     block_product<Word, A>({block.keys, lanes, words_of<T>(width_)}, LeftFactor::kAsIs,
                            work_.keys.rows_from(block.key), work_.queries.columns_from(lane),
                            Result::kOverwrite, work_.scores);
-    if (block.masked) mask_scores(block, -std::numeric_limits<A>::infinity(), work_.scores);
+    mask_scores(block, work_.scores);
     update_maximum<A>(work_.scores, scale_, block.keys, lanes, maximum, rescale);
     exponentiate(maximum, rescale, scale_, block.keys, lanes, work_.scores, work_.sum + lane);
     if (spec_.dropout.active()) {
@@ -178,10 +179,10 @@ class HeadForward {
     }
     const Block<Word> probabilities =
         round_stacked<T>(block.keys, lanes, work_.scores, work_.probabilities);
-    if (block.key > 0) multiply_block<A>({rescale, 0}, width_, lanes, output);
+    if (block.key > first_key_) multiply_block<A>({rescale, 0}, width_, lanes, output);
     block_product<Word, A>({width_, lanes, words_of<T>(block.keys)}, LeftFactor::kTransposed,
                            values_.rows_from(words_of<T>(block.key)), probabilities,
-                           block.key > 0 ? Result::kAdd : Result::kOverwrite, output);
+                           block.key > first_key_ ? Result::kAdd : Result::kOverwrite, output);
   }
 
   void finish_queries(std::int64_t query, TensorView out, TensorView lse) {
@@ -203,6 +204,7 @@ class HeadForward {
   std::int64_t head_;
   std::int64_t first_row_;
   std::int64_t width_;
+  std::int64_t first_key_ = 0;  // where the keys begin that the queries at work see
   A scale_;
   Workspace<T> work_{};
   Block<Word> values_;  // [L/w, Dp]

@@ -47,11 +47,12 @@ void rotate(OpContext& context, RopeDirection direction, std::int64_t length,
 
 }  // namespace
 
-void fill_rope_table(OpContext&, double theta, core::TensorView cosines, core::TensorView sines) {
+void fill_rope_table(OpContext&, double theta, const RopeScaling& scaling, core::TensorView cosines,
+                     core::TensorView sines) {
   if (cosines.dtype() == core::DType::kF64) {
-    fill_rope_values<double>(theta, cosines, sines);
+    fill_rope_values<double>(theta, scaling, cosines, sines);
   } else {
-    fill_rope_values<float>(theta, cosines, sines);
+    fill_rope_values<float>(theta, scaling, cosines, sines);
   }
 }
 

@@ -19,8 +19,8 @@ void attention_backward(OpContext& context, const AttentionSpec& spec, core::Con
 void dropout(OpContext& context, core::ConstTensorView x, const Dropout& dropout,
              core::TensorView y);
 
-void fill_rope_table(OpContext& context, double theta, core::TensorView cosines,
-                     core::TensorView sines);
+void fill_rope_table(OpContext& context, double theta, const RopeScaling& scaling,
+                     core::TensorView cosines, core::TensorView sines);
 void rope(OpContext& context, RopeDirection direction, std::int64_t length, std::int64_t head_width,
           core::ConstTensorView cosines, core::ConstTensorView sines, core::TensorView x);
 

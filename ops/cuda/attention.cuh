@@ -12,6 +12,7 @@ struct AttentionShape {
   std::int64_t kv_heads;
   std::int64_t head_width;
   bool causal;
+  std::int64_t window;  // causal: how many keys a query sees
   float scale;
 
   explicit AttentionShape(const AttentionSpec& spec)
@@ -20,11 +21,12 @@ struct AttentionShape {
         kv_heads(spec.kv_heads),
         head_width(spec.head_width),
         causal(spec.causal),
+        window(spec.window > 0 ? spec.window : spec.length),
         scale(static_cast<float>(spec.scale)) {}
 
   __device__ std::int64_t group() const { return heads / kv_heads; }
   __device__ bool sees(std::int64_t query, std::int64_t key) const {
-    return key < length && query < length && (!causal || key <= query);
+    return key < length && query < length && (!causal || (key <= query && query - key < window));
   }
 };
 

@@ -118,8 +118,8 @@ void rms_norm_backward(OpContext& context, core::ConstTensorView dy, core::Const
                        core::ConstTensorView add, core::TensorView dx, core::TensorView dgain);
 
 // Computed on the host, with the bits of the CPU, and copied.
-void fill_rope_table(OpContext& context, double theta, core::TensorView cosines,
-                     core::TensorView sines);
+void fill_rope_table(OpContext& context, double theta, const RopeScaling& scaling,
+                     core::TensorView cosines, core::TensorView sines);
 void rope(OpContext& context, RopeDirection direction, std::int64_t length, std::int64_t head_width,
           core::ConstTensorView cosines, core::ConstTensorView sines, core::TensorView x);
 

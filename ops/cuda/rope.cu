@@ -52,13 +52,14 @@ __global__ void rope_kernel(RopeShape s, Rows<const float> cosines, Rows<const f
 
 }  // namespace
 
-void fill_rope_table(OpContext& context, double theta, TensorView cosines, TensorView sines) {
+void fill_rope_table(OpContext& context, double theta, const RopeScaling& scaling,
+                     TensorView cosines, TensorView sines) {
   LOCKSTEP_CHECK(cosines.dtype() == DType::kF32 && all_contiguous({cosines, sines}),
                  "fill_rope_table: tables on a GPU are fp32 and contiguous");
   std::vector<float> table(static_cast<std::size_t>(2 * cosines.elements()));
   TensorView host_cosines(table.data(), DType::kF32, cosines.shape());
   TensorView host_sines(table.data() + cosines.elements(), DType::kF32, sines.shape());
-  fill_rope_values<float>(theta, host_cosines, host_sines);
+  fill_rope_values<float>(theta, scaling, host_cosines, host_sines);
   context.stream().to_device(pointer_of<void>(cosines), host_cosines.raw(), cosines.bytes());
   context.stream().to_device(pointer_of<void>(sines), host_sines.raw(), sines.bytes());
   context.stream().synchronize();

@@ -20,6 +20,9 @@
 //   model.safetensors                     fp32 master weights, Hugging Face names and layouts
 //   optimizer-00000-of-00004.safetensors  fp32 optimizer state, one shard for each rank that saved
 //   config.yaml                           the resolved configuration
+//   config.json                           the model in the words of Hugging Face's Transformers,
+//                                         where it has such a model: from_pretrained() then loads
+//                                         the directory
 //   manifest.json                         written last: sizes and XXH3-64 of the files above and of
 //                                         itself, and CheckpointState
 // It is written as step-00000100.tmp-ATTEMPT, every file fsynced, then renamed; so a directory of

@@ -8,9 +8,11 @@
 
 #include "ops/gradient_stats.h"
 #include "runtime/checkpoint/checkpoint_directory.h"
+#include "runtime/checkpoint/export_model.h"
 #include "runtime/checkpoint/model_file.h"
 #include "runtime/checkpoint/optimizer_file.h"
 #include "runtime/config/dump_config.h"
+#include "runtime/files/write_file.h"
 #include "runtime/ranks/agree.h"
 
 namespace lockstep::runtime {
@@ -101,8 +103,8 @@ void CheckpointSaver::make_directory() {
                            attempt_);
   agree(communicator_, kLabel, [&] {
     if (communicator_.rank() != 0) return;
-    const auto elements = static_cast<std::uint64_t>(table_.total_elements()) *
-                          (1 + snapshot_.states().size());
+    const auto elements =
+        static_cast<std::uint64_t>(table_.total_elements()) * (1 + snapshot_.states().size());
     begin_temporary(checkpoints_, temporary_,
                     {state_.step, elements * sizeof(float), config_.checkpoint.keep});
   });
@@ -117,6 +119,11 @@ void CheckpointSaver::write_files() noexcept {
     if (communicator_.rank() == 0) {
       const std::string path = temporary_ + "/" + kModelFile;
       written(kModelFile, write_model_file(path, config_.model, table_, snapshot_, abandoned_));
+      // So that from_pretrained() of Transformers loads the directory, where it has such a model.
+      if (const std::string text = config_json(config_.model, state_.tokenizer); !text.empty()) {
+        write_synced(temporary_ + "/" + kForeignConfigFile, text);
+        files_.push_back(describe_file(temporary_, kForeignConfigFile));
+      }
     }
     const std::string shard = optimizer_file_name(communicator_.rank(), communicator_.world_size());
     written(shard, write_optimizer_file(temporary_ + "/" + shard, table_, snapshot_, abandoned_));

@@ -4,8 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <iterator>
 #include <nlohmann/json.hpp>
-#include <set>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -87,8 +90,8 @@ struct Found {
 class Matcher {
  public:
   Matcher(const std::vector<SafetensorsFile>& files, const models::ParameterTable& table,
-          const models::ModelConfig& config)
-      : files_(files), table_(table), config_(config) {
+          const models::ModelConfig& config, const LoadOptions& options)
+      : files_(files), table_(table), config_(config), options_(options) {
     for (ParameterId id = 0; id < table.size(); ++id) {
       names_.push_back(models::huggingface_name(config, table[id]));
       const std::string bare = models::bare_huggingface_name(config.family, names_.back().name);
@@ -98,6 +101,7 @@ class Matcher {
     for (const SafetensorsFile& file : files)
       for (const StoredTensor& tensor : file.tensors())
         assign(file, tensor);
+    promote_copies();
     check_parameters();
     if (!problems_.empty()) refuse();
     for (const auto& [copy, original] : copies_)
@@ -106,7 +110,7 @@ class Matcher {
 
   const Found& found(ParameterId id) const { return found_[static_cast<std::size_t>(id)]; }
   bool transposed(ParameterId id) const { return names_[static_cast<std::size_t>(id)].transposed; }
-  std::vector<std::string> passed_over() && { return std::move(passed_over_); }
+  LoadedWeights loaded() && { return std::move(loaded_); }
 
  private:
   void assign(const SafetensorsFile& file, const StoredTensor& tensor) {
@@ -132,7 +136,38 @@ class Matcher {
       case ForeignTensor::kUnusedHead:
         break;
     }
-    passed_over_.push_back(tensor.name);
+    loaded_.passed_over.push_back(tensor.name);
+  }
+
+  // A tied file may hold its embedding under the name of the output alone.
+  void promote_copies() {
+    std::erase_if(copies_, [&](const auto& copy) {
+      Found& original = found_[static_cast<std::size_t>(copy.second)];
+      if (original.tensor != nullptr) return false;
+      original = copy.first;
+      std::erase(loaded_.passed_over, copy.first.tensor->name);
+      return true;
+    });
+  }
+
+  // Whether rows may be cut off or added: one row is one token, or one position.
+  bool resizes(ParameterId id) const {
+    constexpr std::string_view kRows[] = {"embeddings.token.weight", "embeddings.position.weight",
+                                          "head.weight", "head.bias"};
+    return options_.resize &&
+           std::find(std::begin(kRows), std::end(kRows), table_[id].name) != std::end(kRows);
+  }
+
+  bool may_be_new(ParameterId id) const {
+    const std::string& name = table_[id].name;
+    return options_.new_head &&
+           (name.starts_with("head.pooler.") || name.starts_with("head.classifier."));
+  }
+
+  static bool differs_in_rows(std::vector<std::int64_t> shape, std::vector<std::int64_t> wanted) {
+    if (shape.empty() || shape.size() != wanted.size()) return false;
+    shape.front() = wanted.front();
+    return shape == wanted;
   }
 
   void check_parameters() {
@@ -140,7 +175,15 @@ class Matcher {
       const models::HuggingFaceName& name = names_[static_cast<std::size_t>(id)];
       const StoredTensor* tensor = found(id).tensor;
       const std::vector<std::int64_t> wanted = stored_shape(table_[id], name.transposed);
-      if (tensor == nullptr) {
+      if (tensor == nullptr && may_be_new(id)) {
+        loaded_.fresh.push_back(table_[id].name);
+        continue;
+      }
+      if (tensor != nullptr && tensor->shape != wanted && resizes(id) &&
+          differs_in_rows(tensor->shape, wanted)) {
+        loaded_.resized.push_back(fmt::format("{} {} to {}", tensor->name,
+                                              shape_text(tensor->shape), shape_text(wanted)));
+      } else if (tensor == nullptr) {
         const bool output = table_[id].name == "head.weight";
         problems_.push_back(
             fmt::format("missing: {} {}{}", name.name, shape_text(wanted),
@@ -148,7 +191,8 @@ class Matcher {
       } else if (tensor->shape != wanted) {
         problems_.push_back(fmt::format("shape: {} is {}, expected {}", tensor->name,
                                         shape_text(tensor->shape), shape_text(wanted)));
-      } else if (!tensor->dtype || !core::is_floating(*tensor->dtype)) {
+      }
+      if (tensor != nullptr && (!tensor->dtype || !core::is_floating(*tensor->dtype))) {
         problems_.push_back(fmt::format("type: {} is {}, expected F64, F32, F16 or BF16",
                                         tensor->name, tensor->stored_type));
       }
@@ -159,13 +203,30 @@ class Matcher {
     const std::size_t listed = std::min(problems_.size(), kListed);
     std::string more;
     if (listed < problems_.size()) more = fmt::format("; and {} more", problems_.size() - listed);
-    fail(files_.empty() ? fs::path("(no file)") : files_.front().path(),
-         fmt::format("expected the {} parameters of the configured model, found differences: {}{}; "
-                     "check the keys of the model: section against the file",
-                     table_.size(),
-                     fmt::join(problems_.begin(),
-                               problems_.begin() + static_cast<std::ptrdiff_t>(listed), "; "),
-                     more));
+    fail(
+        files_.empty() ? fs::path("(no file)") : files_.front().path(),
+        fmt::format("expected the {} parameters of the configured model, found differences: {}{}; "
+                    "check the keys of the model: section against the file{}",
+                    table_.size(),
+                    fmt::join(problems_.begin(),
+                              problems_.begin() + static_cast<std::ptrdiff_t>(listed), "; "),
+                    more, rows_alone() ? " (--set model.init_resize=true cuts or pads them)" : ""));
+  }
+
+  // Whether every problem is one that resizing would mend.
+  bool rows_alone() const {
+    std::size_t mendable = 0;
+    for (ParameterId id = 0; id < table_.size(); ++id) {
+      const StoredTensor* tensor = found(id).tensor;
+      const std::vector<std::int64_t> wanted =
+          stored_shape(table_[id], names_[static_cast<std::size_t>(id)].transposed);
+      const bool rows = table_[id].role == models::ParameterRole::kEmbedding ||
+                        table_[id].name == "head.weight" || table_[id].name == "head.bias";
+      if (rows && tensor != nullptr && tensor->shape != wanted &&
+          differs_in_rows(tensor->shape, wanted))
+        ++mendable;
+    }
+    return mendable > 0 && mendable == problems_.size();
   }
 
   // Compared as fp32 values, row by row, so that the copy may have another floating type.
@@ -195,23 +256,75 @@ class Matcher {
   const std::vector<SafetensorsFile>& files_;
   const models::ParameterTable& table_;
   const models::ModelConfig& config_;
+  const LoadOptions& options_;
   std::vector<models::HuggingFaceName> names_;         // by ParameterId
   std::unordered_map<std::string, ParameterId> ids_;   // by bare name
   std::vector<Found> found_;                           // by ParameterId
   std::vector<std::pair<Found, ParameterId>> copies_;  // tied tensors stored a second time
-  std::vector<std::string> passed_over_;
+  LoadedWeights loaded_;
   std::vector<std::string> problems_;
 };
 
 std::vector<TensorToWrite> tensors_to_write(const models::ParameterTable& table,
-                                            const models::ModelConfig& config) {
+                                            const models::ModelConfig& config,
+                                            const WeightsFormat& format) {
   std::vector<TensorToWrite> tensors;
-  for (const models::ParameterSpec& spec : table.specs()) {
+  const auto add = [&](const models::ParameterSpec& spec) {
     const models::HuggingFaceName name = models::huggingface_name(config, spec);
-    tensors.push_back({name.name, core::DType::kF32, stored_shape(spec, name.transposed)});
-  }
+    tensors.push_back({name.name, format.dtype, stored_shape(spec, name.transposed)});
+  };
+  for (const ParameterId id : format.parameters)
+    add(table[id]);
+  if (format.parameters.empty()) std::for_each(table.specs().begin(), table.specs().end(), add);
   return tensors;
 }
+
+void check_finite(const SafetensorsFile& file, const StoredTensor& tensor,
+                  std::span<const float> values) {
+  const auto bad =
+      std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
+  if (bad != values.end())
+    file.fail(
+        fmt::format("tensor \"{}\": expected finite values, found {} at element {}; weights "
+                    "of a run that went wrong cannot be trained on",
+                    tensor.name, *bad, bad - values.begin()));
+}
+
+// The stored values in canonical layout and of the configured number of rows.
+class ParameterReader {
+ public:
+  ParameterReader(const models::ParameterTable& table, std::uint64_t seed)
+      : table_(table), seed_(seed) {}
+
+  std::span<const float> read(ParameterId id, const Found& found, bool transposed) {
+    const models::ParameterSpec& spec = table_[id];
+    if (found.tensor == nullptr) return initial(spec);
+    stored_.resize(found.tensor->elements);
+    found.file->read(*found.tensor, stored_);
+    check_finite(*found.file, *found.tensor, stored_);
+    if (transposed) {
+      canonical_.resize(stored_.size());
+      transpose(stored_.data(), found.tensor->shape[0], found.tensor->shape[1], canonical_.data());
+      return canonical_;
+    }
+    if (static_cast<std::int64_t>(stored_.size()) == spec.elements()) return stored_;
+    initial(spec);
+    std::copy_n(stored_.begin(), std::min(stored_.size(), canonical_.size()), canonical_.begin());
+    return canonical_;
+  }
+
+ private:
+  std::span<const float> initial(const models::ParameterSpec& spec) {
+    canonical_.resize(static_cast<std::size_t>(spec.elements()));
+    models::initialize(spec, seed_, canonical_.data());
+    return canonical_;
+  }
+
+  const models::ParameterTable& table_;
+  std::uint64_t seed_;
+  std::vector<float> stored_;
+  std::vector<float> canonical_;
+};
 
 std::map<std::string, std::string> with_format(std::map<std::string, std::string> metadata) {
   metadata.emplace("format", "pt");
@@ -225,8 +338,12 @@ std::vector<SafetensorsFile> open_weights(const fs::path& path) {
   if (fs::is_directory(path, ignored)) {
     if (fs::exists(path / kModelFile, ignored)) return open_weights(path / kModelFile);
     if (fs::exists(path / kIndexFile, ignored)) return open_index(path / kIndexFile);
-    fail(path,
-         fmt::format("expected {} or {} in this directory, found neither", kModelFile, kIndexFile));
+    const bool pickled = fs::exists(path / "pytorch_model.bin", ignored) ||
+                         fs::exists(path / "pytorch_model.bin.index.json", ignored);
+    fail(path, fmt::format("expected {} or {} in this directory, found {}", kModelFile, kIndexFile,
+                           pickled ? "pytorch_model.bin, a pickle, which is not read: load it with "
+                                     "Transformers and save_pretrained() it"
+                                   : "neither"));
   }
   if (path.extension() == ".json") return open_index(path);
   std::vector<SafetensorsFile> files;
@@ -234,47 +351,57 @@ std::vector<SafetensorsFile> open_weights(const fs::path& path) {
   return files;
 }
 
-std::vector<std::string> load_parameters(const std::vector<SafetensorsFile>& files,
-                                         const models::ParameterTable& table,
-                                         const models::ModelConfig& config,
-                                         const ParameterSink& sink) {
-  Matcher matcher(files, table, config);
-  std::vector<float> stored;
-  std::vector<float> canonical;
-  for (ParameterId id = 0; id < table.size(); ++id) {
-    const auto& [file, tensor] = matcher.found(id);
-    stored.resize(tensor->elements);
-    file->read(*tensor, stored);
-    if (matcher.transposed(id)) {
-      canonical.resize(stored.size());
-      transpose(stored.data(), tensor->shape[0], tensor->shape[1], canonical.data());
-      sink(id, canonical);
-    } else {
-      sink(id, stored);
-    }
-  }
-  return std::move(matcher).passed_over();
+LoadedWeights match_parameters(const std::vector<SafetensorsFile>& files,
+                               const models::ParameterTable& table,
+                               const models::ModelConfig& config, const LoadOptions& options) {
+  return Matcher(files, table, config, options).loaded();
+}
+
+LoadedWeights load_parameters(const std::vector<SafetensorsFile>& files,
+                              const models::ParameterTable& table,
+                              const models::ModelConfig& config, const ParameterSink& sink,
+                              const LoadOptions& options) {
+  Matcher matcher(files, table, config, options);
+  ParameterReader reader(table, options.seed);
+  for (ParameterId id = 0; id < table.size(); ++id)
+    sink(id, reader.read(id, matcher.found(id), matcher.transposed(id)));
+  return std::move(matcher).loaded();
 }
 
 HuggingFaceWriter::HuggingFaceWriter(const fs::path& path, const models::ParameterTable& table,
                                      const models::ModelConfig& config,
-                                     std::map<std::string, std::string> metadata)
+                                     std::map<std::string, std::string> metadata,
+                                     WeightsFormat format)
     : table_(table),
       config_(config),
-      writer_(path, tensors_to_write(table, config), with_format(std::move(metadata))) {}
+      dtype_(format.dtype),
+      writer_(path, tensors_to_write(table, config, format), with_format(std::move(metadata))) {}
 
 void HuggingFaceWriter::write(ParameterId id, std::span<const float> values) {
   const models::ParameterSpec& spec = table_[id];
   LOCKSTEP_CHECK_EQ(static_cast<std::int64_t>(values.size()), spec.elements(),
                     "values of " + spec.name);
   const models::HuggingFaceName name = models::huggingface_name(config_, spec);
-  if (!name.transposed) {
+  if (name.transposed) {
+    transposed_.resize(values.size());
+    transpose(values.data(), spec.shape[0], spec.shape[1], transposed_.data());
+    values = transposed_;
+  }
+  if (dtype_ == core::DType::kF32) {
     writer_.write(name.name, values);
     return;
   }
-  transposed_.resize(values.size());
-  transpose(values.data(), spec.shape[0], spec.shape[1], transposed_.data());
-  writer_.write(name.name, std::span<const float>(transposed_));
+  // Largest finite value of fp16; bf16 reaches as far as fp32 but for rounding at the very end.
+  const float most = dtype_ == core::DType::kF16 ? 65504.0F : 3.38e38F;
+  const auto beyond =
+      std::find_if(values.begin(), values.end(), [&](float v) { return std::abs(v) > most; });
+  if (beyond != values.end())
+    throw core::Error(core::ErrorKind::kData,
+                      fmt::format("{} holds {}, beyond the range of {}; export another dtype",
+                                  spec.name, *beyond, core::name_of(dtype_)));
+  converted_.resize(values.size() * core::size_of(dtype_));
+  core::convert(core::DType::kF32, values.data(), dtype_, converted_.data(), values.size());
+  writer_.write(name.name, converted_);
 }
 
 }  // namespace lockstep::runtime

@@ -171,6 +171,10 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
         fmt::format("expected a safetensors file, found {} bytes, fewer than the {} of the "
                     "header's length; copy it again",
                     file_.size(), kLengthBytes));
+  constexpr std::string_view kPointer = "version https://git-lfs.github.com/";
+  if (file_.size() > kPointer.size() &&
+      std::memcmp(file_.data(), kPointer.data(), kPointer.size()) == 0)
+    fail("expected a safetensors file, found a Git LFS pointer to one: run `git lfs pull` there");
   std::uint64_t length = 0;
   file_.read(0, std::as_writable_bytes(std::span(&length, 1)));
   const std::uint64_t rest = file_.size() - kLengthBytes;

@@ -44,6 +44,8 @@ const char* type_name(ValueKind kind) {
       return "path";
     case ValueKind::kPaths:
       return "paths";
+    case ValueKind::kIntegers:
+      return "integers";
     case ValueKind::kNumberPair:
       return "pair";
     case ValueKind::kFaults:

@@ -23,6 +23,8 @@ class Reader {
     switch (key_.kind) {
       case ValueKind::kPaths:
         return paths(node);
+      case ValueKind::kIntegers:
+        return integers(node);
       case ValueKind::kNumberPair:
         return pair(node);
       case ValueKind::kFaults:
@@ -92,6 +94,24 @@ class Reader {
     }
     if (texts.empty()) return reject("the list is empty; expected at least one path");
     return Value(texts);
+  }
+
+  std::optional<Value> integers(const YAML::Node& node) {
+    if (node.IsMap() || (node.IsSequence() && node.size() == 0)) {
+      return reject("expected " + key_.legal() + ", found " +
+                    (node.IsMap() ? "a map" : "an empty list"));
+    }
+    std::vector<std::int64_t> numbers;
+    const std::size_t count = node.IsSequence() ? node.size() : 1;
+    for (std::size_t i = 0; i < count; ++i) {
+      const Scalar<std::int64_t> number = read_integer(node.IsSequence() ? node[i] : node);
+      if (!number.value) return reject(number.problem + "; legal: " + key_.legal());
+      if (!key_.range.contains(static_cast<double>(*number.value))) {
+        return reject("must be " + key_.legal() + ", found " + std::to_string(*number.value));
+      }
+      numbers.push_back(*number.value);
+    }
+    return Value(numbers);
   }
 
   std::optional<Value> pair(const YAML::Node& node) {

@@ -13,6 +13,7 @@
 namespace lockstep::runtime {
 namespace {
 
+using models::RopeScalingKind;
 using ops::OptimizerKind;
 
 // A key that does something only under other keys.
@@ -43,6 +44,9 @@ bool is_step_schedule(const Config& config) {
 bool averages_weights(const Config& config) {
   return config.ema.decay > 0.0;
 }
+bool is_llama3(const Config& config) {
+  return config.model.rope_scaling.kind == RopeScalingKind::kLlama3;
+}
 bool is_wsd_schedule(const Config& config) {
   return config.schedule.name == ScheduleKind::kWsd;
 }
@@ -57,10 +61,20 @@ bool has_adaptive_clip(const Config& config) {
 
 const std::vector<Effect>& effects() {
   static const std::string dynamic = "precision.loss_scale.mode dynamic";
+  static const std::string llama3 = "model.rope_scaling.type llama3";
   static const std::string scale = "precision.loss_scale.";
   static const std::vector<Effect> table = {
       {"model.rope_theta", "model.positions rope",
        [](const Config& c) { return c.model.positions == models::Positions::kRope; }},
+      {"model.rope_scaling.type", "model.positions rope",
+       [](const Config& c) { return c.model.rope_scaling.kind != RopeScalingKind::kNone; }},
+      {"model.rope_scaling.factor", "model.rope_scaling.type linear or llama3",
+       [](const Config& c) { return c.model.rope_scaling.kind != RopeScalingKind::kNone; }},
+      {"model.rope_scaling.low_freq_factor", llama3, is_llama3},
+      {"model.rope_scaling.high_freq_factor", llama3, is_llama3},
+      {"model.rope_scaling.original_max_position_embeddings", llama3, is_llama3},
+      {"model.init_resize", "model.init_from",
+       [](const Config& c) { return !c.init_from.empty(); }},
       {"optimizer.betas", "optimizer.name adamw, adam or lion",
        [](const Config& c) { return !has_momentum(c); }},
       {"optimizer.eps", "optimizer.name adamw, adam or rmsprop",

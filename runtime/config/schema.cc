@@ -123,6 +123,8 @@ std::string Key::legal() const {
       return "a path";
     case ValueKind::kPaths:
       return "a path or a list of paths";
+    case ValueKind::kIntegers:
+      return "an integer" + describe_range(range) + " or a list of such";
     case ValueKind::kNumberPair:
       return "a list of two numbers" + describe_range(range);
     case ValueKind::kFaults:
@@ -142,6 +144,7 @@ const std::vector<Section>& schema_sections() {
   static const std::vector<Section> sections = {
       {"run", "what the run is called, where it writes, how far its bits can be repeated"},
       {"model", "the Transformer"},
+      {"model.rope_scaling", "stretches rotary positions, as in Hugging Face's files"},
       {"data", "tokens to train on"},
       {"batch", "in sequences; accumulation rounds = global / (micro * ranks)"},
       {"train", "how long, and how often to validate"},

@@ -18,6 +18,7 @@ enum class ValueKind {
   kText,
   kPath,
   kPaths,       // one path or a list
+  kIntegers,    // one integer or a list
   kNumberPair,  // a list of two numbers
   kFaults,      // a list of {kind, step, rank, layer}
   kGroups,      // a list of {match, learning_rate_scale, weight_decay, freeze}

@@ -59,6 +59,10 @@ class SchemaBuilder {
     return plain<std::vector<std::string>>(path, ValueKind::kPaths, field, {}, meaning);
   }
   template <typename Field>
+  SchemaBuilder& integers(const char* path, Field field, Range range, const char* meaning) {
+    return plain<std::vector<std::int64_t>>(path, ValueKind::kIntegers, field, range, meaning);
+  }
+  template <typename Field>
   SchemaBuilder& pair(const char* path, Field field, Range range, const char* meaning) {
     return plain<std::array<double, 2>>(path, ValueKind::kNumberPair, field, range, meaning);
   }
@@ -82,13 +86,13 @@ class SchemaBuilder {
       key.choices.push_back(word);
     key.get = [field, table](const Config& config) -> Value {
       for (const auto& [word, value] : table) {
-        if (field(config) == value) return word;
+        if (field(config) == value) return held(word);
       }
       return std::string();  // not one of the words of this key
     };
     key.set = [field, table](Config& config, const Value& value) {
       for (const auto& [word, member] : table) {
-        if (std::get<std::string>(value) == word) field(config) = member;
+        if (value == Value(word) || value == held(word)) field(config) = member;
       }
     };
     return add(std::move(key));
@@ -100,6 +104,11 @@ class SchemaBuilder {
   SchemaBuilder& unset(const char* text) { return set_default(DefaultKind::kUnset, text); }
 
  private:
+  // A choice beside true and false is written, and held, as they are elsewhere.
+  static Value held(const std::string& word) {
+    return word == "true" || word == "false" ? Value(word == "true") : Value(word);
+  }
+
   template <typename Held, typename Field>
   SchemaBuilder& plain(const char* path, ValueKind kind, Field field, Range range,
                        const char* meaning) {

@@ -5,12 +5,14 @@ namespace lockstep::runtime {
 namespace {
 
 using models::Activation;
+using models::Bias;
 using models::Family;
 using models::InitKind;
 using models::NormKind;
 using models::NormPosition;
 using models::Positions;
 using models::ResidualGate;
+using models::RopeScalingKind;
 using models::Task;
 
 void add_sizes(SchemaBuilder& schema) {
@@ -31,6 +33,9 @@ void add_sizes(SchemaBuilder& schema) {
       .integer("model.width", LOCKSTEP_FIELD(model.width), between(1, kMaxSize),
                "width of the residual stream")
       .required()
+      .integer("model.head_width", LOCKSTEP_FIELD(model.given_head_width), between(1, kMaxSize),
+               "width of one attention head; even with rope")
+      .unset("width / heads")
       .integer("model.ffn_width", LOCKSTEP_FIELD(model.ffn_width), between(1, kMaxSize),
                "width of the feed-forward layer")
       .derived("4 * width; swiglu and geglu: 8/3 * width rounded up to 64")
@@ -74,7 +79,14 @@ void add_architecture(SchemaBuilder& schema) {
       .derived("gpt, bert: learned; llama: rope")
       .number("model.rope_theta", LOCKSTEP_FIELD(model.rope_theta), above(0),
               "base of the rotary frequencies")
-      .boolean("model.bias", LOCKSTEP_FIELD(model.bias), "biases on linear layers")
+      .integers("model.attention_window", LOCKSTEP_FIELD(model.attention_window),
+                between(0, 1 << 30),
+                "a position sees only the last N up to itself, 0: all; a list is the pattern that "
+                "the blocks repeat")
+      .unset("no block has a window")
+      .choice("model.bias", LOCKSTEP_FIELD(model.bias),
+              {std::pair{"true", Bias::kAll}, {"false", Bias::kNone}, {"qkv", Bias::kQkv}},
+              "biases on linear layers; qkv: on query, key and value projections alone")
       .derived("gpt, bert: true; llama: false")
       .boolean("model.tie_embeddings", LOCKSTEP_FIELD(model.tie_embeddings),
                "the output projection is the token embedding")
@@ -84,6 +96,30 @@ void add_architecture(SchemaBuilder& schema) {
       .choice("model.residual_gate", LOCKSTEP_FIELD(model.residual_gate),
               {std::pair{"none", ResidualGate::kNone}, {"scalar", ResidualGate::kScalar}},
               "scalar: x + g * f(x) with one learned g per branch, 1 at first");
+}
+
+void add_rope_scaling(SchemaBuilder& schema) {
+  schema
+      .choice("model.rope_scaling.type", LOCKSTEP_FIELD(model.rope_scaling.kind),
+              {std::pair{"none", RopeScalingKind::kNone},
+               {"linear", RopeScalingKind::kLinear},
+               {"llama3", RopeScalingKind::kLlama3}},
+              "linear: every frequency / factor; llama3: low frequencies alone")
+      .number("model.rope_scaling.factor", LOCKSTEP_FIELD(model.rope_scaling.factor), above(0),
+              "how much longer the context becomes")
+      .unset("required by linear and llama3")
+      .number("model.rope_scaling.low_freq_factor",
+              LOCKSTEP_FIELD(model.rope_scaling.low_freq_factor), above(0),
+              "wavelengths beyond original / this are stretched in full")
+      .unset("required by llama3")
+      .number("model.rope_scaling.high_freq_factor",
+              LOCKSTEP_FIELD(model.rope_scaling.high_freq_factor), above(0),
+              "wavelengths below original / this are left")
+      .unset("required by llama3")
+      .integer("model.rope_scaling.original_max_position_embeddings",
+               LOCKSTEP_FIELD(model.rope_scaling.original_context), between(1, 1 << 30),
+               "the context that the model was first trained for")
+      .unset("required by llama3");
 }
 
 void add_initialisation_and_head(SchemaBuilder& schema) {
@@ -111,8 +147,11 @@ void add_initialisation_and_head(SchemaBuilder& schema) {
                "classes of a classification")
       .unset("not used")
       .file("model.init_from", LOCKSTEP_FIELD(init_from),
-            "safetensors file with Hugging Face names to start from instead of init")
-      .unset("none");
+            "weights to start from instead of init: a safetensors file with Hugging Face names, or "
+            "the directory of such a model")
+      .unset("none")
+      .boolean("model.init_resize", LOCKSTEP_FIELD(init_resize),
+               "cut or pad vocabulary and learned positions of init_from to what is configured");
 }
 
 }  // namespace
@@ -121,6 +160,7 @@ void add_model_keys(SchemaBuilder& schema) {
   add_sizes(schema);
   add_architecture(schema);
   add_initialisation_and_head(schema);
+  add_rope_scaling(schema);
 }
 
 }  // namespace lockstep::runtime

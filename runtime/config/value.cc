@@ -75,6 +75,11 @@ struct Formatter {
   std::string operator()(const std::vector<std::string>& value) const {
     return format_list(value, format_text);
   }
+  // One number stands for a list of one, as in files.
+  std::string operator()(const std::vector<std::int64_t>& value) const {
+    const auto format = [](std::int64_t item) { return std::to_string(item); };
+    return value.size() == 1 ? format(value.front()) : format_list(value, format);
+  }
   std::string operator()(const std::array<double, 2>& value) const {
     return format_list(value, format_number);
   }

@@ -11,9 +11,9 @@
 namespace lockstep::runtime {
 
 // What one key holds. A choice is held as its word, a path as text.
-using Value =
-    std::variant<bool, std::int64_t, double, std::string, std::vector<std::string>,
-                 std::array<double, 2>, std::vector<FaultConfig>, std::vector<OptimizerGroup>>;
+using Value = std::variant<bool, std::int64_t, double, std::string, std::vector<std::string>,
+                           std::vector<std::int64_t>, std::array<double, 2>,
+                           std::vector<FaultConfig>, std::vector<OptimizerGroup>>;
 
 // The shortest decimal form that reads back to the same bits: "0.1", "65536", "1e-8".
 std::string format_number(double value);

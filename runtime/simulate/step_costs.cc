@@ -66,15 +66,18 @@ GroupWork block_work(const Config& config, double weights, double trained) {
   const auto element = static_cast<double>(core::size_of(config.precision.compute));
   const auto width = static_cast<double>(model.width);
   const auto ffn = static_cast<double>(model.ffn_width);
+  const auto q_width = static_cast<double>(model.q_width());
   const auto kv_width = static_cast<double>(model.kv_width());
   const double scores = static_cast<double>(model.context) * (model.causal() ? 0.5 : 1.0);
-  const double rotated = model.positions == models::Positions::kRope ? 2.0 * (width + kv_width) : 0;
-  const double biased = model.bias ? 3.0 * width + 2.0 * kv_width + ffn : 0.0;
+  const double rotated =
+      model.positions == models::Positions::kRope ? 2.0 * (q_width + kv_width) : 0;
+  const double qkv_biased = model.qkv_bias() ? q_width + 2.0 * kv_width : 0.0;
+  const double biased = qkv_biased + (model.linear_bias() ? 2.0 * width + ffn : 0.0);
   GroupWork work;
   work.forward.matmul_flop = 2.0 * tokens * weights;
   work.backward.matmul_flop = 2.0 * tokens * (weights + trained);
-  work.forward.attention_flop = 4.0 * tokens * scores * width;
-  work.backward.attention_flop = 10.0 * tokens * scores * width;
+  work.forward.attention_flop = 4.0 * tokens * scores * q_width;
+  work.backward.attention_flop = 10.0 * tokens * scores * q_width;
   work.forward.bytes =
       tokens * element * (8.0 * width + (model.gated() ? 3.0 : 2.0) * ffn + rotated);
   work.backward.bytes =

@@ -6,7 +6,7 @@
 #include "core/check.h"
 #include "core/hash.h"
 #include "runtime/checkpoint/checkpoint.h"
-#include "runtime/checkpoint/model_file.h"
+#include "runtime/checkpoint/initial_weights.h"
 #include "runtime/checkpoint/resume_check.h"
 #include "runtime/plan/memory_plan.h"
 #include "runtime/ranks/agree.h"
@@ -16,7 +16,7 @@ namespace lockstep::runtime {
 
 void Trainer::set_initial_weights() {
   if (!config_.init_from.empty()) {
-    read_model_file(config_.init_from, config_.model, table_, *state_);
+    load_initial_weights(config_, table_, *state_, log_);
     return;
   }
   std::vector<float> values;

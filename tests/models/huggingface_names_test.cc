@@ -99,7 +99,7 @@ TEST(HuggingFaceNames, ExistAndDifferForEveryExtra) {
     config.norm_position = NormPosition::kPre;
     config.activation = Activation::kSwiGlu;
     config.positions = Positions::kLearned;
-    config.bias = true;
+    config.bias = Bias::kAll;
     config.tie_embeddings = false;
     config.qk_norm = true;
     config.residual_gate = ResidualGate::kScalar;

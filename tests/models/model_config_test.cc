@@ -20,7 +20,7 @@ TEST(ModelConfig, GptDefaults) {
   EXPECT_EQ(c.activation, Activation::kGeluTanh);
   EXPECT_EQ(c.positions, Positions::kLearned);
   EXPECT_EQ(c.norm_eps, 1e-5);
-  EXPECT_TRUE(c.bias);
+  EXPECT_EQ(c.bias, Bias::kAll);
   EXPECT_TRUE(c.tie_embeddings);
   EXPECT_EQ(c.task, Task::kCausalLm);
   EXPECT_EQ(c.token_types, 0);
@@ -33,7 +33,7 @@ TEST(ModelConfig, LlamaDefaults) {
   EXPECT_EQ(c.activation, Activation::kSwiGlu);
   EXPECT_EQ(c.positions, Positions::kRope);
   EXPECT_EQ(c.rope_theta, 10000.0);
-  EXPECT_FALSE(c.bias);
+  EXPECT_EQ(c.bias, Bias::kNone);
   EXPECT_FALSE(c.tie_embeddings);
 }
 
@@ -54,10 +54,10 @@ TEST(ModelConfig, LayerNormBiasFollowsBiasOnlyInLlama) {
   for (const Family family : {Family::kGpt, Family::kLlama, Family::kBert}) {
     ModelConfig c = family_defaults(family);
     c.norm = NormKind::kLayerNorm;
-    c.bias = false;
+    c.bias = Bias::kNone;
     EXPECT_EQ(c.norm_bias(), family != Family::kLlama);
     c.norm = NormKind::kRmsNorm;
-    c.bias = true;
+    c.bias = Bias::kAll;
     EXPECT_FALSE(c.norm_bias());
   }
 }

@@ -94,7 +94,7 @@ const Combination kCombinations[] = {
     {"GptUntiedNoBiasElu", Family::kGpt,
      [](auto& c) {
        c.tie_embeddings = false;
-       c.bias = false;
+       c.bias = Bias::kNone;
        c.activation = Activation::kElu;
      }},
     {"GptRmsNormSinusoidalGelu", Family::kGpt,
@@ -150,7 +150,7 @@ const Combination kCombinations[] = {
      Family::kLlama,
      [](auto& c) {
        c.norm = NormKind::kLayerNorm;
-       c.bias = true;
+       c.bias = Bias::kAll;
        c.activation = Activation::kSilu;
      },
      {.label_smoothing = 0.2},
@@ -169,6 +169,27 @@ const Combination kCombinations[] = {
        c.dropout = 0.25;
        c.residual_gate = ResidualGate::kScalar;
      }},
+    {"LlamaAsQwen2WindowedRopeLlama3", Family::kLlama,
+     [](auto& c) {
+       c.heads = 4;
+       c.kv_heads = 2;
+       c.bias = Bias::kQkv;
+       c.attention_window = {2, 0};
+       c.rope_scaling = {ops::RopeScalingKind::kLlama3, 8.0, 1.0, 4.0, 16};
+     }},
+    {"LlamaAsQwen3WideHeadsLinearRope", Family::kLlama,
+     [](auto& c) {
+       c.heads = 2;
+       c.kv_heads = 1;
+       c.given_head_width = 6;
+       c.qk_norm = true;
+       c.rope_scaling = {ops::RopeScalingKind::kLinear, 4.0};
+     }},
+    {"GptNarrowHeadsQkvBias", Family::kGpt,
+     [](auto& c) {
+       c.given_head_width = 1;
+       c.bias = Bias::kQkv;
+     }},
     {"BertMasked", Family::kBert},
     {"BertMaskedPreNormUntiedSplitDropout",
      Family::kBert,
@@ -182,7 +203,7 @@ const Combination kCombinations[] = {
     {"BertMaskedGatedNoBiasRmsNorm", Family::kBert,
      [](auto& c) {
        c.activation = Activation::kSwiGlu;
-       c.bias = false;
+       c.bias = Bias::kNone;
        c.norm = NormKind::kRmsNorm;
        c.qk_norm = true;
      }},

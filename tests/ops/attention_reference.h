@@ -65,6 +65,8 @@ class AttentionReference {
     std::vector<double> p(n);
     for (std::size_t j = 0; j < n; ++j)
       p[j] = spec_.scale * dot(&in_.q[query], &in_.k[key(b, j, kv)]);
+    for (std::int64_t j = 0; spec_.window > 0 && j <= i - spec_.window; ++j)
+      p[static_cast<std::size_t>(j)] = -std::numeric_limits<double>::infinity();
     const double maximum = *std::max_element(p.begin(), p.end());
     double sum = 0.0;
     for (double& value : p)

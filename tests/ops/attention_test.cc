@@ -244,6 +244,32 @@ TEST(Attention, DropoutFollowsTheElementIndex) {
   }
 }
 
+// Windows that end within a block of scores, on its edge, in another block, and beyond the sequence.
+TEST(Attention, WindowHidesWhatLiesBehindIt) {
+  for (const std::int64_t window : {1, 3, 32, 63, 64, 65, 100, 200}) {
+    SCOPED_TRACE(fmt::format("window {}", window));
+    for (const std::int64_t length : {1, 17, 65, 130, 200}) {
+      for (const double dropout : {0.0, 0.3}) {
+        AttentionSpec spec = make_spec(2, length, 4, 2, 16, true, dropout);
+        spec.window = window;
+        check_against_reference<double>(spec, dropout > 0.0 ? 1e-7 : 1e-13);
+        check_against_reference<float>(spec, 1e-6);
+        check_against_reference<core::BFloat16>(spec, 4e-3);
+      }
+    }
+  }
+}
+
+TEST(Attention, WindowOfTheWholeSequenceChangesNoBit) {
+  const AttentionSpec without = make_spec(2, 130, 4, 2, 16, true);
+  AttentionSpec with = without;
+  with.window = 130;
+  const AttentionInputs inputs = random_inputs(without);
+  EXPECT_EQ(run<float>(with, inputs).out, run<float>(without, inputs).out);
+  with.window = 129;
+  EXPECT_NE(run<float>(with, inputs).out, run<float>(without, inputs).out);
+}
+
 TEST(Attention, DropoutChangesTheResult) {
   const AttentionSpec with = make_spec(1, 33, 2, 2, 16, true, 0.3);
   const AttentionSpec without = make_spec(1, 33, 2, 2, 16, true);
@@ -276,6 +302,9 @@ TEST(Attention, BackwardEqualsCentralDifferences) {
     check_gradients(make_spec(1, 17, 2, 1, 8, causal, 0.4));
     check_gradients(make_spec(1, 66, 1, 1, 4, causal));
   }
+  AttentionSpec windowed = make_spec(1, 66, 2, 1, 4, true, 0.2);
+  windowed.window = 5;
+  check_gradients(windowed);
 }
 
 TEST(Attention, HugeScoresDoNotOverflow) {
@@ -349,6 +378,9 @@ TEST(Attention, NonFiniteInputsReachTheOutput) {
 TEST(Attention, RefusesWhatDoesNotFit) {
   const AttentionSpec spec = make_spec(1, 8, 3, 2, 8, true);  // 2 does not divide 3
   EXPECT_THROW(run<float>(spec, random_inputs(spec)), core::Error);
+  AttentionSpec both_ways = make_spec(1, 8, 2, 2, 8, false);
+  both_ways.window = 3;
+  EXPECT_THROW(run<float>(both_ways, random_inputs(both_ways)), core::Error);
   const AttentionSpec good = make_spec(1, 8, 2, 2, 8, true);
   core::MemoryTracker memory;
   OpContext context(1, memory);

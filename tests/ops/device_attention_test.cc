@@ -22,6 +22,7 @@ struct AttentionShape {
   std::int64_t sequences, length, heads, kv_heads, width;
   bool causal;
   bool drops;
+  std::int64_t window = 0;
 };
 
 AttentionSpec spec_of(const AttentionShape& s) {
@@ -32,6 +33,7 @@ AttentionSpec spec_of(const AttentionShape& s) {
   spec.kv_heads = s.kv_heads;
   spec.head_width = s.width;
   spec.causal = s.causal;
+  spec.window = s.window;
   spec.scale = 1.0 / std::sqrt(static_cast<double>(s.width));
   if (s.drops) {
     spec.dropout.probability = 0.25;
@@ -45,7 +47,8 @@ std::string name_of(DType dtype, const AttentionShape& s) {
   return "attention " + std::string(core::name_of(dtype)) + " B=" + std::to_string(s.sequences) +
          " T=" + std::to_string(s.length) + " H=" + std::to_string(s.heads) + "/" +
          std::to_string(s.kv_heads) + " D=" + std::to_string(s.width) +
-         (s.causal ? " causal" : "") + (s.drops ? " dropout" : "");
+         (s.causal ? " causal" : "") + (s.window > 0 ? " window " + std::to_string(s.window) : "") +
+         (s.drops ? " dropout" : "");
 }
 
 // Which context computes what: each half of attention may come from a body of its own.
@@ -114,6 +117,8 @@ TEST(DeviceTable, Attention) {
          {AttentionShape{1, 1, 1, 1, 8, true, false}, AttentionShape{2, 9, 4, 2, 20, true, false},
           AttentionShape{1, 37, 2, 1, 64, false, false}, AttentionShape{1, 40, 3, 3, 7, true, true},
           AttentionShape{2, 33, 2, 2, 16, false, true},
+          AttentionShape{1, 70, 4, 2, 16, true, true, 40},
+          AttentionShape{2, 40, 2, 1, 64, true, false, 3},
           AttentionShape{1, 5, 1, 1, 128, true, false},
           // Several steps of 32 or 64 and tiles of 128 positions, the last one not full.
           AttentionShape{1, 130, 2, 1, 64, true, false},
@@ -134,10 +139,10 @@ TEST(DeviceTable, Attention) {
 TEST(DeviceTable, AttentionIsServedByTensorCoresWhereItCanBe) {
   if (test::only_gpu()) GTEST_SKIP() << "the stand-in, which keeps a record, is left out";
   const TestDevice& stand_in = test::devices_under_test().front();
-  const auto kernels_of = [&](DType dtype, std::int64_t width) {
+  const auto kernels_of = [&](DType dtype, std::int64_t width, std::int64_t window = 0) {
     std::vector<std::string> calls;
     core::cuda::stand_in_settings().record = &calls;
-    compare_attention(stand_in, dtype, {1, 9, 1, 1, width, true, false}, true);
+    compare_attention(stand_in, dtype, {1, 9, 1, 1, width, true, false, window}, true);
     core::cuda::stand_in_settings().record = nullptr;
     return std::any_of(calls.begin(), calls.end(), [](const std::string& call) {
       return call.find("flash_backward_kv") != std::string::npos;
@@ -145,6 +150,7 @@ TEST(DeviceTable, AttentionIsServedByTensorCoresWhereItCanBe) {
   };
   EXPECT_TRUE(kernels_of(DType::kBF16, 64));
   EXPECT_TRUE(kernels_of(DType::kF16, 128));
+  EXPECT_FALSE(kernels_of(DType::kBF16, 64, 4)) << "they know no windows";
   EXPECT_FALSE(kernels_of(DType::kF32, 64));
   EXPECT_FALSE(kernels_of(DType::kBF16, 12));
   EXPECT_FALSE(kernels_of(DType::kBF16, 136));

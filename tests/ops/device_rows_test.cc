@@ -257,7 +257,7 @@ TEST(DeviceTable, Rope) {
       Operand& cosines = h.output(DType::kF32, s.length, s.width / 2);
       Operand& sines = h.output(DType::kF32, s.length, s.width / 2);
       h.run([&](OpContext& c, Side side) {
-        fill_rope_table(c, 10000.0, cosines(side), sines(side));
+        fill_rope_table(c, 10000.0, {}, cosines(side), sines(side));
         rope(c, RopeDirection::kForward, s.length, s.width, cosines(side), sines(side), x(side));
         rope(c, RopeDirection::kBackward, s.length, s.width, cosines(side), sines(side),
              turned_back(side));

@@ -52,7 +52,7 @@ class Rope {
   Rope(std::int64_t width, int threads) : width_(width), context_(threads, memory_) {
     cosines_.resize(static_cast<std::size_t>(kLength * width / 2));
     sines_.resize(cosines_.size());
-    fill_rope_table(context_, kTheta, table(cosines_), table(sines_));
+    fill_rope_table(context_, kTheta, {}, table(cosines_), table(sines_));
   }
 
   // x is [rows, cols], a column slice of a buffer with 3 more columns.
@@ -132,6 +132,22 @@ TEST(Rope, BitsDoNotDependOnThreads) {
   const std::vector<double> x = random_values(64 * kLength * 128);
   const auto one = Rope<float>(64, 1).apply(RopeDirection::kForward, kLength, x, 128);
   EXPECT_EQ(one, Rope<float>(64, 3).apply(RopeDirection::kForward, kLength, x, 128));
+}
+
+// What Transformers 5.24 computes for a head of 16 (modeling_rope_utils, fp32).
+TEST(Rope, ScaledFrequenciesAreThoseOfTransformers) {
+  const RopeScaling linear{RopeScalingKind::kLinear, 4.0};
+  const RopeScaling llama3{RopeScalingKind::kLlama3, 8.0, 1.0, 4.0, 8192};
+  const double linear_expected[] = {.25,   .079056941, .025,   .007905695,
+                                    .0025, .000790569, .00025, 7.9057e-5};
+  const double llama3_expected[] = {1,          .193922758, .037606031, .007292665,
+                                    .000524846, 3.4281e-5,  6.648e-6,   1.289e-6};
+  for (int i = 0; i < 8; ++i) {
+    const double slope = -i / 8.0;
+    EXPECT_NEAR(scaled_frequency(linear, std::pow(1e4, slope)) / linear_expected[i], 1.0, 1e-5);
+    EXPECT_NEAR(scaled_frequency(llama3, std::pow(5e5, slope)) / llama3_expected[i], 1.0, 1e-4);
+    EXPECT_EQ(scaled_frequency({}, std::pow(1e4, slope)), std::pow(1e4, slope));
+  }
 }
 
 TEST(Rope, RefusesWhatDoesNotFit) {

@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(ForwardPlan<W>::kThreads, 2)
 
 bool flash_serves(const AttentionSpec& spec, std::initializer_list<ConstTensorView> views) {
   if (spec.head_width % kLane != 0 || spec.head_width > 128) return false;
-  if (spec.length > kFlashLongest) return false;
+  if (spec.length > kFlashLongest || spec.window > 0) return false;
   return std::all_of(views.begin(), views.end(), [](const ConstTensorView& view) {
     return core::size_of(view.dtype()) == 2 && on_16_bytes(view.raw()) &&
            view.row_stride() % kLane == 0;

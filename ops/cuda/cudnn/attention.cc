@@ -81,6 +81,7 @@ const char* why_not_asked(const AttentionSpec& spec, std::initializer_list<Const
                           const ConstTensorView& lse) {
   if (spec.sequences == 0) return "own kernels: there is nothing to do";
   if (spec.dropout.active()) return "own kernels: there is dropout";
+  if (spec.window > 0) return "own kernels: there is a window";
   if (spec.length < 2) return "own kernels: cuDNN has no gradients for a length of 1";
   if (spec.head_width % 8 != 0 || spec.head_width > 256) {
     return "own kernels: the width of a head is no multiple of 8 up to 256";

@@ -56,16 +56,24 @@ void save(const std::filesystem::path& path, const ModelConfig& config, const Va
 struct Loaded {
   Values values;
   std::vector<std::string> passed_over;
+  std::vector<std::string> resized;
+  std::vector<std::string> fresh;
 };
 
-Loaded load(const std::filesystem::path& path, const ModelConfig& config) {
+Loaded load(const std::filesystem::path& path, const ModelConfig& config,
+            const LoadOptions& options = {}) {
   const ParameterTable table(config);
   Loaded loaded;
-  loaded.passed_over = load_parameters(
-      open_weights(path), table, config, [&](ParameterId id, std::span<const float> values) {
+  const LoadedWeights weights = load_parameters(
+      open_weights(path), table, config,
+      [&](ParameterId id, std::span<const float> values) {
         EXPECT_EQ(static_cast<std::size_t>(id), loaded.values.size());
         loaded.values.emplace_back(values.begin(), values.end());
-      });
+      },
+      options);
+  loaded.passed_over = weights.passed_over;
+  loaded.resized = weights.resized;
+  loaded.fresh = weights.fresh;
   return loaded;
 }
 

@@ -93,11 +93,12 @@ TEST(DefaultsTest, FollowTheFamily) {
   EXPECT_EQ(config.model.activation, models::Activation::kSwiGlu);
   EXPECT_EQ(config.model.positions, models::Positions::kRope);
   EXPECT_EQ(config.model.rope_theta, 10000.0);
-  EXPECT_FALSE(config.model.bias);
+  EXPECT_EQ(config.model.bias, models::Bias::kNone);
   EXPECT_FALSE(config.model.tie_embeddings);
   EXPECT_EQ(config.model.ffn_width, 192);  // 8/3 * 64 = 170.7, rounded up to 64
   const Config changed = parse(sample_config(), {"model.bias=true", "model.family=llama"});
-  EXPECT_TRUE(changed.model.bias) << "a given key must win, wherever the family stands";
+  EXPECT_EQ(changed.model.bias, models::Bias::kAll)
+      << "a given key must win, wherever the family stands";
 }
 
 TEST(DefaultsTest, FollowOtherKeys) {
