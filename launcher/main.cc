@@ -11,6 +11,7 @@
 #include "launcher/commands/config_command.h"
 #include "launcher/commands/coordinator_command.h"
 #include "launcher/commands/data_command.h"
+#include "launcher/commands/eval_command.h"
 #include "launcher/commands/explain_command.h"
 #include "launcher/commands/export_command.h"
 #include "launcher/commands/flight_command.h"
@@ -68,6 +69,7 @@ int main(int argc, char** argv) {
   add_retry_command(app, context);
   add_runs_command(app, context);
   add_sample_command(app, context);
+  add_eval_command(app, context);
   add_submit_command(app, context);
   add_supervise_command(app, context);
   add_train_command(app, context);

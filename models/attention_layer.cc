@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "ops/cached_attention.h"
 #include "ops/rms_norm.h"
 
 namespace lockstep::models {
@@ -39,9 +40,9 @@ AttentionLayer::Heads AttentionLayer::attention_inputs(const Pass& pass,
                                                        const AttentionSlots& slots) const {
   const std::int64_t width = pass.config.q_width();
   const std::int64_t kv_width = pass.config.kv_width();
-  Heads heads = split(pass, pass.tokens(slots.qkv, pass.config.qkv_width()));
+  Heads heads = split(pass, pass.positioned(slots.qkv, pass.config.qkv_width()));
   if (pass.config.qk_norm) {
-    const TensorView qk = pass.tokens(slots.qk, width + kv_width);
+    const TensorView qk = pass.positioned(slots.qk, width + kv_width);
     heads.q = qk.slice_cols(0, width);
     heads.k = qk.slice_cols(width, width + kv_width);
   }
@@ -57,7 +58,7 @@ ops::AttentionSpec AttentionLayer::spec(const Pass& pass) const {
   spec.head_width = pass.config.head_width();
   spec.causal = pass.config.causal();
   const std::int64_t window = pass.config.window_of(block_);
-  spec.window = window < pass.batch.length ? window : 0;
+  spec.window = window < pass.first_position + pass.batch.length ? window : 0;
   spec.scale = 1.0 / std::sqrt(static_cast<double>(spec.head_width));
   spec.dropout = pass.dropout(dropout_site_, pass.batch.length);
   return spec;
@@ -65,19 +66,36 @@ ops::AttentionSpec AttentionLayer::spec(const Pass& pass) const {
 
 void AttentionLayer::forward_context(const Pass& pass, const AttentionSlots& slots,
                                      ConstTensorView x) const {
-  project(pass, x, pass.tokens(slots.qkv, pass.config.qkv_width()));
+  project(pass, x, pass.positioned(slots.qkv, pass.config.qkv_width()));
   if (pass.config.qk_norm) norm_heads(pass, slots);
   const Heads heads = attention_inputs(pass, slots);
   rotate(pass, ops::RopeDirection::kForward, heads.q, heads.k);
-  const TensorView context = pass.tokens(slots.context, pass.config.q_width());
-  const TensorView lse = pass.activations.view(
-      slots.lse, {pass.batch.sequences * pass.config.heads, pass.batch.length});
-  ops::attention_forward(pass.ops, spec(pass), heads.q, heads.k, heads.v, context, lse);
+  attend(pass, slots, heads);
 }
 
 void AttentionLayer::project_output(const Pass& pass, const AttentionSlots& slots,
                                     TensorView y) const {
   linear_forward(pass, out_, pass.tokens(slots.context, pass.config.q_width()), y);
+}
+
+void AttentionLayer::attend(const Pass& pass, const AttentionSlots& slots,
+                            const Heads& heads) const {
+  const TensorView context = pass.tokens(slots.context, pass.config.q_width());
+  if (pass.first_position == 0) {
+    const TensorView lse = pass.activations.view(
+        slots.lse, {pass.batch.sequences * pass.config.heads, pass.batch.length});
+    ops::attention_forward(pass.ops, spec(pass), heads.q, heads.k, heads.v, context, lse);
+    return;
+  }
+  const std::int64_t width = pass.config.q_width();
+  const std::int64_t kv_width = pass.config.kv_width();
+  const TensorView qkv = pass.all_positions(slots.qkv, pass.config.qkv_width());
+  const TensorView k =
+      pass.config.qk_norm
+          ? pass.all_positions(slots.qk, width + kv_width).slice_cols(width, width + kv_width)
+          : qkv.slice_cols(width, width + kv_width);
+  const TensorView v = qkv.slice_cols(width + kv_width, width + 2 * kv_width);
+  ops::cached_attention(pass.ops, spec(pass), heads.q, k, v, context);
 }
 
 void AttentionLayer::backward(const Pass& pass, const AttentionSlots& slots, ConstTensorView dy,
@@ -142,7 +160,7 @@ void AttentionLayer::project_backward(const Pass& pass, TensorView dqkv, ConstTe
 // From the projected q, k to the slot qk; backward needs both sides.
 void AttentionLayer::norm_heads(const Pass& pass, const AttentionSlots& slots) const {
   const ModelConfig& config = pass.config;
-  const Heads from = split(pass, pass.tokens(slots.qkv, config.qkv_width()));
+  const Heads from = split(pass, pass.positioned(slots.qkv, config.qkv_width()));
   const Heads to = attention_inputs(pass, slots);
   ops::rms_norm_forward(pass.ops, from.q, pass.parameter(q_norm_), config.norm_eps, config.heads,
                         to.q, pass.stats(slots.q_rstd, config.heads));
@@ -174,8 +192,12 @@ void AttentionLayer::rotate(const Pass& pass, ops::RopeDirection direction, Tens
   const core::Shape shape{pass.config.context, head_width / 2};
   const TensorView cosines = pass.activations.view(tables.cosines, shape);
   const TensorView sines = pass.activations.view(tables.sines, shape);
+  const auto from_first = [&](const TensorView& table) {
+    return table.slice_rows(pass.first_position, pass.config.context);
+  };
   for (const TensorView& x : {q, k})
-    ops::rope(pass.ops, direction, pass.batch.length, head_width, cosines, sines, x);
+    ops::rope(pass.ops, direction, pass.batch.length, head_width, from_first(cosines),
+              from_first(sines), x);
 }
 
 }  // namespace lockstep::models

@@ -46,6 +46,7 @@ class AttentionLayer {
   };
   static Heads split(const Pass& pass, core::TensorView qkv);
   Heads attention_inputs(const Pass& pass, const AttentionSlots& slots) const;
+  void attend(const Pass& pass, const AttentionSlots& slots, const Heads& heads) const;
   ops::AttentionSpec spec(const Pass& pass) const;
 
   void project(const Pass& pass, core::ConstTensorView x, core::TensorView qkv) const;

@@ -25,9 +25,13 @@ Embedding::Embedding(const ParameterTable& table)
       norm_(NormLayer::find(table, "embeddings.norm")) {}
 
 ConstTensorView Embedding::position_rows(const Pass& pass) const {
-  if (positions_ != kNoParameter) return pass.parameter(positions_);
-  return pass.activations.view(pass.activations.plan().positions.sinusoidal,
-                               {pass.config.context, pass.config.width});
+  const ConstTensorView rows =
+      positions_ != kNoParameter
+          ? pass.parameter(positions_)
+          : pass.activations.view(pass.activations.plan().positions.sinusoidal,
+                                  {pass.config.context, pass.config.width});
+  return pass.first_position == 0 ? rows
+                                  : rows.slice_rows(pass.first_position, pass.config.context);
 }
 
 TensorView Embedding::sum_output(const Pass& pass, TensorView y) const {

@@ -22,12 +22,22 @@ struct Pass {
   const MicroBatch& batch;
   ParameterSource& parameters;
   bool training;  // dropout is active
+  // Of the first of batch.length new positions of one sequence, for a Decoder: keys and values of the
+  // positions before it are in their slots already.
+  std::int64_t first_position = 0;
 
   std::int64_t rows() const { return batch.sequences * batch.length; }  // N
 
   // A slot as [rows(), cols], as [rows() * per_row], or, for `Slot`s of other shapes, as asked.
   core::TensorView tokens(const Slot& slot, std::int64_t cols) const {
     return activations.view(slot, {rows(), cols});
+  }
+  // Rows by position, as keys and values lie: those of this pass, and with what was there before.
+  core::TensorView positioned(const Slot& slot, std::int64_t cols) const {
+    return all_positions(slot, cols).slice_rows(first_position, first_position + rows());
+  }
+  core::TensorView all_positions(const Slot& slot, std::int64_t cols) const {
+    return activations.view(slot, {first_position + rows(), cols});
   }
   core::TensorView stats(const Slot& slot, std::int64_t per_row = 1) const {
     return activations.view(slot, {rows() * per_row});

@@ -10,6 +10,7 @@
 #include "models/embedding.h"
 #include "models/head.h"
 #include "models/pass.h"
+#include "models/position_tables.h"
 #include "ops/cross_entropy.h"
 #include "ops/first_nonfinite.h"
 #include "ops/results.h"
@@ -17,8 +18,6 @@
 #include "ops/transfer.h"
 
 namespace lockstep::models {
-
-namespace {
 
 void fill_position_tables(ops::OpContext& context, const ModelConfig& config,
                           const Activations& activations) {
@@ -36,6 +35,8 @@ void fill_position_tables(ops::OpContext& context, const ModelConfig& config,
     ops::from_host(context, values.data(), table);
   }
 }
+
+namespace {
 
 // The first position whose target counts, so that a NaN there reaches the loss whatever is ignored.
 std::int64_t first_counted_row(const Pass& pass) {

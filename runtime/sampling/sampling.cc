@@ -64,6 +64,22 @@ std::vector<std::int32_t> candidates(std::span<const float> logits, std::int64_t
   return ids;
 }
 
+// Of candidates with these weights (rising ids), those that top_p keeps, as rising indices.
+std::vector<std::size_t> nucleus(const std::vector<double>& weights, double top_p) {
+  std::vector<std::size_t> order(weights.size());
+  std::iota(order.begin(), order.end(), 0);
+  if (top_p >= 1.0) return order;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return weights[a] > weights[b]; });
+  const double wanted = top_p * std::accumulate(weights.begin(), weights.end(), 0.0);
+  std::size_t kept = 0;
+  for (double sum = 0.0; kept < order.size() && (kept == 0 || sum < wanted); ++kept)
+    sum += weights[order[kept]];
+  order.resize(kept);
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
 // In [0, 1), a pure function of seed and position.
 double draw(std::uint64_t seed, std::int64_t position) {
   const core::Philox4x32Key key = core::stream_key(seed, "sample");
@@ -116,16 +132,27 @@ std::int32_t choose_token(std::span<const float> logits, const SampleOptions& op
   const auto greatest = std::max_element(logits.begin(), logits.end());
   if (options.temperature == 0.0) return static_cast<std::int32_t>(greatest - logits.begin());
   const std::vector<std::int32_t> ids = candidates(logits, options.top_k);
-  std::vector<double> cumulative;
-  cumulative.reserve(ids.size());
-  double sum = 0.0;
+  std::vector<double> weights;
+  weights.reserve(ids.size());
   for (const std::int32_t id : ids) {
     const double below = static_cast<double>(logits[static_cast<std::size_t>(id)]) - *greatest;
-    cumulative.push_back(sum += std::exp(below / options.temperature));
+    weights.push_back(std::exp(below / options.temperature));
   }
+  const std::vector<std::size_t> kept = nucleus(weights, options.top_p);
+  std::vector<double> cumulative;
+  cumulative.reserve(kept.size());
+  double sum = 0.0;
+  for (const std::size_t i : kept)
+    cumulative.push_back(sum += weights[i]);
   const double target = draw(options.seed, position) * sum;
   const auto chosen = std::upper_bound(cumulative.begin(), cumulative.end() - 1, target);
-  return ids[static_cast<std::size_t>(chosen - cumulative.begin())];
+  return ids[kept[static_cast<std::size_t>(chosen - cumulative.begin())]];
+}
+
+std::size_t window_begin(std::size_t tokens, std::size_t context) {
+  if (tokens <= context) return 0;
+  const std::size_t dropped = std::max<std::size_t>(1, context / 2);
+  return (tokens - context + dropped - 1) / dropped * dropped;
 }
 
 Sampler::Sampler(const CheckpointManifest& manifest, const Config& config, int threads,
@@ -138,8 +165,7 @@ Sampler::Sampler(const CheckpointManifest& manifest, const Config& config, int t
       context_(threads, memory),
       state_(table_, layout_, kSamplingType, /*zero_stage=*/0, /*state_tensors=*/0,
              /*averages=*/false, *communicator_, context_, memory),
-      model_(config_.model, table_, kSamplingType, /*max_sequences=*/1, config_.run.seed, context_,
-             memory),
+      model_(config_.model, table_, context_, memory),
       choices_(tokenizer_ ? std::min(config_.model.vocab, tokenizer_->vocab())
                           : config_.model.vocab),
       input_(static_cast<std::size_t>(config_.model.context)) {
@@ -149,11 +175,8 @@ Sampler::Sampler(const CheckpointManifest& manifest, const Config& config, int t
                });
 }
 
-void Sampler::check_prompt(std::span<const std::int32_t> prompt) const {
-  if (prompt.empty()) {
-    fail(core::ErrorKind::kConfig, "expected a prompt of at least one token, found an empty one");
-  }
-  for (const std::int32_t id : prompt) {
+void Sampler::check_ids(std::span<const std::int32_t> ids) const {
+  for (const std::int32_t id : ids) {
     if (id >= 0 && id < config_.model.vocab) continue;
     fail(core::ErrorKind::kConfig,
          fmt::format("expected a prompt of token ids in [0, {}), the vocabulary of the model, "
@@ -162,28 +185,64 @@ void Sampler::check_prompt(std::span<const std::int32_t> prompt) const {
   }
 }
 
-// Filled up to the context behind the last token, which a causal model does not see: every call
-// has the same shapes.
-std::span<const float> Sampler::next_logits(std::span<const std::int32_t> tokens) {
-  const std::size_t seen = std::min(tokens.size(), input_.size());
-  const auto tail = tokens.last(seen);
-  std::fill(std::copy(tail.begin(), tail.end(), input_.begin()), input_.end(), 0);
-  models::MicroBatch batch;
-  batch.sequences = 1;
-  batch.length = config_.model.context;
-  batch.inputs = input_;
-  const core::ConstTensorView logits = model_.logits(batch, state_);
-  return {logits.row<float>(static_cast<std::int64_t>(seen) - 1),
-          static_cast<std::size_t>(choices_)};
+std::span<const float> Sampler::next_logits(std::span<const std::int32_t> tokens, bool cache) {
+  const std::size_t begin = window_begin(tokens.size(), input_.size());
+  const auto window = tokens.subspan(begin);
+  auto row = static_cast<std::int64_t>(window.size()) - 1;
+  core::ConstTensorView logits;
+  if (cache) {
+    const auto kept = static_cast<std::size_t>(model_.length());
+    const bool follows = begin == window_ && kept > 0 && kept < window.size();
+    if (!follows) model_.clear();
+    logits = model_.append(window.subspan(follows ? kept : 0), state_);
+    row = logits.rows() - 1;
+  } else {
+    // Filled up to the context behind the last token, which a causal model does not see: every call
+    // has the same shapes.
+    std::fill(std::copy(window.begin(), window.end(), input_.begin()), input_.end(), 0);
+    model_.clear();
+    logits = model_.append(input_, state_);
+  }
+  window_ = begin;
+  return {logits.row<float>(row), static_cast<std::size_t>(choices_)};
+}
+
+std::vector<double> Sampler::score(std::span<const std::int32_t> tokens, std::size_t first) {
+  LOCKSTEP_CHECK(1 <= first && first < tokens.size() && tokens.size() <= input_.size() + 1,
+                 "scores of tokens [{}, {}) in a context of {}", first, tokens.size(),
+                 input_.size());
+  check_ids(tokens);
+  // A few lengths instead of all: every other shape of a product costs a plan of its own.
+  constexpr std::size_t kStep = 16;
+  const std::size_t seen = tokens.size() - 1;
+  const std::size_t length = std::min(input_.size(), (seen + kStep - 1) / kStep * kStep);
+  std::fill(std::copy_n(tokens.begin(), seen, input_.begin()), input_.end(), 0);
+  model_.clear();
+  const core::ConstTensorView logits =
+      model_.append(std::span<const std::int32_t>(input_).first(length), state_);
+  std::vector<double> scores;
+  for (std::size_t t = first; t < tokens.size(); ++t) {
+    const std::span<const float> row(logits.row<float>(static_cast<std::int64_t>(t) - 1),
+                                     static_cast<std::size_t>(config_.model.vocab));
+    const double greatest = *std::max_element(row.begin(), row.end());
+    double sum = 0.0;
+    for (const float z : row)
+      sum += std::exp(z - greatest);
+    scores.push_back(row[static_cast<std::size_t>(tokens[t])] - greatest - std::log(sum));
+  }
+  return scores;
 }
 
 void Sampler::generate(std::span<const std::int32_t> prompt, const SampleOptions& options,
                        const std::function<bool(std::int32_t)>& sink) {
-  check_prompt(prompt);
+  if (prompt.empty())
+    fail(core::ErrorKind::kConfig, "expected a prompt of at least one token, found an empty one");
+  check_ids(prompt);
   std::vector<std::int32_t> tokens(prompt.begin(), prompt.end());
+  model_.clear();
   for (std::int64_t i = 0; i < options.tokens; ++i) {
     const auto position = static_cast<std::int64_t>(tokens.size());
-    tokens.push_back(choose_token(next_logits(tokens), options, position));
+    tokens.push_back(choose_token(next_logits(tokens, options.cache), options, position));
     if (!sink(tokens.back())) return;
   }
 }

@@ -52,6 +52,20 @@ TEST(SampleCommand, PrintsPromptAndText) {
   EXPECT_NE(run(other).out, first.out);
 }
 
+TEST(SampleCommand, ContinuesEachPromptOnItsOwn) {
+  const TinyCheckpoint checkpoint;
+  const auto text = [&](const std::vector<std::string>& prompts) {
+    std::vector<std::string> arguments = {"--checkpoint", checkpoint.path(), "--tokens", "40"};
+    arguments.insert(arguments.end(), prompts.begin(), prompts.end());
+    return run(arguments).out;
+  };
+  const std::string first = text({"--prompt", "In the"});
+  const std::string second = text({"--prompt", "b"});
+  EXPECT_EQ(text({"--prompt", "In the", "--prompt", "b"}), first + "---\n" + second);
+  EXPECT_EQ(text({"--prompt", "b", "--no-cache"}), second);
+  EXPECT_NE(text({"--prompt", "b", "--top-p", "0.01"}), second);
+}
+
 TEST(SampleCommand, TakesTheOutputOfARun) {
   const TinyCheckpoint checkpoint;
   const auto text = [](const std::string& path) {

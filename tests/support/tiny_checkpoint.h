@@ -10,6 +10,7 @@
 #include "models/parameter_table.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/config/load_config.h"
+#include "runtime/plan/run_plan.h"
 #include "runtime/sharding/model_state.h"
 #include "runtime/trainer/trainer.h"
 #include "tests/support/temporary_directory.h"

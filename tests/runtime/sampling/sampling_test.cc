@@ -52,7 +52,7 @@ struct Loaded {
 
 SampleOptions options_of(std::int64_t tokens, double temperature, std::int64_t top_k = 0,
                          std::uint64_t seed = 1) {
-  return {tokens, temperature, top_k, seed};
+  return {tokens, temperature, top_k, seed, 1.0, true};
 }
 
 TEST(ChooseToken, TemperatureZeroTakesTheGreatestAndTheLowestIdAmongEquals) {
@@ -92,6 +92,24 @@ TEST(ChooseToken, TopKKeepsTheKGreatest) {
   EXPECT_THAT(chosen(3), ElementsAre(0, 1, 3));
   EXPECT_EQ(chosen(0).size(), 6U);
   EXPECT_EQ(chosen(100).size(), 6U);
+}
+
+TEST(ChooseToken, TopPKeepsTheFewestThatMakeUpTheShare) {
+  const std::array<float, 4> logits = {std::log(0.1F), std::log(0.5F), std::log(0.3F),
+                                       std::log(0.1F)};
+  const auto chosen = [&](double p) {
+    SampleOptions options = options_of(1, 1.0);
+    options.top_p = p;
+    std::set<std::int32_t> ids;
+    for (std::int64_t position = 0; position < 500; ++position)
+      ids.insert(choose_token(logits, options, position));
+    return ids;
+  };
+  EXPECT_THAT(chosen(0.01), ElementsAre(1));
+  EXPECT_THAT(chosen(0.49), ElementsAre(1));
+  EXPECT_THAT(chosen(0.6), ElementsAre(1, 2));
+  EXPECT_THAT(chosen(0.85), ElementsAre(0, 1, 2));
+  EXPECT_EQ(chosen(1.0).size(), 4U);
 }
 
 TEST(ChooseToken, DependsOnSeedAndPositionAlone) {
@@ -152,22 +170,68 @@ TEST(Sampler, ATokenDependsOnTheTokensBeforeIt) {
   EXPECT_GT(tokens.size(), 16U) << "the window slides";
 }
 
-TEST(Sampler, SeesTheLastContextTokensOfALongPrompt) {
+TEST(WindowBegin, DropsTheOlderHalfWhenTheContextIsFull) {
+  EXPECT_EQ(window_begin(16, 16), 0U);
+  EXPECT_EQ(window_begin(17, 16), 8U);
+  EXPECT_EQ(window_begin(24, 16), 8U);
+  EXPECT_EQ(window_begin(25, 16), 16U);
+  EXPECT_EQ(window_begin(9, 1), 8U);
+  for (std::size_t tokens = 1; tokens < 100; ++tokens) {
+    const std::size_t seen = tokens - window_begin(tokens, 7);
+    EXPECT_TRUE(1 <= seen && seen <= 7) << tokens;
+  }
+}
+
+TEST(Sampler, SeesTheTokensOfItsWindow) {
   const TinyCheckpoint checkpoint;
   Loaded loaded(checkpoint.path());
-  Ids tail;
-  for (std::int32_t i = 0; i < 16; ++i)
-    tail.push_back(3 * i + 1);
-  Ids prompt = {5, 6, 7, 8};
-  prompt.insert(prompt.end(), tail.begin(), tail.end());
-  const Ids whole = loaded.generate(prompt, options_of(10, 0.0));
-  EXPECT_EQ(loaded.generate(tail, options_of(10, 0.0)), whole);
-  bool seen = false;  // the first of them
-  for (std::int32_t first = 0; first < 256; first += 5) {
-    prompt[4] = first;
-    seen = seen || loaded.generate(prompt, options_of(1, 0.0)).front() != whole.front();
+  Ids prompt;
+  for (std::int32_t i = 0; i < 20; ++i)
+    prompt.push_back(3 * i + 1);
+  const Ids whole = loaded.generate(prompt, options_of(5, 0.0));
+  const std::size_t begin = window_begin(prompt.size(), 16);
+  bool seen = false;  // the first one of the window, and none before it
+  for (std::int32_t other = 0; other < 256; other += 5) {
+    Ids changed = prompt;
+    changed[begin - 1] = other;
+    EXPECT_EQ(loaded.generate(changed, options_of(1, 0.0)).front(), whole.front());
+    changed = prompt;
+    changed[begin] = other;
+    seen = seen || loaded.generate(changed, options_of(1, 0.0)).front() != whole.front();
   }
   EXPECT_TRUE(seen);
+}
+
+TEST(Sampler, SameTextWithAndWithoutTheCache) {
+  const std::vector<std::vector<std::string>> models = {
+      {},
+      {"model.family=llama", "model.kv_heads=1", "model.attention_window=[5]",
+       "model.head_width=24"},
+      {"model.family=llama", "model.qk_norm=true", "model.logit_softcap=5"},
+      {"model.positions=sinusoidal", "model.norm_position=post", "model.residual_gate=scalar"}};
+  for (const auto& overrides : models) {
+    const TinyCheckpoint checkpoint(overrides);
+    for (const int threads : {1, 2}) {
+      Loaded loaded(checkpoint.path(), threads);
+      SampleOptions options = options_of(60, 1.0);
+      const Ids cached = loaded.generate({7, 8, 9}, options);
+      options.cache = false;
+      EXPECT_EQ(loaded.generate({7, 8, 9}, options), cached) << ::testing::PrintToString(overrides);
+    }
+  }
+}
+
+TEST(Sampler, ScoresWhatItWouldDraw) {
+  const TinyCheckpoint checkpoint;
+  Loaded loaded(checkpoint.path());
+  const Ids tokens = {1, 2, 3, 4, 5};
+  const std::vector<double> scores = loaded.sampler.score(tokens, 2);
+  ASSERT_EQ(scores.size(), 3U);
+  EXPECT_NEAR(loaded.sampler.score(Ids{1, 2, 3}, 2).front(), scores.front(), 1e-5);
+  double sum = 0.0;  // of the probabilities of all that may follow
+  for (std::int32_t id = 0; id < 256; ++id)
+    sum += std::exp(loaded.sampler.score(Ids{1, 2, 3, 4, id}, 4).front());
+  EXPECT_NEAR(sum, 1.0, 1e-5);
 }
 
 TEST(Sampler, StopsWhenTheSinkDoes) {
