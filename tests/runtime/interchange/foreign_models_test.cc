@@ -93,7 +93,7 @@ TEST_P(RecordedModelTest, LossAndGradientsAreThoseOfTransformers) {
   models::MicroBatch batch;
   batch.sequences = kSequences;
   batch.length = kContext;
-  batch.tokens = all.first(kCount);
+  batch.inputs = all.first(kCount);
   batch.targets = all.subspan(1, kCount);
   core::MemoryTracker memory;
   ops::OpContext context(1, memory);
