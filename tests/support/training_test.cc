@@ -131,8 +131,15 @@ void TrainingTest::write_tokens(const std::string& name,
 std::vector<std::string> TrainingTest::command_line(const TrainingCall& call) const {
   std::vector<std::string> command;
   if (call.launch == Launch::kMpirun) {
-    command = {"mpirun",    "--quiet", "-np",   std::to_string(call.ranks), "--oversubscribe",
-               "--bind-to", "none",    "--mca", "mpi_yield_when_idle",      "1"};
+    command = {"mpirun",
+               "-np",
+               std::to_string(call.ranks),
+               "--oversubscribe",
+               "--bind-to",
+               "none",
+               "--mca",
+               "mpi_yield_when_idle",
+               "1"};
     if (geteuid() == 0) command.emplace_back("--allow-run-as-root");
   }
   command.insert(command.end(), {binary_, "train", path("config.yaml").string()});
@@ -149,8 +156,11 @@ std::vector<std::string> TrainingTest::command_line(const TrainingCall& call) co
 CommandOptions TrainingTest::command_options(const TrainingCall& call) const {
   CommandOptions options;
   options.directory = directory_.path();
+  // The last two keep mpirun 4 and 5 from writing of ranks that fail.
   options.environment = {{"OMP_NUM_THREADS", std::to_string(call.threads)},
-                         {"OMP_WAIT_POLICY", "passive"}};
+                         {"OMP_WAIT_POLICY", "passive"},
+                         {"OMPI_MCA_orte_execute_quiet", "1"},
+                         {"PRTE_MCA_prte_execute_quiet", "1"}};
   options.timeout = std::chrono::seconds(call.timeout_seconds);
   return options;
 }
