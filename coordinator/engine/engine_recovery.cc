@@ -179,8 +179,8 @@ void EngineCore::find_attempts() {
     const RunPtr record = table.committed(ref.run);
     const Attempt* known = record ? attempt_of(*record, ref.number) : nullptr;
     if (known != nullptr && known->fence == ref.fence) {
-      const bool live = has_attempt(record->run.state) && record->current_ref() == ref;
-      if (live || found.ended) continue;
+      const bool is_live = has_attempt(record->run.state) && record->current_ref() == ref;
+      if (is_live || found.ended) continue;
       log.warning("engine",
                   "attempt {} of run {} has ended, to the store, and still lives; it is ended",
                   ref.number, ref.run);
