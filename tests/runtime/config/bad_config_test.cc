@@ -195,7 +195,7 @@ const std::vector<BadLine> kRules = {
     {"GroupMatchesNothing",
      6,
      "optimizer: {learning_rate: 1, groups: [{match: blok.*, freeze: true}]}",
-     {"6:40: optimizer.groups: 'blok.*' matches no tensor", "embeddings.token.weight"}},
+     {"6:39: optimizer.groups: 'blok.*' matches no tensor", "embeddings.token.weight"}},
     {"GroupInTheShadow",
      6,
      "optimizer: {learning_rate: 1, groups: [{match: 'block.*', weight_decay: 0}, "
@@ -208,11 +208,11 @@ const std::vector<BadLine> kRules = {
     {"GroupWithoutMatch",
      6,
      "optimizer: {learning_rate: 1, groups: [{freeze: true}]}",
-     {"6:41: optimizer.groups[0].match: is required"}},
+     {"6:40: optimizer.groups[0].match: is required"}},
     {"GroupWithoutEffect",
      6,
      "optimizer: {learning_rate: 1, groups: [{match: 'head.*'}]}",
-     {"6:41: optimizer.groups[0]: changes nothing"}},
+     {"6:40: optimizer.groups[0]: changes nothing"}},
     {"GroupUnknown",
      6,
      "optimizer: {learning_rate: 1, groups: [{match: 'head.*', lr_scale: 2}]}",
@@ -228,7 +228,7 @@ const std::vector<BadLine> kRules = {
     {"GroupsAreAMap",
      6,
      "optimizer: {learning_rate: 1, groups: {match: 'head.*'}}",
-     {"6:40: optimizer.groups: expected a list", "found a map"}},
+     {"6:39: optimizer.groups: expected a list", "found a map"}},
     {"FaultIsAWord", 7, "fault: [nan]", {"7:9: fault[0]", "found 'nan'"}},
 };
 
