@@ -188,7 +188,7 @@ MpiEnvironment::MpiEnvironment() {
       throw core::Error(
           core::ErrorKind::kCommunication,
           fmt::format("MPI offers thread level {}, expected MPI_THREAD_SERIALIZED ({})", provided,
-                      MPI_THREAD_SERIALIZED));
+                      static_cast<int>(MPI_THREAD_SERIALIZED)));
     }
   }
   check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
