@@ -30,6 +30,7 @@ struct PrepareArguments {
   std::string output;
   std::string tokenizer = "bytes";
   double validation_fraction = 0.1;
+  std::string text_field = "text";
   bool force = false;
   OutputFormat format = OutputFormat::kTable;
 };
@@ -40,6 +41,7 @@ int prepare(const PrepareArguments& arguments, std::ostream& out) {
   options.output = arguments.output;
   options.tokenizer = arguments.tokenizer;
   options.validation_fraction = arguments.validation_fraction;
+  options.text_field = arguments.text_field;
   options.overwrite = arguments.force ? runtime::Overwrite::kReplace : runtime::Overwrite::kRefuse;
   const runtime::PrepareResult result = runtime::prepare_data(options);
   if (arguments.format == OutputFormat::kJson) {
@@ -60,7 +62,9 @@ int prepare(const PrepareArguments& arguments, std::ostream& out) {
 void add_prepare(CLI::App& data, CommandContext& context) {
   CLI::App* command = data.add_subcommand("prepare", "turn text into a directory of token files");
   auto arguments = std::make_shared<PrepareArguments>();
-  command->add_option("--input", arguments->inputs, "text files, or folders of text files")
+  command
+      ->add_option("--input", arguments->inputs,
+                   "text files, .jsonl files of documents, or folders of them")
       ->required()
       ->option_text("PATH...");
   command->add_option("--output", arguments->output, "directory to make")
@@ -73,8 +77,13 @@ void add_prepare(CLI::App& data, CommandContext& context) {
       ->option_text("KIND");
   command
       ->add_option("--validation-fraction", arguments->validation_fraction,
-                   "the last part of the text, kept for validation (default 0.1)")
+                   "the last part of the text, or this share of documents, kept for validation "
+                   "(default 0.1)")
       ->option_text("F");
+  command
+      ->add_option("--text-field", arguments->text_field,
+                   "of the objects in .jsonl files, one document a line (default text)")
+      ->option_text("NAME");
   command->add_flag("--force", arguments->force, "replace a prepared directory that differs");
   add_output_option(*command, arguments->format);
   set_action(*command, context, [arguments, &context] { return prepare(*arguments, context.out); });

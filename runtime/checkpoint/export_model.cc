@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -11,6 +12,7 @@
 #include "models/huggingface_names.h"
 #include "runtime/checkpoint/huggingface_weights.h"
 #include "runtime/checkpoint/manifest.h"
+#include "runtime/data/tokenizer/tokenizer_files.h"
 #include "runtime/files/write_file.h"
 #include "runtime/interchange/write_foreign_config.h"
 
@@ -44,17 +46,19 @@ void prepare_directory(const std::string& output) {
                                   output));
 }
 
-// The id of a special token in a tokenizer's description ("bos", "eos"), if it has one.
-std::optional<std::int64_t> token_of(const nlohmann::json& description, const char* name) {
-  if (!description.is_object()) return std::nullopt;
-  const auto found = description.find(name);
-  if (found == description.end() || !found->is_number_integer()) return std::nullopt;
-  return found->get<std::int64_t>();
+// Of a tokenizer's description; none where there is no tokenizer.
+std::unique_ptr<Tokenizer> tokenizer_of(const std::string& description) {
+  if (description.empty()) return nullptr;
+  return tokenizer_from_description(description, kManifestFile);
 }
 
-ForeignTokens tokens_of(const std::string& tokenizer) {
-  const auto description = nlohmann::json::parse(tokenizer, nullptr, false);
-  return {token_of(description, "bos"), token_of(description, "eos")};
+ForeignTokens tokens_of(const Tokenizer* tokenizer) {
+  if (tokenizer == nullptr) return {};
+  const std::vector<std::int32_t> beginning = tokenizer->beginning();
+  ForeignTokens tokens;
+  if (!beginning.empty()) tokens.begin = beginning.back();
+  if (const auto end = tokenizer->end_of_text()) tokens.end = *end;
+  return tokens;
 }
 
 // Parameters by file: in order, a new file where the next would exceed the limit.
@@ -142,7 +146,9 @@ class WeightsExport {
 
 std::string config_json(const models::ModelConfig& model, const std::string& tokenizer) {
   if (!inexpressible(model).empty()) return "";
-  return foreign_config(model, core::DType::kF32, tokens_of(tokenizer)).dump(2) + "\n";
+  return foreign_config(model, core::DType::kF32, tokens_of(tokenizer_of(tokenizer).get()))
+             .dump(2) +
+         "\n";
 }
 
 ExportedModel export_model(const CheckpointManifest& manifest, const Config& config,
@@ -157,7 +163,8 @@ ExportedModel export_model(const CheckpointManifest& manifest, const Config& con
     write_synced(output + "/" + name, content.dump(2) + "\n");
     result.files.push_back(name);
   };
-  const ForeignTokens tokens = tokens_of(manifest.state.tokenizer);
+  const auto tokenizer = tokenizer_of(manifest.state.tokenizer);
+  const ForeignTokens tokens = tokens_of(tokenizer.get());
   const ordered_json described = foreign_config(model, options.dtype, tokens);
   write(kForeignConfigFile, described);
   if (model.task == models::Task::kCausalLm)
@@ -170,6 +177,10 @@ ExportedModel export_model(const CheckpointManifest& manifest, const Config& con
                [&](ParameterId id, std::span<const float> values) { weights.take(id, values); });
   for (std::string& name : weights.finish())
     result.files.push_back(std::move(name));
+  if (tokenizer != nullptr) {
+    write_tokenizer_files(*tokenizer, output);
+    result.files.insert(result.files.end(), {kTokenizerFile, kTokenizerConfigFile});
+  }
   if (model.family == models::Family::kLlama && model.dropout > 0.0)
     result.remarks.push_back(
         fmt::format("model.dropout {} has no counterpart there: attention_dropout 0.0 was written",

@@ -10,13 +10,16 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <system_error>
 #include <utility>
 
 #include "core/check.h"
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/input_file.h"
 #include "runtime/data/corpus.h"
+#include "runtime/data/json_lines.h"
 #include "runtime/data/tokenizer/tokenizer.h"
 
 namespace lockstep::runtime {
@@ -133,13 +136,70 @@ std::uint64_t write_tokens(const Corpus& corpus, std::uint64_t begin, std::uint6
   return writer.finish();
 }
 
-PreparedMeta write_directory(const Corpus& corpus, const PrepareOptions& options,
-                             const Tokenizer& tokenizer, const fs::path& directory) {
-  PreparedMeta meta;
-  meta.tokenizer = tokenizer.description();
-  meta.vocab = tokenizer.vocab();
-  meta.token_type = meta.vocab <= kLargestUint16Vocab ? core::DType::kU16 : core::DType::kU32;
-  meta.sources = corpus.sources();
+// Documents, each to one of the two files.
+class DocumentWriter {
+ public:
+  DocumentWriter(const fs::path& directory, const PrepareOptions& options,
+                 const Tokenizer& tokenizer, core::DType token_type)
+      : tokenizer_(tokenizer),
+        fraction_(options.validation_fraction),
+        train_(directory / kTrainFile, token_type) {
+    if (fraction_ > 0) validation_.emplace(directory / kValidationFile, token_type);
+  }
+
+  // The same document always goes to the same file.
+  void add(std::string_view document) {
+    if (document.empty()) return;
+    const double place = static_cast<double>(core::hash64(document)) * 0x1p-64;
+    TokenWriter& file = place < fraction_ ? *validation_ : train_;
+    std::vector<std::int32_t> ids = tokenizer_.encode(document);
+    const std::vector<std::int32_t> end =
+        tokenizer_.end_of_text() ? std::vector{*tokenizer_.end_of_text()} : tokenizer_.encode("\n");
+    ids.insert(ids.end(), end.begin(), end.end());
+    file.write(ids);
+  }
+
+  void finish(PreparedMeta& meta) {
+    meta.train_tokens = train_.finish();
+    if (validation_) meta.validation_tokens = validation_->finish();
+    if (meta.train_tokens == 0 || (validation_ && meta.validation_tokens == 0))
+      throw Error(ErrorKind::kData,
+                  fmt::format("--validation-fraction {}: expected documents to train on and to "
+                              "validate on, found none to {} on; use more documents, another "
+                              "fraction, or 0 and a file of its own",
+                              fraction_, meta.train_tokens == 0 ? "train" : "validate"));
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  double fraction_;
+  TokenWriter train_;
+  std::optional<TokenWriter> validation_;
+};
+
+bool is_json_lines(const SourceText& source) {
+  return source.name.ends_with(".jsonl");
+}
+
+void write_documents(const Corpus& corpus, const PrepareOptions& options,
+                     const Tokenizer& tokenizer, const fs::path& directory, PreparedMeta& meta) {
+  DocumentWriter writer(directory, options, tokenizer, meta.token_type);
+  const std::vector<std::string_view> texts = corpus.texts();
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    if (!is_json_lines(meta.sources[i])) {
+      writer.add(texts[i]);
+      continue;
+    }
+    visit_json_lines(texts[i], meta.sources[i].name,
+                     [&](const nlohmann::json& object, const std::string& place) {
+                       writer.add(text_of_field(object, options.text_field, place));
+                     });
+  }
+  writer.finish(meta);
+}
+
+void write_text(const Corpus& corpus, const PrepareOptions& options, const Tokenizer& tokenizer,
+                const fs::path& directory, PreparedMeta& meta) {
   std::uint64_t cut = corpus.bytes();
   if (options.validation_fraction > 0) {
     const double kept = static_cast<double>(corpus.bytes()) * (1.0 - options.validation_fraction);
@@ -149,6 +209,20 @@ PreparedMeta write_directory(const Corpus& corpus, const PrepareOptions& options
   }
   meta.train_tokens =
       write_tokens(corpus, 0, cut, tokenizer, meta.token_type, directory / kTrainFile);
+}
+
+PreparedMeta write_directory(const Corpus& corpus, const PrepareOptions& options,
+                             const Tokenizer& tokenizer, const fs::path& directory) {
+  PreparedMeta meta;
+  meta.tokenizer = tokenizer.description();
+  meta.vocab = tokenizer.vocab();
+  meta.token_type = meta.vocab <= kLargestUint16Vocab ? core::DType::kU16 : core::DType::kU32;
+  meta.sources = corpus.sources();
+  if (std::any_of(meta.sources.begin(), meta.sources.end(), is_json_lines)) {
+    write_documents(corpus, options, tokenizer, directory, meta);
+  } else {
+    write_text(corpus, options, tokenizer, directory, meta);
+  }
   const std::string text = to_json(meta);
   OutputFile file(directory / kMetaFile);
   file.write(text.data(), text.size());

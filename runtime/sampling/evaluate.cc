@@ -6,7 +6,6 @@
 #include <array>
 #include <cmath>
 #include <filesystem>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <numbers>
 #include <optional>
@@ -16,6 +15,7 @@
 #include "core/mapped_file.h"
 #include "ops/exact_sum.h"
 #include "runtime/data/corpus.h"
+#include "runtime/data/json_lines.h"
 #include "runtime/data/prepared_meta.h"
 #include "runtime/data/token_file.h"
 #include "runtime/data/tokenizer/utf8.h"
@@ -92,56 +92,22 @@ std::string_view text_of(const core::MappedFile& file) {
   return {reinterpret_cast<const char*>(file.data()), file.size()};
 }
 
-// Calls `visit` with the object and the place ("FILE:LINE") of every line that is not blank.
-void visit_json_lines(const std::string& path,
-                      const std::function<void(const json&, const std::string&)>& visit) {
-  const core::MappedFile file(path);
-  std::string_view rest = text_of(file);
-  for (std::int64_t line = 1; !rest.empty(); ++line) {
-    const std::size_t n = std::min(rest.find('\n'), rest.size());
-    const std::string_view text = rest.substr(0, n);
-    rest.remove_prefix(std::min(n + 1, rest.size()));
-    if (text.find_first_not_of(" \t\r") == text.npos) continue;
-    const std::string place = fmt::format("{}:{}", path, line);
-    const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
-    if (!object.is_object()) fail(place + ": expected a JSON object on each line");
-    visit(object, place);
-  }
-}
-
-const json& field(const json& object, const char* name, bool right, const std::string& expected,
-                  const std::string& place) {
-  const auto found = object.find(name);
-  if (found == object.end() || !right)
-    fail(fmt::format("{}: \"{}\": expected {}, found {}", place, name, expected,
-                     found == object.end()
-                         ? "none"
-                         : found->dump(-1, ' ', false, json::error_handler_t::replace)));
-  return *found;
-}
-
-std::string text_field_of(const json& object, const char* name, const std::string& place) {
-  const auto found = object.find(name);
-  const bool right = found != object.end() && found->is_string();
-  return field(object, name, right, "a string", place).get<std::string>();
-}
-
 MultipleChoice parse_example(const json& object, const std::string& place) {
   MultipleChoice example;
-  example.context = text_field_of(object, "context", place);
+  example.context = text_of_field(object, "context", place);
   const auto choices = object.find("choices");
-  const bool list =
-      choices != object.end() && choices->is_array() && !choices->empty() &&
-      std::all_of(choices->begin(), choices->end(), [](const json& c) { return c.is_string(); });
-  example.choices =
-      field(object, "choices", list, "a list of strings", place).get<std::vector<std::string>>();
+  const auto is_text = [](const json& choice) { return choice.is_string(); };
+  if (choices == object.end() || !choices->is_array() || choices->empty() ||
+      !std::all_of(choices->begin(), choices->end(), is_text))
+    fail_on_field(choices == object.end() ? nullptr : &*choices, "choices", "a list of strings",
+                  place);
+  example.choices = choices->get<std::vector<std::string>>();
   const auto label = object.find("label");
-  const bool index = label != object.end() && label->is_number_unsigned() &&
-                     label->get<std::uint64_t>() < example.choices.size();
-  example.label =
-      field(object, "label", index,
-            fmt::format("the index of a choice, 0 to {}", example.choices.size() - 1), place)
-          .get<std::size_t>();
+  if (label == object.end() || !label->is_number_unsigned() ||
+      label->get<std::uint64_t>() >= example.choices.size())
+    fail_on_field(label == object.end() ? nullptr : &*label, "label",
+                  fmt::format("the index of a choice, 0 to {}", example.choices.size() - 1), place);
+  example.label = label->get<std::size_t>();
   return example;
 }
 
@@ -215,7 +181,8 @@ MultipleChoiceScore score_choices(Scorer& scorer, const Tokenizer& tokenizer,
 
 std::vector<MultipleChoice> read_multiple_choice(const std::string& path) {
   std::vector<MultipleChoice> examples;
-  visit_json_lines(path, [&](const json& object, const std::string& place) {
+  const core::MappedFile file(path);
+  visit_json_lines(text_of(file), path, [&](const json& object, const std::string& place) {
     examples.push_back(parse_example(object, place));
   });
   if (examples.empty()) fail(path + ": expected at least one example, found none");
@@ -228,8 +195,9 @@ std::vector<Ids> read_documents(const std::string& path, const Tokenizer& tokeni
   if (fs::exists(fs::path(path) / kMetaFile, ignored)) return {read_prepared(path, tokenizer)};
   std::vector<Ids> documents;
   if (path.ends_with(".jsonl")) {
-    visit_json_lines(path, [&](const json& object, const std::string& place) {
-      documents.push_back(tokenizer.encode(text_field_of(object, text_field.c_str(), place)));
+    const core::MappedFile file(path);
+    visit_json_lines(text_of(file), path, [&](const json& object, const std::string& place) {
+      documents.push_back(tokenizer.encode(text_of_field(object, text_field, place)));
     });
     return documents;
   }

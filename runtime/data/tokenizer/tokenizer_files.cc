@@ -19,9 +19,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kTokenizerFile = "tokenizer.json";
-constexpr const char* kTokenizerConfigFile = "tokenizer_config.json";
-
 nlohmann::json config_of(const Tokenizer& tokenizer) {
   nlohmann::json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                            {"clean_up_tokenization_spaces", false}};

@@ -10,6 +10,9 @@
 
 namespace lockstep::runtime {
 
+inline constexpr const char* kTokenizerFile = "tokenizer.json";
+inline constexpr const char* kTokenizerConfigFile = "tokenizer_config.json";
+
 // Writes tokenizer.json and tokenizer_config.json, as `tokenizers` and `transformers` read them,
 // into a directory that exists, and syncs them. The tokenizer of bytes is written as a BPE without
 // merges. Throws Error(kData).

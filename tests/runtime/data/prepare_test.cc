@@ -1,5 +1,6 @@
 #include "runtime/data/prepare.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +11,7 @@
 #include "core/hash.h"
 #include "runtime/data/corpus.h"
 #include "runtime/data/token_file.h"
+#include "runtime/data/tokenizer/tokenizer_files.h"
 #include "tests/support/temporary_directory.h"
 
 namespace lockstep::runtime {
@@ -166,8 +168,9 @@ TEST(Prepare, RefusesBadOptionsAndInputs) {
     EXPECT_THAT(refuse(ErrorKind::kConfig,
                        {.inputs = {good}, .output = out, .validation_fraction = fraction}),
                 HasSubstr("[0, 1)"));
-  EXPECT_THAT(refuse(ErrorKind::kConfig, {.inputs = {good}, .output = out, .tokenizer = "bpe:x"}),
-              HasSubstr("not been built"));
+  EXPECT_THAT(
+      refuse(ErrorKind::kConfig, {.inputs = {good}, .output = out, .tokenizer = "sentencepiece:x"}),
+      HasSubstr("not been built"));
   EXPECT_THAT(refuse(ErrorKind::kConfig, {.inputs = {}, .output = out}), HasSubstr("--input"));
   EXPECT_THAT(refuse(ErrorKind::kConfig, {.inputs = {good}, .output = good}),
               HasSubstr("found a file"));
@@ -184,6 +187,78 @@ TEST(Prepare, RefusesBadOptionsAndInputs) {
               HasSubstr("--validation-fraction 0"));
   EXPECT_THAT(refuse(ErrorKind::kData, {.inputs = {good, dir / "texts"}, .output = out}),
               HasSubstr("twice"));
+}
+
+std::string decoded(const fs::path& directory, DataSplit split) {
+  const TokenFile file(directory, core::DType::kU16, split);
+  std::vector<std::int32_t> ids(file.tokens());
+  file.read(0, ids);
+  return tokenizer_from_description(file.tokenizer(), "meta.json")->decode(ids);
+}
+
+TEST(Prepare, SplitsDocumentsByTheirHash) {
+  const TemporaryDirectory dir;
+  std::string json_lines;
+  for (int i = 0; i < 400; ++i)
+    json_lines += fmt::format("{{\"body\":\"document \\u00e9 {}\"}}\n", i % 200);
+  const fs::path input = dir.write("a.jsonl", json_lines);
+  const fs::path more = dir.write("b.txt", "a file\nof two lines");
+  prepare_data({.inputs = {input, more},
+                .output = dir / "out",
+                .validation_fraction = 0.25,
+                .text_field = "body"});
+  const std::string train = decoded(dir / "out", DataSplit::kTrain);
+  const std::string validation = decoded(dir / "out", DataSplit::kValidation);
+  int validated = 0;
+  for (int i = 0; i < 200; ++i) {
+    const std::string document = fmt::format("document \u00e9 {}\n", i);
+    const bool trains = train.find(document) != train.npos;
+    EXPECT_NE(trains, validation.find(document) != validation.npos) << i;
+    validated += trains ? 0 : 1;
+  }
+  EXPECT_TRUE(25 < validated && validated < 75) << validated;
+  EXPECT_NE((train + validation).find("a file\nof two lines\n"), train.npos);
+  EXPECT_THAT(error_of(ErrorKind::kData,
+                       [&] { prepare_data({.inputs = {input}, .output = dir / "other"}); }),
+              HasSubstr("a.jsonl:1: \"text\": expected a string, found none"));
+  const fs::path one = dir.write("one.jsonl", "{\"text\":\"x\"}\n");
+  EXPECT_THAT(
+      error_of(ErrorKind::kData, [&] { prepare_data({.inputs = {one}, .output = dir / "other"}); }),
+      HasSubstr("none to"));
+}
+
+TEST(Prepare, EndsDocumentsAndEncodesLongTextsAsWholes) {
+  const TemporaryDirectory dir;
+  std::string text;
+  for (int i = 0; text.size() < (5 << 20); ++i)
+    text += fmt::format("the word {}  \n\n  and\tanother;\n", i);
+  const fs::path input = dir.write("long.txt", text);
+  TrainTokenizerOptions options;
+  options.inputs = {input};
+  options.output = dir / "tokenizer";
+  options.training.vocab = 400;
+  options.pattern = SplitPattern::kGpt2;
+  train_tokenizer(options);
+  const std::string choice = "bpe:" + (dir / "tokenizer").string();
+  prepare_data({.inputs = {input},
+                .output = dir / "whole",
+                .tokenizer = choice,
+                .validation_fraction = 0.0});
+  const TokenFile whole(dir / "whole", core::DType::kU16, DataSplit::kTrain);
+  std::vector<std::int32_t> ids(whole.tokens());
+  whole.read(0, ids);
+  const auto tokenizer = make_tokenizer(choice);
+  EXPECT_EQ(ids, tokenizer->encode(text));
+  const fs::path documents = dir.write("d.jsonl", R"({"text":"a<|endoftext|>b"})");
+  prepare_data({.inputs = {documents},
+                .output = dir / "documents",
+                .tokenizer = choice,
+                .validation_fraction = 0.0});
+  EXPECT_EQ(decoded(dir / "documents", DataSplit::kTrain), "a<|endoftext|>b<|endoftext|>");
+  const TokenFile file(dir / "documents", core::DType::kU16, DataSplit::kTrain);
+  std::vector<std::int32_t> few(file.tokens());
+  file.read(0, few);
+  EXPECT_EQ(std::count(few.begin(), few.end(), *tokenizer->end_of_text()), 1);
 }
 
 TEST(Corpus, FindsTheNearestLineBoundary) {
