@@ -114,7 +114,7 @@ TEST_F(ResumeVerifierTest, NothingOrATornLineIsNothingToCompare) {
   for (const std::string& torn : {std::string(), step_line(1), std::string("{\"event\":\"st")}) {
     write(torn, torn);
     EXPECT_TRUE(keep());
-    EXPECT_FALSE(ResumeVerifier(output()).pending()) << torn;
+    EXPECT_FALSE(ResumeVerifier(output(), kRanks).pending()) << torn;
   }
 }
 
