@@ -172,8 +172,9 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
                     "header's length; copy it again",
                     file_.size(), kLengthBytes));
   constexpr std::string_view kPointer = "version https://git-lfs.github.com/";
-  if (file_.size() > kPointer.size() &&
-      std::memcmp(file_.data(), kPointer.data(), kPointer.size()) == 0)
+  std::string beginning(std::min<std::uint64_t>(file_.size(), kPointer.size()), '\0');
+  file_.read(0, std::as_writable_bytes(std::span(beginning)));
+  if (beginning == kPointer)
     fail("expected a safetensors file, found a Git LFS pointer to one: run `git lfs pull` there");
   std::uint64_t length = 0;
   file_.read(0, std::as_writable_bytes(std::span(&length, 1)));
