@@ -58,7 +58,7 @@ class EventSource final : public MessageSource<v1::RunEvent> {
     }
   }
 
-  bool may_have_more(const Moment& moment) override { return moment.sequence > position_; }
+  bool may_have_more(const CallMoment& moment) override { return moment.sequence > position_; }
 
  private:
   void take_snapshot() {

@@ -70,7 +70,7 @@ class LogSource final : public MessageSource<v1::LogChunk> {
     }
   }
 
-  bool may_have_more(const Moment& moment) override {
+  bool may_have_more(const CallMoment& moment) override {
     return moment.now_ns - looked_ns_ >= kFilePollNs;
   }
 

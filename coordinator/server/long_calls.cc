@@ -98,7 +98,7 @@ void LongCalls::run() {
     sequence = engine_.wait_for_change(sequence, kRoundNs);
     const std::vector<std::shared_ptr<LongCall>> calls = all();
     end_invalid(calls);
-    const Moment moment{steady_ns(), sequence};
+    const CallMoment moment{steady_ns(), sequence};
     for (const auto& call : calls)
       call->look(moment);
   }

@@ -17,7 +17,7 @@
 namespace lockstep::coordinator {
 
 // What a long call is shown from time to time.
-struct Moment {
+struct CallMoment {
   std::int64_t now_ns = 0;    // steady
   std::int64_t sequence = 0;  // newest event of the engine
 };
@@ -31,7 +31,7 @@ class LongCall {
   LongCall& operator=(const LongCall&) = delete;
 
   // Something may have happened. Returns at once.
-  virtual void look(const Moment& moment) = 0;
+  virtual void look(const CallMoment& moment) = 0;
   // The call is to end with this status, as soon as that can be.
   virtual void end(const grpc::Status& status) = 0;
 

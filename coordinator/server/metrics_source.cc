@@ -78,7 +78,7 @@ class MetricsSource final : public MessageSource<v1::MetricsChunk> {
     }
   }
 
-  bool may_have_more(const Moment& moment) override {
+  bool may_have_more(const CallMoment& moment) override {
     return moment.now_ns - looked_ns_ >= kFilePollNs;
   }
 

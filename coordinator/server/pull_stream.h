@@ -29,7 +29,7 @@ class MessageSource {
   // may read files. What it throws ends the stream with that error.
   virtual Next next(Message& message) = 0;
   // Cheap: might next() have something, after it had nothing yet?
-  virtual bool may_have_more(const Moment& moment) = 0;
+  virtual bool may_have_more(const CallMoment& moment) = 0;
 };
 
 // Sends what a source has. At any time there is at most one message in flight and none waiting: a
@@ -65,7 +65,7 @@ class PullStream final : public grpc::ServerWriteReactor<Message>,
     post_pull();
   }
 
-  void look(const Moment& moment) override {
+  void look(const CallMoment& moment) override {
     std::unique_lock lock(mutex_);
     if (place_ == Place::kWriting && moment.now_ns - write_ns_ > kMaxWriteNs) {
       context_.TryCancel();  // under the lock: before OnWriteDone the context is there

@@ -41,7 +41,7 @@ bool WaitCall::try_answer(std::int64_t now_ns) {
   return answer_(state_.engine.find(run_), now_ns >= answer_by_ns_);
 }
 
-void WaitCall::look(const Moment& moment) {
+void WaitCall::look(const CallMoment& moment) {
   if (done_) return;
   grpc::Status status;
   try {

@@ -20,7 +20,7 @@ class WaitCall final : public LongCall {
                     Answer answer);
 
   WaitCall(ServerState& state, std::shared_ptr<UnaryCall> call, std::string run, Answer answer);
-  void look(const Moment& moment) override;
+  void look(const CallMoment& moment) override;
   void end(const grpc::Status& status) override;
 
  private:
