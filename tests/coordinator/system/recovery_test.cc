@@ -136,7 +136,7 @@ TEST_F(Recovery, SighupReadsTheConfigurationAgain) {
   EXPECT_TRUE(told("which is not in the configuration"));
   change("slots: 4", "slots: x");
   EXPECT_TRUE(told("coordinator.yaml:3"));
-  EXPECT_EQ(json({"hosts", "list"})[0]["name"], "hosts/local");
+  EXPECT_EQ(json({"hosts", "list"})[0]["name"], "local");
   EXPECT_FALSE(coordinator_ended());
   expect_undisturbed_rank(run, rank);
   EXPECT_EQ(job({"cancel", run, "--wait"}).exit_code, 0);
