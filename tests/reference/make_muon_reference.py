@@ -22,7 +22,7 @@ import torch.optim._muon as torch_muon
 import make_pytorch_reference as base
 
 STEPS, WARMUP = 30, 5
-MUON_RATE, ADAMW_RATE, DECAY, MOMENTUM = 0.02, 4e-3, 0.1, 0.95
+MUON_RATE, ADAMW_RATE, MINIMUM, DECAY, MOMENTUM = 0.02, 4e-3, 1e-3, 0.1, 0.95
 
 CASES = {
     "gpt_muon": dict(of="gpt_pre", adjust="original", nesterov=True, ns_steps=5),
@@ -90,7 +90,7 @@ def joined(matrices, rest):
 def rate_at(t, peak):
     if t <= WARMUP:
         return peak * t / WARMUP
-    return 0.0 if t >= STEPS else peak * (STEPS - t) / (STEPS - WARMUP)
+    return peak + (MINIMUM - peak) * (t - WARMUP) / (STEPS - WARMUP)
 
 
 def train(case, options, tokens):
@@ -149,7 +149,7 @@ optimizer:
   eps: 1.0e-8
   weight_decay: {DECAY}
   muon: {{momentum: {MOMENTUM}, nesterov: {str(options["nesterov"]).lower()}, ns_steps: {options["ns_steps"]}, adjust: {options["adjust"]}, adamw_learning_rate: {ADAMW_RATE}}}
-schedule: {{name: linear, warmup_steps: {WARMUP}, total_steps: {STEPS}}}
+schedule: {{name: linear, warmup_steps: {WARMUP}, total_steps: {STEPS}, min_learning_rate: {MINIMUM}}}
 clip: {{mode: global_norm, threshold: {settings["threshold"]}}}
 precision: {{compute: fp32}}
 """

@@ -118,6 +118,23 @@ TEST(DefaultsTest, FollowOtherKeys) {
   EXPECT_EQ(parse(sample_config(), {"schedule.total_steps=50"}).schedule.total_steps, 50);
 }
 
+TEST(DefaultsTest, FollowTheModeOfClippingAndTheOptimizer) {
+  const Config zclip = parse(sample_config(), {"clip.mode=zclip"});
+  EXPECT_EQ(zclip.clip.window_decay, 0.97);
+  EXPECT_EQ(zclip.clip.warmup_steps, 25);
+  EXPECT_EQ(zclip.clip.z_threshold, 2.5);
+  const Config adagc = parse(sample_config(), {"clip.mode=adagc"});
+  EXPECT_EQ(adagc.clip.window_decay, 0.99);
+  EXPECT_EQ(adagc.clip.warmup_steps, 100);
+  EXPECT_EQ(adagc.clip.ratio, 1.04);
+  EXPECT_EQ(parse(sample_config(), {"clip.mode=adagc", "clip.window_decay=0.5"}).clip.window_decay,
+            0.5);
+  const Config muon = parse(sample_config(), {"optimizer.name=muon"});
+  EXPECT_EQ(muon.optimizer.muon.adamw_learning_rate, muon.optimizer.learning_rate);
+  EXPECT_EQ(muon.optimizer.muon.ns_dtype, core::DType::kF32);
+  EXPECT_EQ(state_tensors(muon.optimizer), 2);
+}
+
 TEST(DefaultsTest, ValidationDataComeFromThePreparedDirectory) {
   const std::filesystem::path folder = ::testing::TempDir() + "/config_prepared";
   std::filesystem::create_directories(folder);
