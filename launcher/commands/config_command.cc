@@ -9,7 +9,7 @@
 
 #include "core/counted.h"
 #include "core/hash.h"
-#include "core/mapped_file.h"
+#include "core/input_file.h"
 #include "runtime/config/describe.h"
 #include "runtime/config/dump_config.h"
 #include "runtime/config/load_config.h"
@@ -47,9 +47,9 @@ int check(const CheckOptions& options, std::ostream& out) {
   }
   out << fmt::format("{}: ok, fingerprint {}", options.file, fingerprint);
   if (options.ranks > 0) {
-    out << fmt::format(", {} with {}", core::counted(options.ranks, "rank"),
-                       core::counted(runtime::accumulation_rounds(config, options.ranks),
-                                     "accumulation round"));
+    out << fmt::format(
+        ", {} with {}", core::counted(options.ranks, "rank"),
+        core::counted(runtime::accumulation_rounds(config, options.ranks), "accumulation round"));
   }
   out << "\n";
   return 0;
@@ -87,11 +87,6 @@ struct FromOptions {
   std::string base;
 };
 
-std::string text_of(const std::string& path) {
-  const core::MappedFile file(path);
-  return {reinterpret_cast<const char*>(file.data()), file.size()};
-}
-
 // The keys on stdout, what has none or means something else on stderr.
 int print_settings(const runtime::ForeignSettings& settings, const std::string& base,
                    CommandContext& context) {
@@ -118,7 +113,7 @@ void add_from(CLI::App& config, CommandContext& context, const char* name, const
 void add_from_deepspeed(CLI::App& config, CommandContext& context) {
   add_from(config, context, "from-deepspeed", "write a configuration of DeepSpeed in our keys",
            [](const FromOptions& options) {
-             return runtime::read_deepspeed(text_of(options.file), options.file,
+             return runtime::read_deepspeed(core::read_text(options.file), options.file,
                                             options.base.empty() ? runtime::SettingsBase::kNone
                                                                  : runtime::SettingsBase::kGiven);
            });
@@ -128,7 +123,7 @@ void add_from_hf(CLI::App& config, CommandContext& context) {
   add_from(config, context, "from-hf",
            "write the TrainingArguments of Hugging Face's Trainer in our keys",
            [](const FromOptions& options) {
-             return runtime::read_training_arguments(text_of(options.file), options.file);
+             return runtime::read_training_arguments(core::read_text(options.file), options.file);
            });
 }
 

@@ -88,7 +88,9 @@ void require_same_model(const ForeignModel& foreign, const Config& config,
                         each.theirs.empty() ? "off" : each.theirs,
                         each.origin.empty() ? fmt::format(" (as in every {})", foreign.model_type)
                                             : fmt::format(" ({})", each.origin));
-    mend += fmt::format(" --set {}={}", each.key, each.theirs.empty() ? "null" : each.theirs);
+    const std::string value = each.theirs.empty() ? "null" : each.theirs;
+    const char* quote = value.find_first_of(" []") == std::string::npos ? "" : "'";
+    mend += fmt::format(" --set {}{}={}{}", quote, each.key, value, quote);
   }
   text += "\nTo train that model:" + mend;
   const bool resizes = std::any_of(differences.begin(), differences.end(), [](const auto& each) {

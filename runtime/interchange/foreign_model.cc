@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "core/mapped_file.h"
+#include "core/input_file.h"
 #include "runtime/interchange/foreign_fields.h"
 
 namespace lockstep::runtime {
@@ -75,9 +75,7 @@ ForeignModel read_foreign_model(std::string_view text, const std::string& origin
 }
 
 ForeignModel read_foreign_model(const std::filesystem::path& config_json) {
-  const core::MappedFile file(config_json);
-  return read_foreign_model({reinterpret_cast<const char*>(file.data()), file.size()},
-                            config_json.string());
+  return read_foreign_model(core::read_text(config_json), config_json.string());
 }
 
 }  // namespace lockstep::runtime

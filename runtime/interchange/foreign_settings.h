@@ -1,15 +1,14 @@
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 // Settings of other trainers in our keys. docs/coming_from.md has a row for each of theirs.
 namespace lockstep::runtime {
 
 struct ForeignSettings {
-  std::vector<std::pair<std::string, std::string>> keys;  // "batch.micro" -> "4", as in YAML
+  std::map<std::string, std::string> keys;  // "batch.micro" -> "4", as in YAML
   std::vector<std::string> left;  // "fp16.x: why", of each that was not mapped, or not in full
 };
 

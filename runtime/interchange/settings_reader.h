@@ -31,9 +31,7 @@ class SettingsReader {
   bool flag(const std::string& path, bool otherwise);
   std::string word(const std::string& path, const std::string& otherwise);
 
-  void set(const std::string& key, const std::string& yaml) {
-    result_.keys.emplace_back(key, yaml);
-  }
+  void set(const std::string& key, const std::string& yaml) { result_.keys[key] = yaml; }
   void set(const std::string& key, double value) { set(key, format_number(value)); }
   // Not mapped, or with another meaning.
   void leave(const std::string& path, const std::string& why);

@@ -179,8 +179,9 @@ bool same_model(const ForeignModel& a, const ForeignModel& b) {
 // one, or the field is refused by name, or the table calls it harmless.
 TEST(ForeignFields, EveryFieldIsUsedRefusedOrHarmless) {
   // Of no effect unless another field gives it one.
-  const std::set<std::string> conditional = {"max_window_layers", "sliding_window", "id2label",
-                                             "problem_type",      "pad_token_id",   "rope_theta"};
+  const std::set<std::string> conditional = {
+      "max_window_layers", "sliding_window", "use_sliding_window", "id2label",
+      "problem_type",      "pad_token_id",   "rope_theta"};
   for (const ForeignFamily& family : foreign_families()) {
     const std::string type(family.model_type);
     const json defaults = defaults_of(type);
