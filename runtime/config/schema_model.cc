@@ -151,7 +151,8 @@ void add_initialisation_and_head(SchemaBuilder& schema) {
             "the directory of such a model")
       .unset("none")
       .boolean("model.init_resize", LOCKSTEP_FIELD(init_resize),
-               "cut or pad vocabulary and learned positions of init_from to what is configured");
+               "cut or pad vocabulary and learned positions of init_from to what is configured")
+      .unset("false");
 }
 
 }  // namespace

@@ -282,6 +282,16 @@ TEST(BadModelTest, NamesTheKeyAtItsPlace) {
       {"classes: 3", "c.yaml:2:75: model.classes"},
       {"norm: batch", "c.yaml:2:72: model.norm"},
       {"rope_theta: 500", "c.yaml:2:78: model.rope_theta"},
+      {"head_width: 3, positions: rope", "c.yaml:2:78: model.head_width: must be even"},
+      {"attention_window: [1, 2, 3]", "c.yaml:2:84: model.attention_window: has 3 entries"},
+      {"attention_window: -1", "c.yaml:2:84: model.attention_window"},
+      {"attention_window: []", "an empty list"},
+      {"bias: maybe", "one of true, false, qkv"},
+      {"rope_scaling: {type: linear, factor: 2}", "model.rope_scaling.type: scales rotary"},
+      {"rope_scaling: {factor: 2}", "model.rope_scaling.factor: 2 would have no effect"},
+      {"positions: rope, rope_scaling: {type: llama3, factor: 2}",
+       "model.rope_scaling.original_max_position_embeddings: is required"},
+      {"init_resize: true", "model.init_resize: true would have no effect"},
   };
   for (const auto& [keys, expected] : rows) {
     EXPECT_THAT(message_of(sample_config(2, model_with(keys))), HasSubstr(expected)) << keys;
