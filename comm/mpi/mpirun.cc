@@ -80,8 +80,8 @@ std::vector<std::pair<std::string, std::string>> mpirun_environment(const std::s
     variables.emplace_back("PRTE_MCA_prte_execute_quiet", "1");
   }
   if (!session.empty()) {
-    variables.emplace_back("OMPI_MCA_orte_local_tmpdir_base", session);
-    variables.emplace_back("PRTE_MCA_prte_local_tmpdir_base", session);
+    variables.emplace_back("OMPI_MCA_orte_tmpdir_base", session);
+    variables.emplace_back("PRTE_MCA_prte_tmpdir_base", session);
   }
   return variables;
 }

@@ -197,7 +197,9 @@ Environment rank_environment(const LaunchSpec& spec, Environment allowed,
   // Runs may share a machine, so whoever waits gives its core away. What mpirun has to say of ranks
   // that ended, the supervisor knows better; of hosts that cannot be reached it does not.
   const bool quiet = all_on_this_machine(spec);
-  for (const auto& [name, value] : comm::mpirun_environment(session, true, quiet))
+  // The directory of the session is on this machine alone.
+  const std::string place = quiet ? session : "";
+  for (const auto& [name, value] : comm::mpirun_environment(place, true, quiet))
     allowed.emplace(name, value);
   return allowed;
 }
