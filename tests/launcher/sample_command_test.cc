@@ -101,7 +101,7 @@ TEST(SampleCommand, TellsThatALongPromptIsCut) {
       run({"--checkpoint", checkpoint.path(), "--prompt", prompt, "--tokens", "1"});
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, StartsWith(prompt));
-  EXPECT_THAT(outcome.err, HasSubstr("20 tokens; the model sees the last 16"));
+  EXPECT_THAT(outcome.err, HasSubstr("20 tokens; the model sees the last 12, of a context of 16"));
 }
 
 TEST(SampleCommand, FailsWithTheFixedExitCodes) {
