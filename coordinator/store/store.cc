@@ -119,7 +119,7 @@ Store::Store(const std::filesystem::path& directory) : file_(directory / "store.
   make_private_directory(directory);
   lock_ = take_lock(directory);
   try {
-    const bool is_new = !std::filesystem::exists(file_);
+    const bool is_new = !std::filesystem::exists(file_) || std::filesystem::is_empty(file_);
     writer_ = std::make_unique<Database>(file_, Database::Mode::kWrite);
     if (is_new) {
       std::filesystem::permissions(

@@ -5,7 +5,9 @@
 #include <signal.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
+#include <sstream>
 #include <thread>
 
 #include "tests/coordinator/system/job_control_test.h"
@@ -40,7 +42,8 @@ class Recovery : public JobControlTest {
   std::string in_shell(const std::string& script) const {
     CommandOptions options = command_options({});
     options.environment["PATH"] =
-        std::filesystem::path(binary()).parent_path().string() + ":" + std::getenv("PATH");
+        std::filesystem::path(std::getenv("LOCKSTEP_BINARY")).parent_path().string() + ":" +
+        std::getenv("PATH");
     const CommandResult result = run_command({"bash", "-ec", script}, options);
     EXPECT_EQ(result.exit_code, 0) << script << "\n" << result.err;
     return result.out;
