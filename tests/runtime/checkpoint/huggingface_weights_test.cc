@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "models/huggingface_names.h"
@@ -328,6 +329,119 @@ TEST(HuggingFaceWeights, AreReadFromDirectoriesAndShards) {
   dir.write(index, "[");
   EXPECT_THAT(load_error(dir / "sharded", config), HasSubstr("weight_map"));
   EXPECT_THAT(load_error(dir.path(), config), HasSubstr("found neither"));
+}
+
+TEST(HuggingFaceWeights, ATiedFileMayHoldItsOutputAlone) {
+  const TemporaryDirectory dir;
+  ModelConfig config = tiny(Family::kLlama);
+  config.tie_embeddings = true;
+  const Values values = make_values(ParameterTable(config));
+  save(dir / "m.safetensors", config, values);
+  std::vector<Tensor> tensors = read_tensors(dir / "m.safetensors");
+  tensor_named(tensors, "model.embed_tokens.weight").name = "lm_head.weight";
+  write_file(dir / "tied.safetensors", tensors);
+  const Loaded loaded = load(dir / "tied.safetensors", config);
+  EXPECT_EQ(loaded.values, values);
+  EXPECT_THAT(loaded.passed_over, ::testing::IsEmpty());
+  config.tie_embeddings = false;
+  EXPECT_THAT(load_error(dir / "tied.safetensors", config), HasSubstr("model.embed_tokens"));
+}
+
+TEST(HuggingFaceWeights, PrefixesOfWrappersAreTakenOff) {
+  const TemporaryDirectory dir;
+  const ModelConfig config = tiny(Family::kGpt);
+  const Values values = make_values(ParameterTable(config));
+  save(dir / "m.safetensors", config, values);
+  for (const char* wrapper : {"module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."}) {
+    std::vector<Tensor> tensors = read_tensors(dir / "m.safetensors");
+    for (Tensor& tensor : tensors)
+      tensor.name = wrapper + tensor.name;
+    write_file(dir / "w.safetensors", tensors);
+    EXPECT_EQ(load(dir / "w.safetensors", config).values, values) << wrapper;
+  }
+}
+
+TEST(HuggingFaceWeights, RowsAreCutOrPaddedWhereAsked) {
+  const TemporaryDirectory dir;
+  const ModelConfig config = tiny(Family::kGpt);
+  const Values values = make_values(ParameterTable(config));
+  save(dir / "m.safetensors", config, values);
+  ModelConfig other = config;
+  other.vocab = 9;
+  other.context = 3;
+  EXPECT_THAT(load_error(dir / "m.safetensors", other), HasSubstr("model.init_resize=true"));
+  const Loaded loaded = load(dir / "m.safetensors", other, {.resize = true, .seed = 4});
+  EXPECT_THAT(loaded.resized, ::testing::ElementsAre("transformer.wte.weight [7, 6] to [9, 6]",
+                                                     "transformer.wpe.weight [5, 6] to [3, 6]"));
+  const ParameterTable table(other);
+  const auto at = [&](const char* name) { return static_cast<std::size_t>(table.find(name)); };
+  const std::vector<float>& tokens = loaded.values[at("embeddings.token.weight")];
+  std::vector<float> padding(9 * 6);
+  models::initialize(table[table.find("embeddings.token.weight")], 4, padding.data());
+  EXPECT_TRUE(std::equal(values[0].begin(), values[0].end(), tokens.begin()));
+  EXPECT_TRUE(std::equal(padding.begin() + 7 * 6, padding.end(), tokens.begin() + 7 * 6));
+  const std::vector<float>& positions = loaded.values[at("embeddings.position.weight")];
+  EXPECT_TRUE(std::equal(positions.begin(), positions.end(), values[1].begin()));
+  other.width = 8;
+  derive_sizes(other);
+  EXPECT_THROW(load(dir / "m.safetensors", other, {.resize = true}), core::Error);
+}
+
+TEST(HuggingFaceWeights, AClassifierMayBeNew) {
+  const TemporaryDirectory dir;
+  const ModelConfig masked = tiny(Family::kBert);
+  save(dir / "m.safetensors", masked, make_values(ParameterTable(masked)));
+  ModelConfig classes = masked;
+  classes.task = models::Task::kClassification;
+  classes.classes = 3;
+  derive_sizes(classes);
+  EXPECT_THAT(load_error(dir / "m.safetensors", classes), HasSubstr("missing: bert.pooler"));
+  const Loaded loaded = load(dir / "m.safetensors", classes, {.new_head = true});
+  EXPECT_THAT(loaded.fresh,
+              ::testing::ElementsAre("head.pooler.weight", "head.pooler.bias",
+                                     "head.classifier.weight", "head.classifier.bias"));
+}
+
+TEST(HuggingFaceWeights, ValuesThatAreNotFiniteNameTensorAndFile) {
+  const TemporaryDirectory dir;
+  const ModelConfig config = tiny(Family::kLlama);
+  save(dir / "m.safetensors", config, make_values(ParameterTable(config)));
+  for (const float bad : {std::nanf(""), HUGE_VALF}) {
+    std::vector<Tensor> tensors = read_tensors(dir / "m.safetensors");
+    tensor_named(tensors, "model.layers.1.mlp.up_proj.weight").values[3] = bad;
+    write_file(dir / "bad.safetensors", tensors);
+    const std::string message = load_error(dir / "bad.safetensors", config);
+    EXPECT_THAT(message, HasSubstr("bad.safetensors"));
+    EXPECT_THAT(message, HasSubstr("\"model.layers.1.mlp.up_proj.weight\""));
+    EXPECT_THAT(message, HasSubstr("at element 3"));
+  }
+}
+
+TEST(HuggingFaceWeights, PointersAndPicklesAreCalledByTheirNames) {
+  const TemporaryDirectory dir;
+  const ModelConfig config = tiny(Family::kLlama);
+  dir.write("p.safetensors",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 12345\n");
+  EXPECT_THAT(load_error(dir / "p.safetensors", config), HasSubstr("Git LFS pointer"));
+  dir.write("pytorch_model.bin", "PK");
+  EXPECT_THAT(load_error(dir.path(), config), HasSubstr("pytorch_model.bin, a pickle"));
+}
+
+TEST(HuggingFaceWeights, AreWrittenInParts) {
+  const TemporaryDirectory dir;
+  const ModelConfig config = tiny(Family::kGpt);
+  const ParameterTable table(config);
+  const Values values = make_values(table);
+  const WeightsFormat half{DType::kBF16, {0, 2}};
+  HuggingFaceWriter writer(dir / "part.safetensors", table, config, {}, half);
+  writer.write(0, values[0]);
+  writer.write(2, values[2]);
+  writer.finish(Durability::kCached);
+  const SafetensorsFile file(dir / "part.safetensors");
+  EXPECT_EQ(file.tensors().size(), 2U);
+  EXPECT_EQ(file.tensors().front().stored_type, "BF16");
+  HuggingFaceWriter narrow(dir / "f16.safetensors", table, config, {}, {DType::kF16, {2}});
+  EXPECT_THROW(narrow.write(2, std::vector<float>(values[2].size(), 70000.0F)), core::Error);
 }
 
 }  // namespace
