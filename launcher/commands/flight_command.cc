@@ -73,8 +73,9 @@ Flight read_flight(const std::string& run) {
         throw core::Error(core::ErrorKind::kData,
                           fmt::format("{}: of attempt {} with {}, but rank {} is of attempt "
                                       "{} with {}",
-                                      file, log.attempt, core::counted(log.world_size, "rank"), flight.logs.front().rank,
-                                      flight.logs.front().attempt, flight.logs.front().world_size));
+                                      file, log.attempt, core::counted(log.world_size, "rank"),
+                                      flight.logs.front().rank, flight.logs.front().attempt,
+                                      flight.logs.front().world_size));
       }
       flight.logs.push_back(std::move(log));
     } catch (const core::Error& error) {

@@ -146,11 +146,11 @@ std::string verdict(const runtime::ReplayResult& result) {
 void print(const runtime::ReplayBundle& bundle, const runtime::ReplayResult& result,
            std::ostream& out) {
   const runtime::ReplayRecord& record = bundle.record;
-  out << fmt::format(
-      "step {}: {}{}; {}, {} micro-batches of {}, loss scale {}, written by {}\n",
-      record.step, record.outcome, record.stopped ? ", which ended the run" : "",
-      core::counted(record.world_size(), "rank"), bundle.config.batch.global / bundle.config.batch.micro,
-      bundle.config.batch.micro, record.loss_scale, record.build);
+  out << fmt::format("step {}: {}{}; {}, {} micro-batches of {}, loss scale {}, written by {}\n",
+                     record.step, record.outcome, record.stopped ? ", which ended the run" : "",
+                     core::counted(record.world_size(), "rank"),
+                     bundle.config.batch.global / bundle.config.batch.micro,
+                     bundle.config.batch.micro, record.loss_scale, record.build);
   print_extents("weights", result.weights, out);
   print_extents("activations, forward", result.activations, out);
   print_extents("gradients, backward", result.gradients, out);

@@ -49,7 +49,7 @@ class DataEdgesTest : public testing::TrainingTest {
 TEST_F(DataEdgesTest, W4ValidationCoversEverySequenceOnce) {
   const auto tokens = testing::structured_tokens(5 * kContext + 1, kVocabulary);
   write_tokens("five.bin", tokens);
-  const Set same = {"train.steps=1",     "optimizer.learning_rate=0", "data.validation=five.bin",
+  const Set same = {"train.steps=1", "optimizer.learning_rate=0", "data.validation=five.bin",
                     "train.validate_every=1", "batch.global=24"};
   double sum = 0.0;  // the mean of each sequence's own loss
   for (int i = 0; i < 5; ++i) {
@@ -119,8 +119,8 @@ TEST_F(DataEdgesTest, D3AFileThatShrinksUnderARunIsNamedByAllRanks) {
       const std::string name = fmt::format("{}{}.bin", key.substr(5), ranks);
       write_tokens(name, testing::structured_tokens(60000, kVocabulary));
       const std::string output = fmt::format("run{}{}", key, ranks);
-      const TrainingCall long_run = call(
-          output, {key + "=" + name, "train.steps=100000", "train.validate_every=5"}, ranks);
+      const TrainingCall long_run =
+          call(output, {key + "=" + name, "train.steps=100000", "train.validate_every=5"}, ranks);
       testing::Command run(command_line(long_run), command_options(long_run));
       wait_for_step(output, 2);
       std::filesystem::resize_file(path(name), 100);
@@ -128,7 +128,8 @@ TEST_F(DataEdgesTest, D3AFileThatShrinksUnderARunIsNamedByAllRanks) {
       EXPECT_EQ(result.exit_code, 3) << result.err;
       EXPECT_THAT(result.err, AllOf(HasSubstr(name), HasSubstr("cut short")));
       for (int r = 0; r < ranks; ++r) {
-        const auto record = nlohmann::json::parse(text(fmt::format("{}/exit/rank-{:04}.json", output, r)));
+        const auto record =
+            nlohmann::json::parse(text(fmt::format("{}/exit/rank-{:04}.json", output, r)));
         EXPECT_EQ(record["exit_code"], 3) << record;
         EXPECT_THAT(record["message"].get<std::string>(), HasSubstr(name));
       }
@@ -145,7 +146,7 @@ TEST_F(DataEdgesTest, TokensThatAreNoTargetsCountNowhere) {
   write_tokens("masked.bin", tokens);
   directory_.write("masked.mask", mask);
   const Set same = {"data.train=masked.bin", "data.order=sequential", "batch.global=12",
-                    "train.steps=20", "data.validation=null", "run.reproducible=ranks"};
+                    "train.steps=20",        "data.validation=null",  "run.reproducible=ranks"};
   must_train(call("one", with(same, {"batch.micro=12"})));
   const auto one = metrics("one", "step");
   for (std::size_t step = 0; step < one.size(); ++step) {

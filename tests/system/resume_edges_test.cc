@@ -45,9 +45,10 @@ class ResumeEdgesTest : public testing::TrainingTest {
 
 // Every step sees the same batch, so that a run with another optimizer can be begun twice: from the
 // checkpoint, and from its weights alone.
-const std::vector<std::string> kSameBatches = {
-    "batch.global=4", "batch.micro=2", "data.train=same.bin", "data.order=sequential",
-    "data.validation=null", "schedule.name=constant", "schedule.warmup_steps=0"};
+const std::vector<std::string> kSameBatches = {"batch.global=4",         "batch.micro=2",
+                                               "data.train=same.bin",    "data.order=sequential",
+                                               "data.validation=null",   "schedule.name=constant",
+                                               "schedule.warmup_steps=0"};
 
 TEST_F(ResumeEdgesTest, W2AnotherOptimizerBeginsItsStateAnew) {
   const std::vector<std::uint16_t> batch = testing::structured_tokens(4 * kContext, kVocabulary);
@@ -66,8 +67,8 @@ TEST_F(ResumeEdgesTest, W2AnotherOptimizerBeginsItsStateAnew) {
     const std::string name = before[0] + after[0];
     make("a" + name, with(kSameBatches, with(before, {"train.steps=6"})));
     const std::string weights = checkpoint_directory("a" + name, 6) + "/model.safetensors";
-    make("fresh" + name, with(kSameBatches, with(after, {"train.steps=3",
-                                                         "model.init_from=" + weights})));
+    make("fresh" + name,
+         with(kSameBatches, with(after, {"train.steps=3", "model.init_from=" + weights})));
     const CommandResult result =
         resume("a" + name, with(kSameBatches, with(after, {"train.steps=9"})));
     EXPECT_EQ(result.exit_code, 0) << result.err;
@@ -76,8 +77,8 @@ TEST_F(ResumeEdgesTest, W2AnotherOptimizerBeginsItsStateAnew) {
       EXPECT_EQ(loss_of("a" + name, 6 + step), loss_of("fresh" + name, step)) << name << step;
     }
     // The count of its bias corrections goes with it through the next checkpoint.
-    make("fresh2" + name, with(kSameBatches, with(after, {"train.steps=5",
-                                                          "model.init_from=" + weights})));
+    make("fresh2" + name,
+         with(kSameBatches, with(after, {"train.steps=5", "model.init_from=" + weights})));
     EXPECT_EQ(resume("a" + name, with(kSameBatches, with(after, {"train.steps=11"}))).exit_code, 0);
     EXPECT_EQ(loss_of("a" + name, 11), loss_of("fresh2" + name, 5)) << name;
   }
@@ -131,9 +132,9 @@ TEST_F(ResumeEdgesTest, D16NothingLeftToDoIsSaid) {
 
 TEST_F(ResumeEdgesTest, D17AnotherInitFromIsRefused) {
   make("a", {"train.steps=4"});
-  const CommandResult result =
-      resume("a", {"train.steps=6",
-                   "model.init_from=" + checkpoint_directory("a", 4) + "/model.safetensors"});
+  const CommandResult result = resume(
+      "a",
+      {"train.steps=6", "model.init_from=" + checkpoint_directory("a", 4) + "/model.safetensors"});
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_THAT(result.err, HasSubstr("model.init_from was"));
 }

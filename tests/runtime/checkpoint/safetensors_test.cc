@@ -265,8 +265,9 @@ TEST(Safetensors, NamesAFileThatIsCutShort) {
   const SafetensorsFile file(dir / "cut.safetensors");
   EXPECT_EQ(values_of(file, "w"), values);
   std::filesystem::resize_file(dir / "cut.safetensors", 1000);
-  EXPECT_THAT(data_error([&] { values_of(file, "w"); }),
-              ::testing::AllOf(HasSubstr("cut.safetensors: expected 4000"), HasSubstr("cut short")));
+  EXPECT_THAT(
+      data_error([&] { values_of(file, "w"); }),
+      ::testing::AllOf(HasSubstr("cut.safetensors: expected 4000"), HasSubstr("cut short")));
 }
 
 }  // namespace

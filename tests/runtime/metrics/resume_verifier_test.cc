@@ -199,9 +199,9 @@ TEST_F(ResumeVerifierTest, WhereAnOverflowWasFoundCountsAtEqualRanksAlone) {
                        rank == 0 ? "" : R"(,"overflow_bucket":"block.1","overflow_tensor":"t")");
   };
   const auto verdict_of = [&](int wrote, int reads) {
-    const std::string line = fmt::format(R"({{"event":"run","ranks":{},"set_up":"{}"}})", wrote,
-                                         core::to_hex(kSetUp)) +
-                             "\n";
+    const std::string line =
+        fmt::format(R"({{"event":"run","ranks":{},"set_up":"{}"}})", wrote, core::to_hex(kSetUp)) +
+        "\n";
     std::filesystem::remove_all(directory_.path() / "cut");
     for (const auto& [name, text] :
          {std::pair<std::string, std::string>{"metrics.jsonl", line + overflow(1) + "\n"},
