@@ -243,10 +243,10 @@ TEST_P(WallClock, AStepOfItIsNoHangNoSilenceAndNoLateStart) {
 }
 
 TEST_P(WallClock, AStepOfItMovesNobodyInLine) {
-  const std::string first = running("first", 6);
-  const std::string older = submit("older", 6);
+  const std::string first = running("first", 4);
+  const std::string older = submit("older", 4);
   clock_.set_wall(GetParam());
-  const std::string younger = submit("younger", 6);
+  const std::string younger = submit("younger", 4);
   EXPECT_EQ(engine_->explain(younger).runs_ahead, std::vector<std::string>{older});
   end(first, FailureCategory::kDone);
   engine_->tick();

@@ -41,6 +41,13 @@ class Recovery : public EngineTest {
   void damage_record(const std::string& id) {
     std::ofstream(state_file("runs/" + id + "/record.json"), std::ios::app) << "x";
   }
+  // A run that needs the slots which that one has.
+  std::string submit_beside(const std::string& id, const std::string& name) {
+    CreateRequest other = request(name);
+    other.resources.hosts = {attempts_.entries.at(0).spec.hosts.at(0).host};
+    EXPECT_EQ(attempts_.entries.at(0).spec.attempt.run, id);
+    return submit(other);
+  }
   std::string problem_of(const std::string& id) {
     for (const PendingReason& unknown : engine_->unknown_attempts()) {
       if (unknown.reason == id) return unknown.message;
@@ -81,9 +88,9 @@ TEST_F(Recovery, AnEmptyStoreAdoptsWhatRuns) {
   // Its agent goes on speaking, and its slots and its fence are taken.
   beat(id, 9);
   EXPECT_EQ(run(id).progress.step, 9);
-  const std::string other = submit("b", 5);
+  const std::string other = submit_beside(id, "b");
   engine_->tick();
-  EXPECT_EQ(state(other), RunState::kQueued) << "6 slots, 2 of them are leased";
+  EXPECT_EQ(state(other), RunState::kQueued) << "its slots are leased";
   EXPECT_EQ(refusal_of([&] { submit("a"); }), "OUTPUT_IN_USE");
   end(id, FailureCategory::kRankSignal, 1, 9);
   EXPECT_EQ(state(id), RunState::kBackoff);
@@ -163,7 +170,7 @@ TEST_F(Recovery, WhatIsNotWholeIsNamedAndLeftAlone) {
   expect_untouched(attempt);
   // Its slots and its output are taken.
   EXPECT_EQ(refusal_of([&] { submit("a"); }), "OUTPUT_IN_USE");
-  const std::string big = submit("b", 5);
+  const std::string big = submit_beside(attempt.run, "b");
   engine_->tick();
   EXPECT_EQ(state(big), RunState::kQueued);
   // A person takes it up as it was launched.
