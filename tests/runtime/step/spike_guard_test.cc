@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "core/random.h"
+#include "tests/support/temporary_directory.h"
 
 namespace lockstep::runtime {
 namespace {
@@ -124,6 +127,39 @@ TEST(SpikeGuard, SaysWhatLeapt) {
   const SpikeVerdict verdict = judge_step(10.0, steady(40, 5.0, 2.0), 5.0, 30.0);
   EXPECT_EQ(verdict.describe(), "grad_norm 30 is above 22 (median 2, MAD 0 of 40 healthy steps)");
   EXPECT_THAT(judge_step(10.0, steady(40, 5.0, 2.0), 50.0, 30.0).describe(), HasSubstr("loss 50"));
+}
+
+// W7: recorded from PyTorch runs without a guard (tests/reference/record_spike_curves.py). Whatever leaps is
+// found at its first step and nothing before it; what stays is a level after kLevelSteps steps.
+TEST(SpikeGuard, FindsWhatLeaptInRecordedRuns) {
+  const std::string file =
+      std::filesystem::path(__FILE__).parent_path().parent_path().parent_path() /
+      "reference/recorded/spikes.json";
+  const auto curves = nlohmann::json::parse(lockstep::testing::read_file(file));
+  ASSERT_EQ(curves.size(), 4U);
+  for (const auto& curve : curves) {
+    const std::string name = curve["name"];
+    const int leaps_at = curve["leaps_at"];
+    SpikeGuardState state;
+    int step = 0;
+    for (const auto& each : curve["steps"]) {
+      ++step;
+      const double loss = each[0];
+      const double norm = each[1];
+      const bool leaps = judge_step(10.0, state, loss, norm).found();
+      if (step <= leaps_at) EXPECT_EQ(leaps, step == leaps_at) << name << " " << step;
+      if (!leaps) {
+        note_healthy_step(10.0, state, loss, norm);
+      } else if (completes_level(state)) {
+        EXPECT_TRUE(curve["stays"]) << name << " " << step;
+        note_level(state, loss, norm);
+        EXPECT_EQ(state.losses.size(), kLevelSteps);
+      } else {
+        note_spike(state, loss, norm);
+      }
+    }
+    EXPECT_GT(step, leaps_at + 3) << name;
+  }
 }
 
 }  // namespace
