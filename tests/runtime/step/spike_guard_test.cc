@@ -147,7 +147,9 @@ TEST(SpikeGuard, FindsWhatLeaptInRecordedRuns) {
       const double loss = each[0];
       const double norm = each[1];
       const bool leaps = judge_step(10.0, state, loss, norm).found();
-      if (step <= leaps_at) EXPECT_EQ(leaps, step == leaps_at) << name << " " << step;
+      if (step <= leaps_at) {
+        EXPECT_EQ(leaps, step == leaps_at) << name << " " << step;
+      }
       if (!leaps) {
         note_healthy_step(10.0, state, loss, norm);
       } else if (completes_level(state)) {
