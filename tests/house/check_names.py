@@ -26,6 +26,7 @@ IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 NAMED = re.compile(r"(?<![\w/.<$*{-])(?:([a-z]\w*_\w*[a-z0-9]|k[A-Z]\w*)\b|([a-z]\w{2,})\(\))(?![*</-]|\.\w)")
 FILE = re.compile(rf"(?<![\w/.<*$}}-])((?:[\w.-]+/)*[A-Za-z][\w-]*\.{SUFFIXES})\b(?![*/(])")
 FILE_IN_CODE = re.compile(rf"[\w-]+\.{SUFFIXES}\b")
+INCLUDED = re.compile(r"#\s*include\s*<([^>]+)>")
 # Stands for any name: NAME, or x as in x.cc; t_i of a formula.
 PLACEHOLDER = re.compile(r"(^|[/_])[A-Z]+([./_]|$)|(^|/)[a-z]\.|\w_[a-z0-9]$")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -84,13 +85,14 @@ class Tree:
             code = re.sub(r"^\s*#[^\n]*", "", text, flags=re.M)
         self.names.update(IDENTIFIER.findall(code))
         self.written.update(Path(found).name for found in FILE_IN_CODE.findall(code))
+        self.written.update(INCLUDED.findall(code))
 
     def read_document(self, name: str, text: str) -> None:
         for line, content in enumerate(text.split("\n"), 1):
             self.prose += [(name, line, span) for span in SPAN.findall(content)]
 
     def file_exists(self, where: str, named: str) -> bool:
-        if "/" not in named and named in self.written:
+        if named in self.written:
             return True
         if (self.root / named).is_file() or ((self.root / where).parent / named).is_file():
             return True
