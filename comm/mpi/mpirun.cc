@@ -79,10 +79,8 @@ std::vector<std::pair<std::string, std::string>> mpirun_environment(const std::s
     variables.emplace_back("OMPI_MCA_orte_execute_quiet", "1");
     variables.emplace_back("PRTE_MCA_prte_execute_quiet", "1");
   }
-  if (!session.empty()) {
-    variables.emplace_back("OMPI_MCA_orte_tmpdir_base", session);
-    variables.emplace_back("PRTE_MCA_prte_tmpdir_base", session);
-  }
+  // Not Open MPI's own parameters: 4.1 hands them to the ranks too, which refuse them there.
+  if (!session.empty()) variables.emplace_back("TMPDIR", session);
   return variables;
 }
 
