@@ -6,13 +6,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "core/memory.h"
 #include "core/random.h"
+#include "tests/support/recorded.h"
 
 namespace lockstep::ops {
 namespace {
@@ -92,9 +92,7 @@ double largest_difference(const std::vector<float>& a, const std::vector<float>&
 }
 
 TEST(NewtonSchulz, IsPyTorchsTallWideSquareAndOfOneRow) {
-  const auto path = std::filesystem::path(__FILE__).parent_path().parent_path() /
-                    "reference/recorded/muon_matrices.json";
-  std::ifstream in(path);
+  std::ifstream in(testing::recorded_file("muon_matrices.json"));
   const auto records = nlohmann::json::parse(in);
   ASSERT_EQ(records.size(), 6U);
   for (const auto& record : records) {
