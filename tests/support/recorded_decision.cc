@@ -56,11 +56,14 @@ void add_up_parameters(OpContext& context, const ops::SumOfSquares* shard,
   plain().add_up_parameters(context, shard, parameter_of, shard_sums, parameters, sums);
 }
 
-void clip_parameters(OpContext& context, double threshold, const ops::ExactSum* sums, int ranks,
-                     std::int64_t parameters, runtime::DecidedStep* decided, float* factors) {
-  const OpScope scope("clip_parameters", {reads(sums, ranks * parameters), writes(decided),
-                                          writes(factors, parameters)});
-  plain().clip_parameters(context, threshold, sums, ranks, parameters, decided, factors);
+void clip_parameters(OpContext& context, const runtime::ClipConfig& rules,
+                     const ops::ExactSum* sums, int ranks, std::int64_t parameters,
+                     runtime::DecidedStep* decided, double* references, float* factors) {
+  const std::int64_t kept = references == nullptr ? 0 : parameters;
+  const OpScope scope("clip_parameters",
+                      {reads(sums, ranks * parameters), writes(decided), writes(references, kept),
+                       writes(factors, parameters)});
+  plain().clip_parameters(context, rules, sums, ranks, parameters, decided, references, factors);
 }
 
 // What it writes lies on the host.
