@@ -10,6 +10,7 @@ that cannot be expressed must be refused, naming field or type. Exit code 77 (sk
 transformers is missing.
 """
 import json
+import os
 import pathlib
 import struct
 import subprocess
@@ -22,6 +23,10 @@ try:
 
     import huggingface_models as models
 except ImportError as missing:
+    # The environment of scripts/huggingface_check, in the build folder of the program.
+    python = pathlib.Path(sys.argv[1]).resolve().parent.parent / "huggingface/bin/python"
+    if python.exists() and pathlib.Path(sys.executable) != python:
+        os.execv(python, [python, *sys.argv])
     print(f"skipped: {missing}; scripts/huggingface_check makes an environment that has it")
     sys.exit(77)
 
