@@ -17,7 +17,10 @@ CheckpointState sample_state() {
   CheckpointState state;
   state.step = 120;
   state.decision.applied_steps = 117;
-  state.decision.spike_guard = {{3.1, 2.0 / 3.0, 1e-300}, {0.1, 5e-324, 1.7976931348623157e308}};
+  state.decision.spike_guard.losses = {3.1, 2.0 / 3.0, 1e-300};
+  state.decision.spike_guard.norms = {0.1, 5e-324, 1.7976931348623157e308};
+  state.decision.spike_guard.spike_losses = {7.5};
+  state.decision.spike_guard.spike_norms = {1.0 / 3.0};
   state.decision.vanishing = true;
   state.decision.rollbacks = {{50, 77, 77}, {100, 110, 112}};
   state.world_size = 2;
