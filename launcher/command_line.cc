@@ -28,7 +28,8 @@ int report(std::ostream& err, core::ErrorKind kind, const std::string& message) 
 std::vector<std::string> subcommand_names(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands(nullptr)) {
-    if (!command->get_group().empty()) names.push_back(command->get_name());  // "": not for people
+    const bool shown = !command->get_group().empty();
+    if (shown && !command->get_name().empty()) names.push_back(command->get_name());  // "": options
   }
   return names;
 }
