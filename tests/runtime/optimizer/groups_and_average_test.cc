@@ -103,7 +103,7 @@ class PlainTraining {
     for (std::vector<double>& sum : sums)
       std::fill(sum.begin(), sum.end(), 0.0);
     for (std::int64_t first = 0; first < config_.batch.global; first += micro) {
-      data_->fill_micro_batch(number - 1, first, micro, inputs, targets);
+      data_->fill((number - 1) * config_.batch.global + first, micro, inputs, targets);
       models::MicroBatch batch;
       batch.sequences = micro;
       batch.length = config_.model.context;
@@ -332,8 +332,7 @@ TEST(GroupsAndAverage, ValidationTellsTheLossOfTheAverages) {
         std::vector<std::int32_t> targets(inputs.size());
         double sum = 0.0;
         for (std::int64_t j = 0; j < 2 * config.batch.global; ++j) {
-          data->fill_micro_batch(j / config.batch.global, j % config.batch.global, 1, inputs,
-                                 targets);
+          data->fill(j, 1, inputs, targets);
           models::MicroBatch batch;
           batch.sequences = 1;
           batch.length = config.model.context;
