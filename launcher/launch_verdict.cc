@@ -68,6 +68,12 @@ const ExitRecordFile* telling(const std::vector<ExitRecordFile>& records) {
   return found;
 }
 
+// Messages of a stop begin with what it is.
+std::string words_of(const ExitRecordFile& record) {
+  if (record.message.starts_with(record.reason)) return record.message;
+  return fmt::format("{}: {}", record.reason, record.message);
+}
+
 // Some ranks of this launch left no record.
 LaunchVerdict incomplete(const LaunchFacts& facts) {
   const int status = facts.mpirun_status;
@@ -103,13 +109,13 @@ LaunchVerdict judge(const LaunchFacts& facts) {
   if (facts.arrived == 0 && !done) return never_started(facts);
   const ExitRecordFile* record = telling(facts.records);
   if (record != nullptr && record->exit_code == kLost) {
-    return {kLost, fmt::format("{}: {}", record->reason, record->message)};
+    return {kLost, words_of(*record)};
   }
   if (done) return {0, ""};
   const bool complete = static_cast<int>(facts.records.size()) >= facts.ranks;
   if (!complete) return incomplete(facts);
   if (record == nullptr) return incomplete(facts);
-  return {record->exit_code, fmt::format("{}: {}", record->reason, record->message)};
+  return {record->exit_code, words_of(*record)};
 }
 
 }  // namespace lockstep::launcher

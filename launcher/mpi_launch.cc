@@ -117,6 +117,9 @@ class Launch {
 };
 
 void Launch::start() {
+  // What nobody reads, or what does not fit, must not end the ranks.
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);
   comm::allow_mpirun_descriptors(launch_.ranks);
   const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
   comm::MpirunCall call{launch_.ranks, {program}};

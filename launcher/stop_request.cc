@@ -59,12 +59,14 @@ void StopRequest::take(int signal) {
   requested_.compare_exchange_strong(none, signal);
   if (!second_.is_second(signal)) return;
   const std::lock_guard lock(mutex_);
-  if (last_words_) {
-    last_words_(
-        fmt::format("ended at once by a second signal ({}); what was trained since the "
-                    "last checkpoint is lost; continue with --resume auto",
-                    strsignal(signal)));
-  }
+  const std::string cause = fmt::format(
+      "ended at once by a second signal ({}); what was trained since the last checkpoint "
+      "is lost; continue with --resume auto",
+      strsignal(signal));
+  if (last_words_) last_words_(cause);
+  const std::string line =
+      fmt::format("lockstep: {}: {}\n", core::describe(core::ErrorKind::kStopped), cause);
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
   _exit(static_cast<int>(core::ErrorKind::kStopped));
 }
 

@@ -41,8 +41,8 @@ class StopPoints : public models::ParameterSource {
   bool agreed();
 
  private:
-  // One to a few seconds of a core.
-  static constexpr std::int64_t kWorkBetween = 50'000'000'000;
+  // Half a second of a core, or more.
+  static constexpr std::int64_t kWorkBetween = 20'000'000'000;
 
   models::ParameterSource& parameters_;
   const models::ParameterTable& table_;
