@@ -52,7 +52,7 @@ class RopeReader {
   RopeScaling read() {
     RopeScaling scaling;
     if (type_ != "default" && type_ != "linear" && type_ != "llama3") {
-      reader_.reject(field_.name, "rope_type default, linear or llama3");
+      reader_.reject(field_.name, "rope_type default, linear or llama3, not " + type_);
       return scaling;
     }
     const std::set<std::string> legal = legal_members(type_);

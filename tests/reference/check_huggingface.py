@@ -30,7 +30,7 @@ except ImportError as missing:
     print(f"skipped: {missing}; scripts/huggingface_check makes an environment that has it")
     sys.exit(77)
 
-LEARNING_RATE = 0.5
+LEARNING_RATE = 8.0
 SHARDED, HALF = {"llama", "qwen3"}, {"mistral_full"}
 
 
@@ -59,7 +59,7 @@ def train(binary, folder, config, output, rate):
         "--set", f"batch={{global: {models.SEQUENCES}, micro: 1}}", "--set", "train.steps=1",
         "--set", f"model.context={models.CONTEXT}", "--set", "data.order=sequential",
         "--set", f"optimizer={{name: sgd, learning_rate: {rate}, weight_decay: 0}}",
-        "--set", "schedule={name: constant}", "--set", "clip.mode=none", "--set", "model.dropout=0",
+        "--set", "schedule={name: constant, warmup_steps: 0}", "--set", "clip.mode=none", "--set", "model.dropout=0",
         "--set", "backend.device=cpu", "--set", "backend.threads=1")
     lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
     return next(line for line in lines if line["event"] == "step")

@@ -61,7 +61,7 @@ EQUAL = {
     "mistral_sliding": lambda: _mistral(sliding_window=5),
     "mistral_full": lambda: _mistral(sliding_window=None),
     "bert": lambda: _bert(),
-    "bert_untied_relu": lambda: _bert(tie_word_embeddings=False, hidden_act="relu"),
+    "bert_relu": lambda: _bert(hidden_act="relu", layer_norm_eps=1e-3),
 }
 
 # Of a family that can be expressed, but not with this setting: the field that must be named.
@@ -69,7 +69,7 @@ REFUSED_FIELDS = {
     "gpt2_inverse_layer": (lambda: _gpt2(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
     "gpt2_unscaled": (lambda: _gpt2(scale_attn_weights=False), "scale_attn_weights"),
     "llama_attention_bias": (lambda: _llama(attention_bias=True), "attention_bias"),
-    "llama_dynamic": (lambda: _llama(rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=2.0)),
+    "llama_dynamic": (lambda: _llama(head_dim=4, rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=2.0)),
                       "dynamic"),
     "llama_yarn": (lambda: _llama(rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=2.0)), "yarn"),
     "llama_relu": (lambda: _llama(hidden_act="relu"), "hidden_act"),
