@@ -60,9 +60,8 @@ void clip_parameters(OpContext& context, const runtime::ClipConfig& rules,
                      const ops::ExactSum* sums, int ranks, std::int64_t parameters,
                      runtime::DecidedStep* decided, double* references, float* factors) {
   const std::int64_t kept = references == nullptr ? 0 : parameters;
-  const OpScope scope("clip_parameters",
-                      {reads(sums, ranks * parameters), writes(decided), writes(references, kept),
-                       writes(factors, parameters)});
+  const OpScope scope("clip_parameters", {reads(sums, ranks * parameters), writes(decided),
+                                          writes(references, kept), writes(factors, parameters)});
   plain().clip_parameters(context, rules, sums, ranks, parameters, decided, references, factors);
 }
 
