@@ -84,7 +84,7 @@ TEST_F(StoreTest, AChildThatHasNotExecutedItsProgramYetHoldsNobodyUp) {
   ASSERT_TRUE(WIFSIGNALED(status));
   char byte = 0;
   ASSERT_EQ(::read(ready[0], &byte, 1), 1);
-  EXPECT_NO_THROW(Store(state()));
+  EXPECT_NO_THROW(Store{state()});
   ::close(ready[0]);
   ::close(ready[1]);
 }
