@@ -134,7 +134,7 @@ TEST(Rope, BitsDoNotDependOnThreads) {
   EXPECT_EQ(one, Rope<float>(64, 3).apply(RopeDirection::kForward, kLength, x, 128));
 }
 
-// What Transformers 5.24 computes for a head of 16 (modeling_rope_utils, fp32).
+// What Transformers 5.24 computes for a head of 16 (modeling_rope_utils, fp32), to four digits or more.
 TEST(Rope, ScaledFrequenciesAreThoseOfTransformers) {
   const RopeScaling linear{RopeScalingKind::kLinear, 4.0};
   const RopeScaling llama3{RopeScalingKind::kLlama3, 8.0, 1.0, 4.0, 8192};
@@ -145,7 +145,7 @@ TEST(Rope, ScaledFrequenciesAreThoseOfTransformers) {
   for (int i = 0; i < 8; ++i) {
     const double slope = -i / 8.0;
     EXPECT_NEAR(scaled_frequency(linear, std::pow(1e4, slope)) / linear_expected[i], 1.0, 1e-5);
-    EXPECT_NEAR(scaled_frequency(llama3, std::pow(5e5, slope)) / llama3_expected[i], 1.0, 1e-4);
+    EXPECT_NEAR(scaled_frequency(llama3, std::pow(5e5, slope)) / llama3_expected[i], 1.0, 5e-4);
     EXPECT_EQ(scaled_frequency({}, std::pow(1e4, slope)), std::pow(1e4, slope));
   }
 }
