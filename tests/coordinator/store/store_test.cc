@@ -7,6 +7,7 @@
 
 #include <csignal>
 #include <fstream>
+#include <memory>
 
 #include "coordinator/model/run_json.h"
 #include "coordinator/model/sha256.h"
