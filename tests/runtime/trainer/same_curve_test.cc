@@ -3,6 +3,7 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "tests/support/training_world.h"
@@ -89,6 +90,47 @@ TEST(ManyRanks, SixtyFour) {
   const TrainingResult alone = world.train(run);
   EXPECT_EQ(exact.state, alone.state);
   EXPECT_EQ(exact.ledger, alone.ledger);
+}
+
+// Each sequence by itself gives its own mean, of which loss.normalise: sequences takes the mean:
+// with weights that never move, sequences without targets, and micro-batches of any size on any
+// rank.
+TEST(LossBySequence, IsTheMeanOfMeansUnderAccumulationAndIgnoredTargets) {
+  TrainingWorld world(tiny_config());
+  std::string mask(4096, '\0');  // of 8 tokens to a sequence
+  for (std::size_t i = 0; i < mask.size(); ++i)
+    mask[i] = (i / 8) % 5 != 2 && i * 7919 % 11 <= (i / 8) % 7 ? '\1' : '\0';
+  world.directory().write("tokens.mask", mask);
+  TrainingRun run;
+  run.overrides = {"data.order=sequential",     "train.steps=12",         "batch.global=1",
+                   "optimizer.learning_rate=0", "schedule.name=constant", "health.spike_factor=0"};
+  const TrainingResult alone = world.train(run);
+  ASSERT_EQ(alone.decisions.size(), 12U) << alone.message;
+  double sum = 0.0;
+  int sequences = 0;
+  for (const runtime::StepDecision& each : alone.decisions) {
+    sum += each.counted > 0 ? each.loss : 0.0;
+    sequences += each.counted > 0 ? 1 : 0;
+  }
+  ASSERT_GT(sequences, 5);
+  ASSERT_LT(sequences, 12);
+  run.overrides.insert(run.overrides.end(),
+                       {"train.steps=1", "batch.global=12", "loss.normalise=sequences"});
+  double norm = 0.0;
+  for (const auto& [micro, ranks, stage] :
+       {std::tuple{1, 1, 0}, {1, 3, 2}, {4, 3, 0}, {12, 1, 2}}) {
+    TrainingRun whole = run;
+    whole.ranks = ranks;
+    whole.overrides.push_back(fmt::format("batch.micro={}", micro));
+    whole.overrides.push_back(fmt::format("parallel.zero_stage={}", stage));
+    const TrainingResult found = world.train(whole);
+    ASSERT_EQ(found.decisions.size(), 1U) << found.message;
+    EXPECT_NEAR(found.decisions.front().loss, sum / sequences, 1e-6);
+    if (norm == 0.0) norm = found.decisions.front().grad_norm;
+    EXPECT_NEAR(found.decisions.front().grad_norm / norm, 1.0, 1e-5);
+  }
+  run.overrides.emplace_back("loss.normalise=tokens");
+  EXPECT_GT(std::abs(world.train(run).decisions.at(0).loss - sum / sequences), 1e-4);
 }
 
 }  // namespace
