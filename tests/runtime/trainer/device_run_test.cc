@@ -84,6 +84,7 @@ TEST(DeviceRun, RunningAheadChangesNoBit) {
        2,
        {"train.steps=6", "clip.mode=zclip", "clip.warmup_steps=2", "clip.z_threshold=0.1"}},
       {"applied", 2, {"train.steps=6", "clip.mode=adagc", "clip.warmup_steps=2"}},
+      {"applied", 2, {"train.steps=4", "optimizer.name=muon", "clip.mode=tensor_norm"}},
       {"applied", 2, {"train.steps=4", "clip.mode=tensor_norm", "clip.threshold=0.05"}},
       {"applied",
        2,
