@@ -246,16 +246,16 @@ TEST(Attention, DropoutFollowsTheElementIndex) {
 
 // Windows that end within a block of scores, on its edge, in another block, and beyond the sequence.
 TEST(Attention, WindowHidesWhatLiesBehindIt) {
-  for (const std::int64_t window : {1, 3, 32, 63, 64, 65, 100, 200}) {
+  for (const std::int64_t window : {1, 3, 32, 63, 64, 65, 100}) {
     SCOPED_TRACE(fmt::format("window {}", window));
-    for (const std::int64_t length : {1, 17, 65, 130, 200}) {
-      for (const double dropout : {0.0, 0.3}) {
-        AttentionSpec spec = make_spec(2, length, 4, 2, 16, true, dropout);
-        spec.window = window;
-        check_against_reference<double>(spec, dropout > 0.0 ? 1e-7 : 1e-13);
-        check_against_reference<float>(spec, 1e-6);
-        check_against_reference<core::BFloat16>(spec, 4e-3);
-      }
+    for (const std::int64_t length : {65, 130}) {
+      AttentionSpec spec = make_spec(1, length, 2, 1, 16, true);
+      spec.window = window;
+      check_against_reference<double>(spec, 1e-13);
+      check_against_reference<core::BFloat16>(spec, 4e-3);
+      spec = make_spec(1, length, 2, 1, 16, true, 0.3);
+      spec.window = window;
+      check_against_reference<float>(spec, 1e-6);
     }
   }
 }
