@@ -63,7 +63,8 @@ TEST(DeepSpeed, TheUsualSmallFileWorksAsItIs) {
   EXPECT_EQ(config.clip.mode, ClipMode::kGlobalNorm);
   EXPECT_EQ(config.clip.threshold, 1.0);
   const std::string text = settings_as_yaml(settings, "");
-  EXPECT_THAT(text, HasSubstr("precision:\n  compute: fp16\n  loss_scale:\n    mode: dynamic\n"));
+  EXPECT_THAT(text,
+              HasSubstr("precision:\n  compute: fp16\n  loss_scale:\n    growth_interval: 1000\n"));
   EXPECT_THAT(text, HasSubstr("parallel:\n  zero_stage: 2\n"));
 }
 
