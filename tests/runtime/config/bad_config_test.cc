@@ -332,7 +332,7 @@ TEST(BadFileTest, UnreadableFile) {
 
 TEST(BadFileTest, AllProblemsAreListedInTheOrderOfTheFile) {
   std::string text = sample_config(1, "run: {seed: 007, nme: x}");
-  text += "health: 3\nema: {decay: 0.9}\n";
+  text += "health: 3\nema: {decay: 1.5}\n";
   const std::string message = message_of(text, {"clip.mode=x"});
   const std::vector<std::string> parts = {"c.yaml:1:13: run.seed", "c.yaml:1:18: run.nme",
                                           "c.yaml:8:9: health", "c.yaml:9:14: ema.decay",

@@ -16,6 +16,7 @@
 #include "runtime/data/tokenizer/splitter.h"
 #include "runtime/data/tokenizer/tokenizer_files.h"
 #include "runtime/data/tokenizer/word_counts.h"
+#include "tests/support/recorded.h"
 #include "tests/support/temporary_directory.h"
 
 namespace lockstep::runtime {
@@ -161,8 +162,7 @@ TEST(BpeTrainer, CountsTheSameOnAnyNumberOfThreads) {
 }
 
 json read_recorded() {
-  const auto tests = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
-  std::ifstream in(tests / "reference/recorded/tokenizers.json");
+  std::ifstream in(lockstep::testing::recorded_file("tokenizers.json"));
   return json::parse(in);
 }
 

@@ -194,17 +194,15 @@ TEST_F(LedgerTest, FirstDifferenceNamesStepFieldAndValues) {
   EXPECT_EQ(difference->second, "1.25");
 }
 
-TEST_F(LedgerTest, AFieldOnOneSideOnlyIsADifference) {
+// Hashes are taken on steps that verify and before saves, which runs may choose differently.
+TEST_F(LedgerTest, HashesThatOnlyOneTookAreNoDifference) {
   std::vector<LedgerRecord> other = three();
   other[1].parameter_hashes.reset();
   const auto a = read_ledger(write("a.jsonl", three()));
   const auto b = read_ledger(write("b.jsonl", other));
   for (const bool swapped : {false, true}) {
     const auto difference = swapped ? first_difference(b, a) : first_difference(a, b);
-    ASSERT_TRUE(difference.has_value());
-    EXPECT_EQ(difference->step, 2);
-    EXPECT_EQ(difference->field, "parameter_hashes");
-    EXPECT_EQ(swapped ? difference->first : difference->second, "absent");
+    EXPECT_FALSE(difference.has_value());
   }
 }
 

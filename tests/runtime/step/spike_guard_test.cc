@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/random.h"
+#include "tests/support/recorded.h"
 #include "tests/support/temporary_directory.h"
 
 namespace lockstep::runtime {
@@ -132,9 +133,7 @@ TEST(SpikeGuard, SaysWhatLeapt) {
 // W7: recorded from PyTorch runs without a guard (tests/reference/record_spike_curves.py). Whatever leaps is
 // found at its first step and nothing before it; what stays is a level after kLevelSteps steps.
 TEST(SpikeGuard, FindsWhatLeaptInRecordedRuns) {
-  const std::string file =
-      std::filesystem::path(__FILE__).parent_path().parent_path().parent_path() /
-      "reference/recorded/spikes.json";
+  const std::string file = lockstep::testing::recorded_file("spikes.json");
   const auto curves = nlohmann::json::parse(lockstep::testing::read_file(file));
   ASSERT_EQ(curves.size(), 4U);
   for (const auto& curve : curves) {
