@@ -72,6 +72,7 @@ struct EngineCore {
   const Clock& clock;
   core::Logger& log;
   const EngineOptions options;
+  const std::int64_t began_ns = clock.boot_time().ns;  // this coordinator, on the steady clock
 
   RunTable table;
   LiveAttempts live;
@@ -104,6 +105,9 @@ struct EngineCore {
   std::int64_t now() const { return clock.now_ns(); }  // for people
   Moment moment() const { return clock.now(); }
   std::int64_t steady() const { return clock.boot_time().ns; }
+  // What is left of the pause before the next attempt; never more than the policy allows, whatever
+  // the clocks say.
+  std::int64_t backoff_left_ns(const Run& run, const Moment& now) const;
   double jitter();  // in [-1, 1]; write_mutex is held
 
   // --- committing (engine_commit.cc); write_mutex is held ----------------------------------------
@@ -147,10 +151,6 @@ struct EngineCore {
   std::vector<QueuedRun> queued_runs(const std::vector<RunPtr>& runs, const Moment& now) const;
   Plan current_plan() const;
 };
-
-// What is left of the pause before the next attempt; never more than the policy allows, whatever the
-// clocks say.
-std::int64_t backoff_left_ns(const Run& run, const Moment& now);
 
 // Adds the request to stop, and what must come with it: a checkpoint first for those that free the
 // slots, the point of no return for the others.

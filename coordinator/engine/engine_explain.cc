@@ -87,7 +87,7 @@ void explain_queued(const EngineCore& core, const Run& run, Explanation& told) {
 
 void explain_backoff(const EngineCore& core, const Run& run, Explanation& told) {
   const Moment now = core.moment();
-  const std::int64_t left = std::max<std::int64_t>(0, backoff_left_ns(run, now));
+  const std::int64_t left = std::max<std::int64_t>(0, core.backoff_left_ns(run, now));
   const double seconds = static_cast<double>(left) / kSecond;
   told.reasons.push_back(
       {"BACKOFF", fmt::format("restart {} begins in {:.0f} s", run.restart_count, seconds)});

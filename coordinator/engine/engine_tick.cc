@@ -71,12 +71,14 @@ EngineCore::EngineCore(Store& store_, AttemptHost& attempts_, Checkpoints& check
   start_up();
 }
 
-std::int64_t backoff_left_ns(const Run& run, const Moment& now) {
+std::int64_t EngineCore::backoff_left_ns(const Run& run, const Moment& now) const {
   const bool same_boot =
       !run.backoff_until.boot.empty() && run.backoff_until.boot == now.steady.boot;
-  const std::int64_t left =
-      same_boot ? run.backoff_until.ns - now.steady.ns : run.backoff_until_ns - now.unix_ns;
-  return std::min(left, retry_delay_ns(run.retry_policy, 62, 1.0));
+  if (same_boot) return run.backoff_until.ns - now.steady.ns;
+  // The machine was started anew, and its wall clock may be wrong: from this start on at most as
+  // long as any pause.
+  const std::int64_t latest = began_ns + retry_delay_ns(run.retry_policy, 62, 1.0);
+  return std::min(run.backoff_until_ns - now.unix_ns, latest - now.steady.ns);
 }
 
 double EngineCore::jitter() {
