@@ -30,8 +30,8 @@ ConstTensorView Embedding::position_rows(const Pass& pass) const {
           ? pass.parameter(positions_)
           : pass.activations.view(pass.activations.plan().positions.sinusoidal,
                                   {pass.config.context, pass.config.width});
-  return pass.first_position == 0 ? rows
-                                  : rows.slice_rows(pass.first_position, pass.config.context);
+  const bool whole = pass.first_position == 0 || rows.empty();  // empty: positions enter by rope
+  return whole ? rows : rows.slice_rows(pass.first_position, pass.config.context);
 }
 
 TensorView Embedding::sum_output(const Pass& pass, TensorView y) const {

@@ -54,6 +54,7 @@ TEST_F(AttemptTest, F3_GoesOnWithoutItsCoordinatorAndIsFoundAgain) {
   EXPECT_FALSE(found[0].ended);
   EXPECT_THAT(attempts_.find_all([](const std::string&) { return true; }), IsEmpty());
   // What cannot be read is found as long as it lives.
+  wait_for(run, AttemptPhase::kRunning);
   const std::string kept = lockstep::testing::read_file(directory(run) + "/launch.json");
   std::ofstream(directory(run) + "/launch.json") << "{";
   found = attempts_.find_all(none);
