@@ -55,6 +55,7 @@ const std::map<std::string, Names>& promised() {
       {"AdminService/ListTokens", kAdmins},       {"AdminService/RevokeToken", kAdmins},
       {"AdminService/ListAuditEvents", kAdmins},  {"AdminService/BackupStore", kAdmins},
       {"AdminService/CheckStore", kAdmins},       {"AdminService/ShutdownServer", kAdmins},
+      {"AdminService/AdoptAttempt", kAdmins},     {"AdminService/EndAttempt", kAdmins},
       {"AgentService/Register", kNobody},         {"AgentService/Heartbeat", kNobody}};
   return scopes;
 }
