@@ -85,7 +85,7 @@ std::vector<std::pair<std::string, std::string>> mpirun_environment(const std::s
 }
 
 const std::vector<int>& signals_kept_from_mpirun() {
-  static const std::vector<int> signals = {SIGTERM, SIGHUP};
+  static const std::vector<int> signals = {SIGTERM, SIGHUP, SIGALRM, SIGVTALRM, SIGPROF};
   return signals;
 }
 

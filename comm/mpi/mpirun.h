@@ -36,6 +36,7 @@ std::vector<std::pair<std::string, std::string>> mpirun_environment(const std::s
 // They make mpirun kill its ranks after 0.25 s (5.0) or 1 s (4.1), which is no time for a checkpoint,
 // or leave them as orphans: it is started with them blocked, in a session of its own. It ends with its
 // ranks; SIGINT makes it end them, and clean up.
+// The signals of timers as well, which it would pass on to ranks that have no handler for them yet.
 const std::vector<int>& signals_kept_from_mpirun();
 
 // Raises this process's limit of open files, which mpirun inherits, if it is too low for this many

@@ -41,8 +41,8 @@ class StopPoints : public models::ParameterSource {
   bool agreed();
 
  private:
-  // Half a second of a core, or more.
-  static constexpr std::int64_t kWorkBetween = 20'000'000'000;
+  // A tenth of a second of a core, and more where the products are small.
+  static constexpr std::int64_t kWorkBetween = 4'000'000'000;
 
   models::ParameterSource& parameters_;
   const models::ParameterTable& table_;

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
@@ -74,6 +75,7 @@ class SignalTest : public testing::TrainingTest {
       EXPECT_NO_THROW(runtime::verify_checkpoint(runtime::read_manifest(checkpoints + "/" + name)));
       steps.push_back(*step);
     }
+    std::sort(steps.begin(), steps.end());
     return steps;
   }
 
@@ -242,11 +244,11 @@ TEST_F(SignalTest, D6_AFileTooLargeNamesTheLimit) {
   EXPECT_THAT(result.err, HasSubstr("ulimit -f"));
 }
 
-// A step of minutes.
+// A step of many minutes.
 TEST_F(SignalTest, D5_AStopIsHeardWithinAStep) {
   for (const int ranks : {1, 2}) {
-    TrainingCall call{.set = kWide, .ranks = ranks};
-    call.set.insert(call.set.end(), {"batch.global=8000", "train.steps=2"});
+    TrainingCall call{.set = kWide, .ranks = ranks, .timeout_seconds = 180};
+    call.set.insert(call.set.end(), {"batch.global=32000", "train.steps=2"});
     call.output = fmt::format("run{}", ranks);
     Command run(command_line(call), command_options(call));
     while (text(call.output + "/logs/rank-0000.log").find("parameters") == std::string::npos)
@@ -256,7 +258,7 @@ TEST_F(SignalTest, D5_AStopIsHeardWithinAStep) {
     kill(run.pid(), SIGTERM);
     const CommandResult result = run.wait();
     EXPECT_EQ(result.exit_code, 7) << result.err;
-    EXPECT_LT(Clock::now() - asked, seconds(20));
+    EXPECT_LT(Clock::now() - asked, seconds(60));
     EXPECT_THAT(whole_checkpoints(call.output), ::testing::ElementsAre(0));
   }
 }
@@ -264,10 +266,9 @@ TEST_F(SignalTest, D5_AStopIsHeardWithinAStep) {
 TEST_F(SignalTest, W14_AStopIsHeardWithinAValidation) {
   write_tokens("long.bin", testing::structured_tokens(2'000'000, kVocabulary));
   for (const int ranks : {1, 3}) {
-    TrainingCall call{.set = kWide, .ranks = ranks};
+    TrainingCall call{.set = kWide, .ranks = ranks, .timeout_seconds = 180};
     call.set.insert(call.set.end(), {"batch.global=12", "train.steps=4", "train.validate_every=2",
                                      "data.validation=long.bin"});
-    TrainingCall whole = call;
     call.output = fmt::format("run{}", ranks);
     Command run(command_line(call), command_options(call));
     wait_for_step(call.output, 2);
@@ -360,10 +361,11 @@ TEST_F(RandomStopTest, StoppedAnywhereItGoesOnAsIfNothingHadHappened) {
   int stops = 0;
   for (int life = 0; stops < wanted && !HasFailure(); ++life) {
     constexpr int kSteps = 300;
-    TrainingCall call{.set = {fmt::format("train.steps={}", kSteps), "run.reproducible=ranks",
-                              "train.validate_every=20", "checkpoint.every_steps=15",
-                              "checkpoint.keep=2", "data.order=shuffled", "model.dropout=0.1",
-                              fmt::format("run.seed={}", life)}};
+    TrainingCall call{
+        .set = {fmt::format("train.steps={}", kSteps), "run.reproducible=ranks",
+                "train.validate_every=20", "checkpoint.every_steps=15", "checkpoint.keep=2",
+                "data.order=shuffled", "model.dropout=0.1", fmt::format("run.seed={}", life)},
+        .timeout_seconds = 180};
     TrainingCall whole = call;
     whole.output = fmt::format("whole{}", life);
     must_train(whole);
