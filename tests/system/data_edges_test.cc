@@ -111,8 +111,8 @@ TEST_F(DataEdgesTest, W6AListKeepsItsOrderAndAPatternSortsNaturally) {
                              "order of the list"));
   using Losses = std::vector<double>;
   EXPECT_EQ(run("turned", "[a.bin, s-2.bin, s-10.bin]").first,
-            (Losses{listed[2], listed[1], listed[0]}));
-  EXPECT_EQ(run("pattern", "'*-*.bin'").first, (Losses{listed[1], listed[0], listed[1]}));
+            (Losses{listed.at(2), listed.at(1), listed.at(0)}));
+  EXPECT_EQ(run("pattern", "'*-*.bin'").first, (Losses{listed.at(1), listed.at(0), listed.at(1)}));
 }
 
 TEST_F(DataEdgesTest, D3AFileThatShrinksUnderARunIsNamedByAllRanks) {

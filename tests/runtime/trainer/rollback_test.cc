@@ -212,7 +212,7 @@ TEST(Rollback, IsCapped) {
   few.overrides.push_back("precision.loss_scale.max_consecutive_skips=6");
   result = world.train(few);
   ASSERT_EQ(result.error, core::ErrorKind::kDiverged);
-  EXPECT_THAT(result.message, HasSubstr("steps 24 to 29 would be left out, and 6 skips"));
+  EXPECT_THAT(result.message, HasSubstr("steps 24 to 29 would be left out, and 6 steps in a row"));
 }
 
 // Killed right after the decision to go back was written down: the checkpoints of the steps given
