@@ -47,6 +47,35 @@ TEST_F(FullDiskTest, NoRoomForACheckpoint) {
   }
 }
 
+// U1: no space at the start is told as such.
+TEST_F(FullDiskTest, NoRoomAtTheStart) {
+  if (!mount_small("64k")) GTEST_SKIP() << "cannot mount a tmpfs: " << std::strerror(errno);
+  directory_.write("small/fill", std::string(1 << 20, 'x'));
+  for (const int ranks : {1, 2}) {
+    const CommandResult result =
+        train({.ranks = ranks, .output = "small/ranks" + std::to_string(ranks)});
+    EXPECT_EQ(result.exit_code, 3) << result.err;
+    EXPECT_THAT(result.err, AllOf(HasSubstr("run.output"), HasSubstr("No space left on device")));
+  }
+}
+
+// D10: what checkpoint.keep removes behind a save goes before it where there is no room; what is
+// kept does not, and is named.
+TEST_F(FullDiskTest, MakesRoomForACheckpoint) {
+  if (!mount_small("2m")) GTEST_SKIP() << "cannot mount a tmpfs: " << std::strerror(errno);
+  const std::vector<std::string> set = {"checkpoint.every_steps=2", "data.validation=null"};
+  std::vector<std::string> two = set;
+  two.emplace_back("checkpoint.keep=2");
+  must_train({.set = two, .output = "small/run"});
+  EXPECT_FALSE(std::filesystem::exists(checkpoint_directory("small/run", 16)));
+  EXPECT_TRUE(std::filesystem::exists(checkpoint_directory("small/run", 18)));
+  std::filesystem::remove_all(path("small/run"));
+  const CommandResult result = train({.set = set, .output = "small/run"});
+  EXPECT_EQ(result.exit_code, 3) << result.err;
+  EXPECT_THAT(result.err, AllOf(HasSubstr("MiB free, found 1."), HasSubstr("what may go there"),
+                                HasSubstr("step-00000002 (0.")));
+}
+
 TEST_F(FullDiskTest, NoRoomForARecord) {
   if (!mount_small("256k")) GTEST_SKIP() << "cannot mount a tmpfs: " << std::strerror(errno);
   for (const int ranks : {1, 2}) {
