@@ -54,12 +54,13 @@ void add_parallel(SchemaBuilder& schema) {
 
 void add_upkeep(SchemaBuilder& schema) {
   schema
-      .choice("memory.recompute", LOCKSTEP_FIELD(memory.recompute),
-              {std::pair{"none", Recompute::kNone},
-               {"attention", Recompute::kAttention},
-               {"block", Recompute::kBlock}},
-              "activations computed again in backward instead of kept: what attention keeps (a few "
-              "percent more time), or all of a block but its input (about a fifth); same bits")
+      .choice(
+          "memory.recompute", LOCKSTEP_FIELD(memory.recompute),
+          {std::pair{"none", Recompute::kNone},
+           {"attention", Recompute::kAttention},
+           {"block", Recompute::kBlock}},
+          "activations computed again in backward instead of kept: what attention keeps (about a "
+          "tenth more time), or all of a block but its input (a fifth); same bits")
       .number("memory.limit_mib", LOCKSTEP_FIELD(memory.limit_mib), at_least(0),
               "MiB that one rank may allocate; a run that needs more ends at its start (exit 6); "
               "0: no limit")
