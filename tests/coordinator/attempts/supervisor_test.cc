@@ -41,7 +41,7 @@ TEST_F(AttemptTest, StopsGracefullyAtAStepBoundary) {
 }
 
 TEST_F(AttemptTest, F3_GoesOnWithoutItsCoordinatorAndIsFoundAgain) {
-  const LaunchSpec run = spec(2, {{"steps", 40}, {"step_ms", 20}});
+  const LaunchSpec run = spec(2, {{"steps", 100}, {"step_ms", 20}});
   {
     SupervisedAttempts first({state_.path().string(), LOCKSTEP_FAKE_RANK});
     first.launch(run);
@@ -53,6 +53,8 @@ TEST_F(AttemptTest, F3_GoesOnWithoutItsCoordinatorAndIsFoundAgain) {
   EXPECT_EQ(found[0].spec, run);
   EXPECT_FALSE(found[0].ended);
   EXPECT_THAT(attempts_.find_all([](const std::string&) { return true; }), IsEmpty());
+  const AttemptStatus running = wait_for(run, AttemptPhase::kRunning);
+  EXPECT_TRUE(running.supervisor_alive);
   // What cannot be read is found as long as it lives.
   wait_for(run, AttemptPhase::kRunning);
   const std::string kept = lockstep::testing::read_file(directory(run) + "/launch.json");
@@ -63,8 +65,6 @@ TEST_F(AttemptTest, F3_GoesOnWithoutItsCoordinatorAndIsFoundAgain) {
   EXPECT_FALSE(found[0].spec);
   EXPECT_THROW(attempts_.set_aside(run.attempt), core::Error) << "it lives";
   std::ofstream(directory(run) + "/launch.json") << kept;
-  const AttemptStatus running = wait_for(run, AttemptPhase::kRunning);
-  EXPECT_TRUE(running.supervisor_alive);
   const AttemptStatus end = wait_for_end(run);
   EXPECT_EQ(end.exit.category, FailureCategory::kDone) << story(run);
   EXPECT_TRUE(attempts_.find_all(none).at(0).ended);

@@ -95,6 +95,7 @@ TEST_F(Recovery, TheDocumentedRestoreGoesOnWithWhatRuns) {
   for (int i = 0; i < 600 && !coordinator_ended(); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   ASSERT_TRUE(coordinator_ended()) << script;
+  store_lost();  // of requests since the copy the store knows nothing
   start();
   expect_undisturbed_rank(run, rank);
   EXPECT_EQ(state(held), "WAITING");
@@ -141,6 +142,7 @@ TEST_F(Recovery, SighupReadsTheConfigurationAgain) {
   EXPECT_TRUE(told("coordinator.yaml:3"));
   EXPECT_EQ(json({"hosts", "list"})[0]["name"], "local");
   EXPECT_FALSE(coordinator_ended());
+  std::ofstream(path("coordinator.yaml")) << before;
   expect_undisturbed_rank(run, rank);
   EXPECT_EQ(job({"cancel", run, "--wait"}).exit_code, 0);
   EXPECT_EQ(follow->wait().exit_code, 3);
