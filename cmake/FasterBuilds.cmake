@@ -40,12 +40,21 @@ function(lockstep_precompile)
     add_library(${target} OBJECT EXCLUDE_FROM_ALL "${source}")
   endif()
   lockstep_configure_target(${target} ${arg_FP_CONTRACT})
+  lockstep_cool(${target} ${arg_NAME})
   target_link_libraries(${target} PRIVATE ${arg_DEPENDS})
   list(TRANSFORM arg_HEADERS REPLACE "^(.+)$" "<\\1>")
   target_precompile_headers(${target} PRIVATE ${arg_HEADERS})
 endfunction()
 
+# What uses these sets computes nothing that takes time: job control, the command line, tests.
+function(lockstep_cool target name)
+  if(name MATCHES "^(json|service|tests)$" AND CMAKE_BUILD_TYPE STREQUAL "Release")
+    target_compile_options(${target} PRIVATE -O1)
+  endif()
+endfunction()
+
 function(lockstep_use_headers target name)
+  lockstep_cool(${target} ${name})
   if(LOCKSTEP_PRECOMPILE AND NOT name STREQUAL "none")
     target_precompile_headers(${target} REUSE_FROM lockstep_headers_${name})
     # GCC 12 takes what it inlines from a precompiled header for code of ours, and then warns of its own
@@ -67,6 +76,10 @@ lockstep_precompile(NAME fast KIND library FP_CONTRACT fast HEADERS ${headers} D
 list(APPEND headers nlohmann/json.hpp)
 list(APPEND depends nlohmann_json::nlohmann_json)
 lockstep_precompile(NAME json KIND library FP_CONTRACT off HEADERS ${headers} DEPENDS ${depends})
+# gRPC's and CLI11's are parsed longer than anything of the project.
+lockstep_precompile(NAME service KIND library FP_CONTRACT off
+  HEADERS ${headers} grpcpp/grpcpp.h CLI/CLI.hpp
+  DEPENDS ${depends} gRPC::grpc++ protobuf::libprotobuf CLI11::CLI11)
 if(LOCKSTEP_BUILD_TESTS)
   lockstep_precompile(NAME tests KIND program FP_CONTRACT off
     HEADERS ${headers} gmock/gmock.h gtest/gtest.h DEPENDS ${depends} GTest::gmock)
