@@ -71,11 +71,12 @@ void record_flight(const runtime::Config& config, const runtime::RunDirectory& d
 // Under a coordinator rank 0 tells it how the run gets on, and passes on what it wants.
 void tell_coordinator(const runtime::Config& config, runtime::Trainer& trainer,
                       const comm::Communicator& communicator, core::Logger& log,
-                      std::optional<agent::Agent>& agent) {
+                      std::optional<coordinator::agent::Agent>& agent) {
   if (communicator.rank() != 0) return;
-  std::optional<agent::AgentOptions> options = agent::options_from_environment();
+  std::optional<coordinator::agent::AgentOptions> options =
+      coordinator::agent::options_from_environment();
   if (!options) return;
-  agent::RunFacts facts;
+  coordinator::agent::RunFacts facts;
   facts.world_size = communicator.world_size();
   facts.total_steps = config.train.steps;
   facts.resumed_step = trainer.progress().step;
@@ -102,7 +103,7 @@ void train_fitted(const runtime::FittedConfig& fitted, const std::string& checkp
   if (!fitted.health.empty()) trainer.tell_health(fitted.health);
   directory.write_config(config);
   log.info("run", "{}", run_description(config, communicator, threads, trainer.table(), device));
-  std::optional<agent::Agent> agent;
+  std::optional<coordinator::agent::Agent> agent;
   tell_coordinator(config, trainer, communicator, log, agent);
   try {
     trainer.run();
