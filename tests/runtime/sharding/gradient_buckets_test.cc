@@ -81,10 +81,9 @@ class OneRank {
         layout_(table, c.tied, c.ranks, 4096, 4),
         log_(communicator.rank(), c.ranks, core::LogLevel::kError),
         context_(1, memory_),
-        faults_({}, communicator.rank(), log_),
         rank_(communicator.rank()),
         buckets_(table, layout_, {c.compute, c.wire, c.stage, c.sync, c.rounds, c.overlap},
-                 communicator, context_, faults_, memory_) {}
+                 communicator, context_, {}, memory_) {}
 
   // Fills every element of the bucket's memory that belongs to no parameter with NaN.
   void poison_padding(int b, const core::TensorView& first_piece) {
@@ -171,7 +170,6 @@ class OneRank {
   core::MemoryTracker memory_;
   core::Logger log_;
   ops::OpContext context_;
-  FaultInjector faults_;
   int rank_;
   GradientBuckets buckets_;
   int skipped_bucket_ = -1;
