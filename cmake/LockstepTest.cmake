@@ -3,7 +3,7 @@
 #
 # One GoogleTest executable. Without RANKS it is one test `name` with gtest's own main. With RANKS it
 # gets an MPI main (tests/support/gtest_mpi_main.cc) and becomes one test `name.ranks<n>` per rank
-# count, each under mpirun. TIMEOUT (default 120) bounds each of them: `timeout` ends mpirun with
+# count, each under mpirun. TIMEOUT (default 400) bounds each of them: `timeout` ends mpirun with
 # SIGTERM first, so that no rank is left behind.
 find_program(LOCKSTEP_TIMEOUT_COMMAND timeout REQUIRED)
 
@@ -36,7 +36,7 @@ function(lockstep_add_test)
       "lockstep_add_test(${arg_NAME}): NAME or SOURCES missing or unknown: ${arg_UNPARSED_ARGUMENTS}")
   endif()
   if(NOT arg_TIMEOUT)
-    set(arg_TIMEOUT 120)
+    set(arg_TIMEOUT 400)
   endif()
   if(arg_RANKS)
     set(main "${PROJECT_SOURCE_DIR}/tests/support/gtest_mpi_main.cc")
