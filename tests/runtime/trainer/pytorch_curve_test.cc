@@ -16,6 +16,7 @@
 #include "core/memory.h"
 #include "runtime/config/load_config.h"
 #include "runtime/trainer/trainer.h"
+#include "tests/support/recorded.h"
 #include "tests/support/temporary_directory.h"
 
 namespace lockstep::runtime {
@@ -28,7 +29,7 @@ constexpr double kLossTolerance = 1e-5;  // fp32 rounding itself is about 1e-7
 constexpr double kNormTolerance = 1e-4;
 
 fs::path recorded(const std::string& name) {
-  return fs::path(__FILE__).parent_path().parent_path().parent_path() / "reference/recorded" / name;
+  return testing::recorded_file(name);
 }
 
 std::vector<Json> lines_of(const fs::path& path, const std::string& event) {
