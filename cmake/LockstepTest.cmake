@@ -48,6 +48,13 @@ function(lockstep_add_test)
   endif()
   lockstep_add_executable(NAME ${arg_NAME} SOURCES ${arg_SOURCES} ${main}
     DEPENDS ${arg_DEPENDS} lockstep::test_support ${libraries} OUTPUT_DIRECTORY tests HEADERS tests)
+  # `tests_<label>` builds the tests of a label.
+  foreach(label IN LISTS arg_LABELS)
+    if(NOT TARGET tests_${label})
+      add_custom_target(tests_${label})
+    endif()
+    add_dependencies(tests_${label} ${arg_NAME})
+  endforeach()
 
   if(NOT arg_RANKS)
     add_test(NAME ${arg_NAME} COMMAND ${arg_NAME})
