@@ -1,5 +1,7 @@
 #include "models/attention_layer.h"
 
+#include "models/parametrization.h"
+
 #include <fmt/format.h>
 
 #include <cmath>
@@ -59,7 +61,7 @@ ops::AttentionSpec AttentionLayer::spec(const Pass& pass) const {
   spec.causal = pass.config.causal();
   const std::int64_t window = pass.config.window_of(block_);
   spec.window = window < pass.first_position + pass.batch.length ? window : 0;
-  spec.scale = 1.0 / std::sqrt(static_cast<double>(spec.head_width));
+  spec.scale = attention_scale(pass.config);
   spec.dropout = pass.dropout(dropout_site_, pass.batch.length);
   return spec;
 }

@@ -8,6 +8,7 @@
 #include "ops/dropout.h"
 #include "ops/matmul.h"
 #include "ops/reduce.h"
+#include "ops/scale.h"
 #include "ops/transfer.h"
 
 namespace lockstep::models {
@@ -93,12 +94,20 @@ TensorView Head::output_input(const Pass& pass) const {
   core::fail_check(__FILE__, __LINE__, "task", "unknown task");
 }
 
+// mup: the logits are divided by the width multiplier, in what they are made of, which nothing else
+// reads; the gradient of that the same way.
+void Head::scale_for_width(const Pass& pass, TensorView x) {
+  const double multiplier = pass.config.width_multiplier();
+  if (multiplier != 1.0) ops::scale(pass.ops, 1.0 / multiplier, x.reshaped({x.elements()}));
+}
+
 TensorView Head::forward(const Pass& pass) const {
   const HeadSlots& slots = head_slots(pass);
   if (pass.config.final_norm())
     norm_forward(pass, norm_, slots.norm, pass.stream(slots.input), pass.stream(slots.normed));
   if (pass.config.task == Task::kMaskedLm) forward_transform(pass);
   if (pass.config.task == Task::kClassification) forward_pooler(pass);
+  scale_for_width(pass, output_input(pass));
   const TensorView z = logits(pass);
   linear_forward(pass, output_, output_input(pass), z);
   return z;
@@ -122,6 +131,7 @@ void Head::backward(const Pass& pass, const ParameterTable& table, GradientSink&
   }
   if (pass.config.task == Task::kCausalLm) {
     linear_input_backward(pass, output_, dlogits, dstream);
+    scale_for_width(pass, dstream);
   } else if (pass.config.task == Task::kMaskedLm) {
     const TensorView doutput = pass.stream(pass.gradients().inner);
     linear_input_backward(pass, output_, dlogits, doutput);

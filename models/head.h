@@ -38,6 +38,7 @@ class Head {
  private:
   core::TensorView logits(const Pass& pass) const;
   core::TensorView logit_gradients(const Pass& pass) const;
+  static void scale_for_width(const Pass& pass, core::TensorView x);
   core::TensorView features(const Pass& pass) const;      // x above
   core::TensorView output_input(const Pass& pass) const;  // what the last linear layer reads
   void forward_transform(const Pass& pass) const;

@@ -138,6 +138,16 @@ void check_numbers(Problems& problems, const ModelConfig& c) {
           fmt::format("must be greater than 0, or all rows start equal; is {}", c.init_std));
 }
 
+void check_parametrization(Problems& problems, const ModelConfig& c) {
+  if (c.parametrization == Parametrization::kStandard) return;
+  require(problems, c.family != Family::kBert && c.norm_position == NormPosition::kPre,
+          "parametrization", "mup is for families gpt and llama with norm_position pre");
+  const bool divides = c.given_head_width > 0 || c.mup_base_width % c.heads == 0;
+  require(problems, c.mup_base_width >= 1 && divides, "mup_base_width",
+          fmt::format("mup needs the width of the base model, a multiple of heads ({}); is {}",
+                      c.heads, c.mup_base_width));
+}
+
 void check_task(Problems& problems, const ModelConfig& c) {
   const bool encoder = c.family == Family::kBert;
   if (encoder) {
@@ -178,6 +188,7 @@ std::vector<ModelConfigProblem> find_problems(const ModelConfig& config) {
   if (problems.empty()) {
     check_heads(problems, config);
     check_positions(problems, config);
+    check_parametrization(problems, config);
     check_rope_scaling(problems, config);
     check_window(problems, config);
   }

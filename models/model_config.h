@@ -19,6 +19,8 @@ enum class InitKind { kGpt2, kXavierUniform, kXavierNormal, kKaimingUniform, kKa
 enum class Bias { kNone, kAll, kQkv };  // of linear layers: none, all, query, key and value only
 using ops::RopeScaling;
 using ops::RopeScalingKind;
+// muP (Yang et al. 2022, arXiv 2203.03466): see models/parametrization.h.
+enum class Parametrization { kStandard, kMup };
 enum class Task { kCausalLm, kMaskedLm, kClassification };
 
 // The resolved `model:` section: every field has its value (the family's defaults are filled in by
@@ -54,6 +56,8 @@ struct ModelConfig {
   ResidualGate residual_gate = ResidualGate::kNone;
   InitKind init = InitKind::kGpt2;
   double init_std = 0.02;
+  Parametrization parametrization = Parametrization::kStandard;
+  std::int64_t mup_base_width = 0;  // mup: width of the base model, which equals `standard`
   // RMSNorm over D of every query and key head, one gain vector [D] each, before RoPE.
   bool qk_norm = false;
   double logit_softcap = 0.0;  // 0: off; else logits = cap * tanh(logits / cap)
@@ -73,6 +77,12 @@ struct ModelConfig {
   }
   bool linear_bias() const { return bias == Bias::kAll; }
   bool qkv_bias() const { return bias != Bias::kNone; }
+  // mup: how many times wider than the base model; else 1.
+  double width_multiplier() const {
+    return parametrization == Parametrization::kStandard
+               ? 1.0
+               : static_cast<double>(width) / static_cast<double>(mup_base_width);
+  }
   bool gated() const {
     return activation == Activation::kSwiGlu || activation == Activation::kGeGlu;
   }

@@ -9,6 +9,7 @@
 
 #include "core/check.h"
 #include "core/random.h"
+#include "models/parametrization.h"
 
 namespace lockstep::models {
 
@@ -95,7 +96,7 @@ class SpecMaker {
  private:
   ParameterSpec make(const std::string& name, core::Shape shape, ParameterRole role, InitRule init,
                      bool decays) const {
-    return {prefix_ + name, shape, role, init, group_, decays, false};
+    return {prefix_ + name, shape, role, init, group_, decays, false, 1.0};
   }
 
   const ModelConfig& config_;
@@ -111,6 +112,7 @@ ParameterTable::ParameterTable(const ModelConfig& config)
   for (int layer = 0; layer < static_cast<int>(config.layers); ++layer)
     add_block(config, layer);
   add_head(config);
+  if (config.parametrization == Parametrization::kMup) scale_for_width(config);
 }
 
 void ParameterTable::add_embeddings(const ModelConfig& config) {
@@ -161,6 +163,15 @@ void ParameterTable::add_head(const ModelConfig& config) {
   }
   if (!config.tie_embeddings) add(make.weight("weight", config.vocab, config.width));
   if (config.task == Task::kMaskedLm && config.linear_bias()) add(make.bias("bias", config.vocab));
+}
+
+// Initial deviations are those of the base model, of matrices over the root of their multiplier.
+void ParameterTable::scale_for_width(const ModelConfig& config) {
+  const ParameterTable base(base_model(config));
+  for (ParameterSpec& spec : specs_) {
+    spec.width_multiplier = fan_in_multiplier(config, base, spec);
+    spec.init.scale = base[base.find(spec.name)].init.scale / std::sqrt(spec.width_multiplier);
+  }
 }
 
 ParameterId ParameterTable::add(ParameterSpec spec) {

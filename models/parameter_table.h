@@ -29,8 +29,9 @@ struct ParameterSpec {
   ParameterRole role = ParameterRole::kLinearWeight;
   InitRule init;
   GroupIndex group = 0;
-  bool decays = false;  // weight decay applies (linear weights and embeddings)
-  bool frozen = false;  // has no gradient
+  bool decays = false;            // weight decay applies (linear weights and embeddings)
+  bool frozen = false;            // has no gradient
+  double width_multiplier = 1.0;  // mup: fan_in_multiplier() (models/parametrization.h)
 
   std::int64_t elements() const { return shape.elements(); }
 };
@@ -65,6 +66,7 @@ class ParameterTable {
   void add_embeddings(const ModelConfig& config);
   void add_block(const ModelConfig& config, int layer);
   void add_head(const ModelConfig& config);
+  void scale_for_width(const ModelConfig& config);
 
   std::vector<ParameterSpec> specs_;
   std::unordered_map<std::string, ParameterId> ids_;  // by name

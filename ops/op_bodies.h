@@ -22,6 +22,7 @@
 #include "ops/residual.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
+#include "ops/scale.h"
 #include "ops/transfer.h"
 
 namespace lockstep::ops {
@@ -70,6 +71,7 @@ struct OpBodies {
   decltype(&ops::rms_norm_backward) rms_norm_backward;
   decltype(&ops::fill_rope_table) fill_rope_table;
   decltype(&ops::rope) rope;
+  decltype(&ops::scale) scale;
 
   // Who computed the last attention_forward or attention_backward of a context, and why, for people
   // ("cuDNN 9.19.0, engine 5"; "own kernels: there is dropout"). Valid until the next. Null where

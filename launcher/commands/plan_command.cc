@@ -12,10 +12,12 @@
 #include "launcher/cluster_file.h"
 #include "launcher/cluster_report.h"
 #include "launcher/run_description.h"
+#include "models/parametrization.h"
 #include "runtime/config/load_config.h"
 #include "runtime/config/tensor_rules.h"
 #include "runtime/plan/memory_advice.h"
 #include "runtime/plan/memory_plan.h"
+#include "runtime/plan/mup_table.h"
 #include "runtime/simulate/muon_cost.h"
 
 namespace lockstep::launcher {
@@ -146,6 +148,20 @@ void add_muon(const runtime::MuonCost& cost, nlohmann::ordered_json& json) {
                            {"added_share", cost.share()}};
 }
 
+void add_mup(const runtime::Config& config, nlohmann::ordered_json& json) {
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const runtime::MupRow& row : runtime::mup_rows(config)) {
+    rows.push_back({{"tensors", row.tensors},
+                    {"width_multiplier", row.width_multiplier},
+                    {"initial_deviation", row.initial_deviation},
+                    {"learning_rate", row.learning_rate},
+                    {"weight_decay", row.weight_decay}});
+  }
+  json["mup"] = {{"rows", rows},
+                 {"score_scale", models::attention_scale(config.model)},
+                 {"logit_scale", 1.0 / config.model.width_multiplier()}};
+}
+
 int plan_cluster(const PlanOptions& options, const runtime::Config& config, std::ostream& out) {
   const runtime::ClusterSpec cluster = load_cluster(options.cluster);
   print_cluster(predict_cluster(config, cluster, options.scaling, options.ranks), cluster,
@@ -159,12 +175,14 @@ int plan(const PlanOptions& options, std::ostream& out) {
   runtime::validate_for_world(config, options.ranks);
   const int threads = threads_of_rank(config, options.ranks);
   const std::vector<runtime::MemoryPlan> plans = all_plans(config, options.ranks, threads);
+  const bool mup = config.model.parametrization == models::Parametrization::kMup;
   const auto muon = runtime::muon_cost_of(config, runtime::parameter_table(config), options.ranks);
   const Fit fit = fit_of(options, config, plans[0].scarce_bytes(), threads);
   if (options.format == OutputFormat::kJson) {
     nlohmann::ordered_json json = to_json(plans[0]);
     add_fit(fit, json);
     if (muon) add_muon(*muon, json);
+    if (mup) add_mup(config, json);
     for (std::size_t i = 1; i < plans.size(); ++i)
       json["alternatives"].push_back(to_json(plans[i]));
     out << json.dump() << "\n";
@@ -177,6 +195,7 @@ int plan(const PlanOptions& options, std::ostream& out) {
     out << "group " << line << "\n";
   out << "\n";
   out << runtime::to_table(plans[0], nullptr) << fit_text(fit);
+  if (mup) out << "\n" << runtime::mup_table(config);
   if (muon) out << "\n" << runtime::describe(*muon) << "\n";
   print_comparison(plans, out);
   return 0;

@@ -65,6 +65,8 @@ void cast(OpContext& context, core::ConstTensorView from, core::TensorView to);
 void hash_messages(OpContext& context, const HashPlan& plan, core::ConstTensorView base,
                    std::uint64_t* hashes);
 
+void scale(OpContext& context, double factor, core::TensorView x);
+
 void accumulate(OpContext& context, core::ConstTensorView values, bool overwrite,
                 core::TensorView sum);
 

@@ -46,6 +46,7 @@ const OpBodies& cpu_op_bodies() {
       .rms_norm_backward = cpu::rms_norm_backward,
       .fill_rope_table = cpu::fill_rope_table,
       .rope = cpu::rope,
+      .scale = cpu::scale,
       .attention_server = nullptr,
       .open_libraries = nullptr,
       .close_libraries = nullptr,

@@ -44,6 +44,7 @@ OpBodies own_kernel_bodies() {
       .rms_norm_backward = rms_norm_backward,
       .fill_rope_table = fill_rope_table,
       .rope = rope,
+      .scale = scale,
       .attention_server = nullptr,
       .open_libraries = nullptr,
       .close_libraries = nullptr,

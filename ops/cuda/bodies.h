@@ -123,6 +123,8 @@ void fill_rope_table(OpContext& context, double theta, const RopeScaling& scalin
 void rope(OpContext& context, RopeDirection direction, std::int64_t length, std::int64_t head_width,
           core::ConstTensorView cosines, core::ConstTensorView sines, core::TensorView x);
 
+void scale(OpContext& context, double factor, core::TensorView x);
+
 // All of the above.
 OpBodies own_kernel_bodies();
 

@@ -82,6 +82,8 @@ const std::vector<Effect>& effects() {
          return c.optimizer.name != OptimizerKind::kSgd && c.optimizer.name != OptimizerKind::kLion;
        }},
       {"optimizer.momentum", "optimizer.name sgd or rmsprop", has_momentum},
+      {"model.mup_base_width", "model.parametrization mup",
+       [](const Config& c) { return c.model.parametrization == models::Parametrization::kMup; }},
       {"optimizer.muon.momentum", "optimizer.name muon", is_muon},
       {"optimizer.muon.nesterov", "optimizer.name muon", is_muon},
       {"optimizer.muon.ns_steps", "optimizer.name muon", is_muon},
@@ -133,6 +135,7 @@ class RuleChecker {
     check_run();
     check_model();
     check_batch_and_data();
+    check_parametrization();
     check_schedule();
     check_loss_scale();
     check_reproducible();
@@ -191,6 +194,13 @@ class RuleChecker {
   static std::string nearest_multiples(std::int64_t global, std::int64_t micro) {
     const std::int64_t below = global / micro * micro;
     return below == 0 ? std::to_string(micro) : fmt::format("{} and {}", below, below + micro);
+  }
+
+  void check_parametrization() {
+    const bool mup = config_.model.parametrization == models::Parametrization::kMup;
+    require(!mup || config_.optimizer.name != OptimizerKind::kSgd, "model.parametrization",
+            "mup scales the learning rates of optimizers that divide by the gradient's size; take "
+            "adamw, adam, rmsprop, lion or muon, not sgd");
   }
 
   void check_schedule() {

@@ -133,6 +133,15 @@ void add_initialisation_and_head(SchemaBuilder& schema) {
               "initial weights; gpt2: normal, residual outputs scaled by 1/sqrt(2 * layers)")
       .number("model.init_std", LOCKSTEP_FIELD(model.init_std), above(0),
               "standard deviation of normal initial weights")
+      .choice(
+          "model.parametrization", LOCKSTEP_FIELD(model.parametrization),
+          {std::pair{"standard", models::Parametrization::kStandard},
+           {"mup", models::Parametrization::kMup}},
+          "mup: initial weights, learning rates, scores and logits scaled by width, so that the "
+          "learning rate of a narrow model is that of a wide one")
+      .integer("model.mup_base_width", LOCKSTEP_FIELD(model.mup_base_width), between(1, 1 << 30),
+               "mup: width of the model whose learning rates these are; there nothing is scaled")
+      .unset("not used")
       .boolean("model.qk_norm", LOCKSTEP_FIELD(model.qk_norm),
                "RMSNorm over each query and key head")
       .number("model.logit_softcap", LOCKSTEP_FIELD(model.logit_softcap), at_least(0),

@@ -58,6 +58,16 @@ std::string what_it_does(const OptimizerGroup& group) {
   return text;
 }
 
+// mup (models/parametrization.h). Muon's updates have the size that it asks for at any width.
+void scale_for_width(const OptimizerConfig& optimizer, const models::ParameterSpec& spec,
+                     TensorRule& rule) {
+  if (optimizer.name == ops::OptimizerKind::kMuon) return;
+  rule.learning_rate_scale /= spec.width_multiplier;
+  const bool decoupled =
+      optimizer.name == ops::OptimizerKind::kAdamW || optimizer.name == ops::OptimizerKind::kLion;
+  if (decoupled) rule.weight_decay *= spec.width_multiplier;
+}
+
 }  // namespace
 
 std::vector<TensorRule> tensor_rules(const OptimizerConfig& optimizer,
@@ -73,6 +83,7 @@ std::vector<TensorRule> tensor_rules(const OptimizerConfig& optimizer,
       if (group.weight_decay >= 0.0) rule.weight_decay = group.weight_decay;
       rule.frozen = group.freeze;
     }
+    scale_for_width(optimizer, spec, rule);
     rules.push_back(rule);
   }
   return rules;

@@ -11,8 +11,8 @@ namespace lockstep::runtime {
 // What optimizer and optimizer.groups say about one tensor.
 struct TensorRule {
   int group = -1;  // of optimizer.groups, the first whose pattern matches; -1: none does
-  double learning_rate_scale = 1.0;
-  double weight_decay = 0.0;  // as applied to this tensor
+  double learning_rate_scale = 1.0;  // of the group, times that of mup
+  double weight_decay = 0.0;         // as applied to this tensor
   bool frozen = false;
 
   bool operator==(const TensorRule&) const = default;

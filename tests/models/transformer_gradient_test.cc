@@ -90,6 +90,18 @@ TEST_P(ModelGradientTest, MatchesCentralDifferences) {
 
 const Combination kCombinations[] = {
     {"Gpt", Family::kGpt},
+    {"GptMupBySequence",
+     Family::kGpt,
+     [](auto& c) {
+       c.parametrization = Parametrization::kMup;
+       c.mup_base_width = 4;
+     },
+     {.label_smoothing = 0.1, .sequence_rows = 4}},
+    {"LlamaMup", Family::kLlama,
+     [](auto& c) {
+       c.parametrization = Parametrization::kMup;
+       c.mup_base_width = 4;
+     }},
     {"GptPostNorm", Family::kGpt, [](auto& c) { c.norm_position = NormPosition::kPost; }},
     {"GptUntiedNoBiasElu", Family::kGpt,
      [](auto& c) {

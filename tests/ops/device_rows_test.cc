@@ -344,5 +344,19 @@ TEST(DeviceTable, Accumulate) {
   });
 }
 
+TEST(DeviceTable, Scale) {
+  test::for_each_device([](const TestDevice& device, DType dtype) {
+    for (const std::int64_t n : {1, 37, 5003}) {
+      Harness h(device);
+      Operand& x = h.input(dtype, 1, n);
+      h.run([&](OpContext& c, Side side) {
+        const core::TensorView view = x(side);
+        scale(c, 0.3, {view.raw(), view.dtype(), {n}, view.device()});
+      });
+      h.expect_close(x, 1, "scale " + std::to_string(n));
+    }
+  });
+}
+
 }  // namespace
 }  // namespace lockstep::ops

@@ -181,6 +181,7 @@ const OpBodies& recorded_op_bodies() {
     LOCKSTEP_RECORD(rms_norm_backward);
     LOCKSTEP_RECORD(fill_rope_table);
     LOCKSTEP_RECORD(rope);
+    LOCKSTEP_RECORD(scale);
     return bodies;
   }();
   return recorded;
