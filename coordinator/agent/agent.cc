@@ -145,11 +145,12 @@ Agent::Agent(AgentOptions options, RunFacts facts, runtime::RunMonitor& monitor,
 
 Agent::~Agent() {
   {
+    // Cancelled is the call that is being made, never the last one, which is made once `ending_` is set.
     const std::lock_guard lock(mutex_);
+    connection_->cancel();
     ending_ = true;
   }
   wake_.notify_all();
-  connection_->cancel();
   thread_.join();
 }
 

@@ -34,7 +34,8 @@ std::vector<std::string> shared_memory() {
   std::vector<std::string> names;
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator("/dev/shm", ignored)) {
-    names.push_back(entry.path());
+    // A shared memory object is a file; a folder is another program's.
+    if (entry.is_regular_file(ignored)) names.push_back(entry.path());
   }
   return names;
 }
