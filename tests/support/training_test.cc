@@ -237,6 +237,13 @@ void TrainingTest::wait_for_step(const std::string& output, int step) const {
   if (!reached) throw std::runtime_error(fmt::format("{} never reached step {}", output, step));
 }
 
+void TrainingTest::wait_for_log(const std::string& output, const std::string& words) const {
+  const bool said = holds_within(std::chrono::seconds(30), [&] {
+    return text(output + "/logs/rank-0000.log").find(words) != std::string::npos;
+  });
+  if (!said) throw std::runtime_error(fmt::format("{} never said \"{}\"", output, words));
+}
+
 pid_t TrainingTest::rank_process(int rank) const {
   for (const pid_t pid : processes_with(path("config.yaml").string())) {
     if (environment_of(pid, "OMPI_COMM_WORLD_RANK") == std::to_string(rank)) return pid;

@@ -65,6 +65,8 @@ class TrainingTest : public ::testing::Test {
   std::string checkpoint_directory(const std::string& output, int step) const;
   // Waits until metrics.jsonl has the line of this step; throws after 30 s.
   void wait_for_step(const std::string& output, int step) const;
+  // Waits until the log of rank 0 says `words`; throws after 30 s.
+  void wait_for_log(const std::string& output, const std::string& words) const;
 
   // The process of a rank of the training that runs now, started with --ranks; throws if there is
   // none.

@@ -248,11 +248,11 @@ TEST_F(SignalTest, D6_AFileTooLargeNamesTheLimit) {
 TEST_F(SignalTest, D5_AStopIsHeardWithinAStep) {
   for (const int ranks : {1, 2}) {
     TrainingCall call{.set = kWide, .ranks = ranks, .timeout_seconds = 180};
-    call.set.insert(call.set.end(), {"batch.global=32000", "train.steps=2"});
+    call.set.insert(call.set.end(),
+                    {"batch.global=32000", "train.steps=2", "schedule.warmup_steps=0"});
     call.output = fmt::format("run{}", ranks);
     Command run(command_line(call), command_options(call));
-    while (text(call.output + "/logs/rank-0000.log").find("parameters") == std::string::npos)
-      std::this_thread::sleep_for(milliseconds(5));
+    wait_for_log(call.output, "parameters");
     std::this_thread::sleep_for(milliseconds(300));
     const auto asked = Clock::now();
     kill(run.pid(), SIGTERM);
@@ -267,8 +267,8 @@ TEST_F(SignalTest, W14_AStopIsHeardWithinAValidation) {
   write_tokens("long.bin", testing::structured_tokens(2'000'000, kVocabulary));
   for (const int ranks : {1, 3}) {
     TrainingCall call{.set = kWide, .ranks = ranks, .timeout_seconds = 180};
-    call.set.insert(call.set.end(), {"batch.global=12", "train.steps=4", "train.validate_every=2",
-                                     "data.validation=long.bin"});
+    call.set.insert(call.set.end(), {"batch.global=12", "train.steps=4", "schedule.warmup_steps=0",
+                                     "train.validate_every=2", "data.validation=long.bin"});
     call.output = fmt::format("run{}", ranks);
     Command run(command_line(call), command_options(call));
     wait_for_step(call.output, 2);
