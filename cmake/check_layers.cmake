@@ -6,8 +6,8 @@ set(below_core core)
 set(below_comm core comm)
 set(below_ops core ops)
 set(below_models core ops models)
-set(below_runtime core comm ops models runtime)
-# The last two hold what is made from coordinator/proto.
+# The last ones hold what is made from .proto files.
+set(below_runtime core comm ops models runtime lockstep)
 set(below_coordinator core comm ops models runtime coordinator google lockstep)
 set(below_launcher core comm ops models runtime coordinator launcher google lockstep)
 

@@ -78,6 +78,17 @@ void tell_of_nccl(const comm::NcclLibrary& library, const comm::NcclOptions& opt
            lacks.empty() ? "" : "; " + lacks);
 }
 
+// The stored configuration says so too.
+void leave_layers_out(runtime::Config& config, core::Logger& log) {
+  runtime::MetricsConfig& metrics = config.metrics;
+  if (metrics.per_layer_every == 0 && metrics.histograms_every == 0) return;
+  metrics.per_layer_every = metrics.histograms_every = 0;
+  if (log.rank() != 0) return;
+  log.info(
+      "run",
+      "metrics.per_layer_every and histograms_every are 0: layers are measured on the CPU only");
+}
+
 }  // namespace
 
 runtime::LocalRank local_rank(int world_size) {
@@ -114,6 +125,7 @@ RankBackend connect_ranks(runtime::Config& config, std::unique_ptr<comm::Communi
     return backend;
   }
   config.backend.device = runtime::DeviceChoice::kCuda;
+  leave_layers_out(config, log);
   if (host->rank() == 0 && host->world_size() > 1 && shares_devices(config)) {
     log.info("run", "ranks of a host may share its devices ({})",
              config.backend.comm == runtime::CommChoice::kMpi ? "backend.comm mpi" : "NCCL_HOSTID");

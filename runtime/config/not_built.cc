@@ -23,9 +23,6 @@ const std::vector<NotBuilt>& not_built_table() {
       {"data.mask_probability", {"0.15"}, "the data path of masked_lm"},
       {"data.mask_token", {}, "the data path of masked_lm"},
       {"data.label_field", {}, "the data path of classification"},
-      {"metrics.tensorboard", {"false"}, "TensorBoard event files"},
-      {"metrics.per_layer_every", {"0"}, "statistics of every layer"},
-      {"metrics.histograms_every", {"0"}, "histograms of every tensor"},
   };
   return table;
 }

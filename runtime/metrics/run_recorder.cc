@@ -66,7 +66,8 @@ RunRecorder::RunRecorder(const Config& config, const models::ParameterTable& tab
       fingerprint_(fingerprint(config)),
       progress_(rank == 0, config.train.steps) {}
 
-void RunRecorder::open(const RecordPosition& position, const ResumePoint* resumed) {
+void RunRecorder::open(const RecordPosition& position, std::int64_t step,
+                       const ResumePoint* resumed) {
   ledger_.set_head(position.chain_head);
   if (rank_ != 0) return;
   const std::string& output = config_.run.output;
@@ -82,6 +83,9 @@ void RunRecorder::open(const RecordPosition& position, const ResumePoint* resume
   metrics_ = std::make_unique<MetricsWriter>(config_.run.output + "/metrics.jsonl",
                                              position.metrics_bytes);
   ledger_.open(config_.run.output + "/ledger.jsonl", position.ledger_bytes);
+  if (!config_.metrics.tensorboard) return;
+  if (!tensorboard_) tensorboard_.emplace(config_.run.output + "/tensorboard");
+  tensorboard_->open(step + 1, to_yaml(config_));
 }
 
 void RunRecorder::step(const StepRecord& record) {
@@ -155,6 +159,7 @@ void RunRecorder::write_metrics(const StepRecord& record) {
     m.overflow_tensor = table_[d.culprit.parameter].name;
   }
   const std::string line = metrics_->step(m);
+  if (tensorboard_) tensorboard_->step(m);
   if (verifier_) tell(verifier_->metrics_line(line));
 }
 
@@ -247,6 +252,7 @@ void RunRecorder::log_step(const StepRecord& record) {
 void RunRecorder::validation(std::int64_t step, double loss, std::optional<double> ema_loss) {
   if (rank_ != 0) return;
   const std::string line = metrics_->validation(step, loss, ema_loss);
+  if (tensorboard_) tensorboard_->validation(step, loss, ema_loss);
   if (verifier_) tell(verifier_->metrics_line(line));
   progress_.clear();
   log_.info("validation", "step {} validation loss {:.4f}{}", step, loss,
@@ -264,12 +270,22 @@ bool RunRecorder::told_validation(std::int64_t step) const {
          std::string::npos;
 }
 
+void RunRecorder::layers(const LayerReport& report, bool line, bool histograms) {
+  if (rank_ != 0) return;
+  if (line) metrics_->event("layers", layers_members(report));
+  if (histograms) metrics_->event("histogram", histogram_members(report));
+  if (!tensorboard_) return;
+  if (line) tensorboard_->layers(report);
+  if (histograms) tensorboard_->histograms(report);
+}
+
 void RunRecorder::event(const std::string& name, const std::string& fields) {
   if (rank_ == 0) metrics_->event(name, fields);
 }
 
 RecordPosition RunRecorder::sync() {
   if (rank_ != 0) return {0, 0, ledger_.head()};
+  if (tensorboard_) tensorboard_->sync();
   return {metrics_->sync(), ledger_.sync(), ledger_.head()};
 }
 

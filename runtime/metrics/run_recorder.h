@@ -12,9 +12,11 @@
 #include "models/parameter_table.h"
 #include "runtime/config/config.h"
 #include "runtime/metrics/cut_lines.h"
+#include "runtime/metrics/layer_lines.h"
 #include "runtime/metrics/metrics_writer.h"
 #include "runtime/metrics/progress_bar.h"
 #include "runtime/metrics/resume_verifier.h"
+#include "runtime/metrics/tensorboard_log.h"
 #include "runtime/sharding/bucket_layout.h"
 #include "runtime/step/ledger.h"
 #include "runtime/step/step_decision.h"
@@ -51,11 +53,13 @@ class RunRecorder {
 
   // Opens the run's files (rank 0), cut to `position` when the run is resumed or rolled back. Of a
   // resume in its own OUTPUT (`resumed`) what is cut is kept, and compared with the steps that
-  // follow.
-  void open(const RecordPosition& position, const ResumePoint* resumed = nullptr);
+  // follow. step: attempts done at `position`.
+  void open(const RecordPosition& position, std::int64_t step,
+            const ResumePoint* resumed = nullptr);
 
   void step(const StepRecord& record);
   void validation(std::int64_t step, double loss, std::optional<double> ema_loss = {});
+  void layers(const LayerReport& report, bool line, bool histograms);
   void event(const std::string& name, const std::string& fields);  // any other metrics line
 
   // Whether the files, once open, tell of the validation after this step: no later than what follows
@@ -93,8 +97,9 @@ class RunRecorder {
   core::Logger& log_;
   std::uint64_t fingerprint_;
   Ledger ledger_;
-  std::unique_ptr<MetricsWriter> metrics_;  // rank 0
-  std::optional<ResumeVerifier> verifier_;  // while there are cut lines to compare with
+  std::unique_ptr<MetricsWriter> metrics_;     // rank 0
+  std::optional<TensorBoardLog> tensorboard_;  // rank 0, with metrics.tensorboard
+  std::optional<ResumeVerifier> verifier_;     // while there are cut lines to compare with
   bool bits_promised_ = true;
   ProgressBar progress_;
 };

@@ -223,10 +223,11 @@ void MuonUpdate::orthogonalise() {
       .wait();
 }
 
-void MuonUpdate::apply(const ops::UpdateRule& rule, const ops::RunFactors& factors, float clamp) {
+void MuonUpdate::apply(const ops::UpdateRule& rule, const ops::RunFactors& factors, float clamp,
+                       UpdateChanges* changes) {
   average(nullptr, factors, clamp);
   orthogonalise();
-  parts_.apply(context_, rule, ops::RunFactors(adjustments()), 0.0F);
+  parts_.apply(context_, rule, ops::RunFactors(adjustments()), 0.0F, changes);
 }
 
 void MuonUpdate::apply_decided(std::span<const ops::UpdateRule> rules,

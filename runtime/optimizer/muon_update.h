@@ -30,8 +30,10 @@ class MuonUpdate {
              const GradientBuckets& gradients, comm::Communicator& communicator,
              ops::OpContext& context, core::MemoryTracker& memory);
 
-  // Collective. rule: of kind kMuon. factors: by parameter, or one for all; clamp: of the gradient.
-  void apply(const ops::UpdateRule& rule, const ops::RunFactors& factors, float clamp);
+  // Collective. rule: of kind kMuon. factors: by parameter, or one for all; clamp: of the gradient;
+  // changes: as ShardedUpdate::apply().
+  void apply(const ops::UpdateRule& rule, const ops::RunFactors& factors, float clamp,
+             UpdateChanges* changes = nullptr);
   // The same where a device decides, as ShardedUpdate::apply_decided().
   void apply_decided(std::span<const ops::UpdateRule> rules, const ops::UpdateChoice* choice,
                      std::span<const float> by_parameter, float clamp);

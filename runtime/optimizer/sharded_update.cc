@@ -61,12 +61,13 @@ ops::RunFactors ShardedUpdate::run_factors(const UpdateFactors& factors) {
   return ops::RunFactors(std::span<const float>(where, factors_.size()));
 }
 
-void ShardedUpdate::apply(const StepRules& rules, const UpdateFactors& factors) {
+void ShardedUpdate::apply(const StepRules& rules, const UpdateFactors& factors,
+                          UpdateChanges* changes) {
   state_.finish_gather();  // peers may still be reading the parameters that are about to change
   const ops::RunFactors by_run = run_factors(factors);
   const auto clamp = static_cast<float>(factors.clamp);
-  if (muon_) muon_->apply(rules.matrices, by_run, clamp);
-  rest_.apply(context_, rules.tensors, by_run, clamp);
+  if (muon_) muon_->apply(rules.matrices, by_run, clamp, changes);
+  rest_.apply(context_, rules.tensors, by_run, clamp, changes);
 }
 
 void ShardedUpdate::apply_decided(std::span<const StepRules> rules, const ops::UpdateChoice* choice,

@@ -32,8 +32,9 @@ class ShardedUpdate {
 
   // Updates; ModelState::gather() then makes it everybody's. Padding is never touched. Of a rule a
   // tensor's learning_rate_scale and weight_decay make its own. Collective with optimizer.name
-  // muon.
-  void apply(const StepRules& rules, const UpdateFactors& factors);
+  // muon. changes: not null (on the CPU only): where it leaves what it changes.
+  void apply(const StepRules& rules, const UpdateFactors& factors,
+             UpdateChanges* changes = nullptr);
   // The same where a device decides whether, with which of the rules and with which factors
   // (by_parameter: fp32 [parameters]; empty: the choice's): in its memory, read when it comes
   // there.

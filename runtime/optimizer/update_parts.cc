@@ -45,9 +45,19 @@ UpdateParts::UpdateParts(std::vector<RuledRun> runs, const ops::OpContext& conte
 }
 
 void UpdateParts::apply(ops::OpContext& context, const ops::UpdateRule& rule,
-                        const ops::RunFactors& factors, float clamp) const {
-  for (const Part& part : parts_)
-    ops::optimizer_update_runs(context, part.own(rule), part.plan, factors, clamp);
+                        const ops::RunFactors& factors, float clamp, UpdateChanges* changes) const {
+  for (const Part& part : parts_) {
+    if (changes == nullptr) {
+      ops::optimizer_update_runs(context, part.own(rule), part.plan, factors, clamp);
+      continue;
+    }
+    for (const ops::UpdateRun& run : part.plan.runs()) {
+      const ops::UpdateFactor factor = factors.by_run.empty()
+                                           ? factors.common
+                                           : factors.by_run[static_cast<std::size_t>(run.factor)];
+      changes->update(context, part.own(rule), run, factor, clamp);
+    }
+  }
 }
 
 void UpdateParts::apply_decided(ops::OpContext& context, std::span<const ops::UpdateRule> rules,

@@ -7,6 +7,7 @@
 #include "ops/op_context.h"
 #include "ops/optimizer_update.h"
 #include "runtime/config/tensor_rules.h"
+#include "runtime/optimizer/update_changes.h"
 
 namespace lockstep::runtime {
 
@@ -24,9 +25,10 @@ class UpdateParts {
   UpdateParts(std::vector<RuledRun> runs, const ops::OpContext& context,
               core::MemoryTracker& memory);
 
-  // ops::optimizer_update_runs() of all, each by its own of the rule.
+  // ops::optimizer_update_runs() of all, each by its own of the rule. changes: not null (on the CPU
+  // only): where it leaves what it changes, with the same bits.
   void apply(ops::OpContext& context, const ops::UpdateRule& rule, const ops::RunFactors& factors,
-             float clamp) const;
+             float clamp, UpdateChanges* changes = nullptr) const;
   void apply_decided(ops::OpContext& context, std::span<const ops::UpdateRule> rules,
                      const ops::UpdateChoice* choice, std::span<const float> by_run,
                      float clamp) const;

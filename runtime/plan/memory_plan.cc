@@ -11,6 +11,7 @@
 #include "runtime/checkpoint/snapshot.h"
 #include "runtime/config/tensor_rules.h"
 #include "runtime/device/backend_device.h"
+#include "runtime/health/layer_statistics.h"
 #include "runtime/health/parameter_guard.h"
 #include "runtime/optimizer/muon_update.h"
 #include "runtime/plan/run_plan.h"
@@ -63,6 +64,10 @@ std::size_t workspace_bytes(const Config& config, const models::ParameterTable& 
   return bytes;
 }
 
+bool measures_layers(const Config& config) {
+  return LayerStatistics::wanted(config) && config.backend.device != DeviceChoice::kCuda;
+}
+
 // What a step's ops leave for the host to read beside the model's own: losses by round, counts of
 // what is not finite, sums of squares; and what a device decides from them.
 std::size_t result_bytes(const Config& config, const models::ParameterTable& table,
@@ -75,7 +80,10 @@ std::size_t result_bytes(const Config& config, const models::ParameterTable& tab
       config.backend.device == DeviceChoice::kCuda
           ? DeviceDecision::result_bytes(decision_rules(config), layout.world_size(), table.size())
           : 0;
-  return hashes + decision + static_cast<std::size_t>(plan.rounds) * sizeof(ops::LossSums) +
+  const std::size_t layers =
+      measures_layers(config) ? LayerStatistics::result_bytes(layout, rank) : 0;
+  return hashes + decision + layers +
+         static_cast<std::size_t>(plan.rounds) * sizeof(ops::LossSums) +
          NonFiniteSearch::bytes(layout, plan.rounds) + ShardNorm::bytes(layout, rank);
 }
 
@@ -134,6 +142,8 @@ MemoryPlan plan_memory(const Config& config, int world_size, int threads, int ra
   }
   plan.regions.push_back({"gradients", GradientBuckets::gradient_bytes(layout, gradients)});
   plan.regions.push_back({"buckets", GradientBuckets::bucket_bytes(layout, gradients)});
+  if (measures_layers(config))
+    plan.regions.push_back({UpdateChanges::kRegion, LayerStatistics::layer_bytes()});
   if (config.optimizer.name == ops::OptimizerKind::kMuon) {
     plan.regions.push_back({MuonUpdate::kRegion,
                             MuonUpdate::bytes(config, table, layout, config.parallel.zero_stage)});

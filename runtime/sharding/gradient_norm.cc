@@ -44,10 +44,16 @@ std::size_t ShardNorm::bytes(const BucketLayout& layout, int rank) {
 }
 
 void ShardNorm::measure(const GradientBuckets& gradients, int mirror) {
+  std::vector<core::ConstTensorView> shards;
+  for (std::size_t b = 0; b < buckets_.size(); ++b)
+    shards.push_back(gradients.shard(static_cast<int>(b)));
+  measure(shards, mirror);
+}
+
+void ShardNorm::measure(const std::vector<core::ConstTensorView>& shards, int mirror) {
   for (std::size_t b = 0; b < buckets_.size(); ++b) {
     if (buckets_[b].ranges.empty()) continue;
-    ops::sums_of_squares(context_, gradients.shard(static_cast<int>(b)), buckets_[b].ranges,
-                         sums_.at(buckets_[b].first));
+    ops::sums_of_squares(context_, shards[b], buckets_[b].ranges, sums_.at(buckets_[b].first));
   }
   sums_.fetch(mirror);
 }

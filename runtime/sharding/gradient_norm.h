@@ -23,6 +23,8 @@ class ShardNorm {
   // Starts summing; the sums below are those of this call once the context's work is done. mirror:
   // see ops::Results.
   void measure(const GradientBuckets& gradients, int mirror = 0);
+  // The same of other fp32 values of this rank's shards: one view for each bucket, [shard].
+  void measure(const std::vector<core::ConstTensorView>& shards, int mirror = 0);
 
   ops::ExactSum total(int mirror = 0) const;
   std::vector<ops::ExactSum> by_parameter(int mirror = 0) const;  // zero where this rank

@@ -72,7 +72,12 @@ Trainer::Trainer(const Config& config, int threads, comm::Communicator& communic
   for (const std::string& line : describe_groups(config))
     log.info("optimizer", "group {}", line);
   tell_of_average();
-  if (!device.on_cpu()) set_up_device(device, threads);
+  if (!device.on_cpu()) {
+    set_up_device(device, threads);
+  } else if (LayerStatistics::wanted(config)) {
+    layers_ = std::make_unique<LayerStatistics>(config, table_, layout_, *state_, *gradients_,
+                                                communicator.rank(), context_, memory);
+  }
   open_data();
   progress_.decision = initial_decision_state(rules_);
   inputs_.resize(static_cast<std::size_t>(config.batch.micro * config.model.context));
@@ -161,6 +166,7 @@ StepDecision Trainer::settle_step() {
   record.seconds = seconds_since(step_begin_);
   step_begin_ = Clock::now();
   recorder_.step(record);
+  report_layers(step, record);
   keep_for_replay(record.decision, reports);
   report_timings(step.number, reports);
   progress_.step += 1;
@@ -199,6 +205,7 @@ void Trainer::compute_gradients(std::int64_t step) {
 
 void Trainer::accumulate_gradients(std::int64_t step) {
   gradients_->begin_step(step);
+  observe_layers(step);
   const ops::LossOptions loss = loss_options();
   // On a device the host is done with a step long before it is computed.
   stop_points_.begin(decides_on_device() ? 0 : config_.batch.micro * config_.model.context);
@@ -255,6 +262,7 @@ void Trainer::watch_parameters(const StepUnderWay& step) {
 
 void Trainer::measure_gradients(const StepUnderWay& step) {
   shard_norm_.measure(*gradients_, step.mirror);
+  measure_layers(step.number);
   gradients_->fetch_nonfinite(step.mirror);
   losses_.fetch(step.mirror);
 }
@@ -340,8 +348,8 @@ double Trainer::apply(StepDecision& decision) {
   const UpdateFactors factors = update_factors(decision, 0, coefficient);
   timer_.phase(Phase::kUpdate);
   update_.apply(
-      step_rules(config_, progress_.decision.applied_steps + 1, progress_.optimizer_since),
-      factors);
+      step_rules(config_, progress_.decision.applied_steps + 1, progress_.optimizer_since), factors,
+      changes_to_keep());
   timer_.phase(Phase::kGather);
   state_->gather();
   timer_.phase(Phase::kUpdate);

@@ -24,6 +24,7 @@
 #include "runtime/data/token_dataset.h"
 #include "runtime/device/backend_device.h"
 #include "runtime/drills/fault_injector.h"
+#include "runtime/health/layer_statistics.h"
 #include "runtime/health/parameter_guard.h"
 #include "runtime/health/straggler_watch.h"
 #include "runtime/metrics/run_recorder.h"
@@ -194,6 +195,10 @@ class Trainer {
   bool checkpoint_due(std::int64_t step) const;
   void report_memory();
   void report_timings(std::int64_t step, const std::vector<StepReport>& reports);
+  void observe_layers(std::int64_t step);
+  void measure_layers(std::int64_t step);
+  UpdateChanges* changes_to_keep();
+  void report_layers(const StepUnderWay& step, const StepRecord& record);
 
   const Config& config_;
   comm::Communicator& communicator_;
@@ -250,6 +255,7 @@ class Trainer {
   std::vector<std::int32_t> targets_;                            // [micro * context]
   ops::Results<ops::LossSums> losses_;                           // of this step's rounds
   ShardNorm shard_norm_;                                         // of this step's gradient shard
+  std::unique_ptr<LayerStatistics> layers_;                      // null where no layer is measured
 };
 
 }  // namespace lockstep::runtime

@@ -41,7 +41,7 @@ void Trainer::start(const std::string& run_line) {
     if (communicator_.rank() == 0) remove_rollbacks(config_.run.output);
     set_initial_weights();
     if (average_.active()) state_->start_averages();
-    recorder_.open({});
+    recorder_.open({}, 0);
     recorder_.event("run", run_line_with_set_up(run_line));
   });
   guard_.publish();
@@ -105,7 +105,7 @@ OptimizerChange Trainer::continue_from(const CheckpointManifest& manifest,
   progress_.decision = manifest.state.decision;
   progress_.optimizer_since =
       change.kept.empty() ? manifest.state.decision.applied_steps : manifest.state.optimizer_since;
-  recorder_.open(position, resumed);
+  recorder_.open(position, progress_.step, resumed);
   return change;
 }
 

@@ -259,9 +259,6 @@ const std::vector<BadLine> kNotBuilt = {
     {"MaskToken", 3, "data: {train: a, mask_token: 5}", {"3:30", "not built yet"}},
     {"MaskProbability", 3, "data: {train: a, mask_probability: 0.2}", {"3:36", "not built yet"}},
     {"LabelField", 3, "data: {train: a, label_field: x}", {"3:31", "not built yet"}},
-    {"Tensorboard", 7, "metrics: {tensorboard: true}", {"7:24", "not built yet"}},
-    {"PerLayer", 7, "metrics: {per_layer_every: 10}", {"7:28", "not built yet"}},
-    {"Histograms", 7, "metrics: {histograms_every: 10}", {"7:29", "not built yet"}},
 };
 
 std::string row_name(const ::testing::TestParamInfo<BadLine>& row) {
