@@ -11,6 +11,7 @@
 #include "launcher/commands/config_command.h"
 #include "launcher/commands/coordinator_command.h"
 #include "launcher/commands/data_command.h"
+#include "launcher/commands/doctor_command.h"
 #include "launcher/commands/eval_command.h"
 #include "launcher/commands/explain_command.h"
 #include "launcher/commands/export_command.h"
@@ -55,6 +56,7 @@ int main(int argc, char** argv) {
   add_config_command(app, context);
   add_coordinator_command(app, context);
   add_data_command(app, context);
+  add_doctor_command(app, context);
   add_explain_command(app, context);
   add_export_command(app, context);
   add_flight_command(app, context);
