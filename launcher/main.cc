@@ -14,6 +14,7 @@
 #include "launcher/commands/doctor_command.h"
 #include "launcher/commands/eval_command.h"
 #include "launcher/commands/explain_command.h"
+#include "launcher/commands/explain_step_command.h"
 #include "launcher/commands/export_command.h"
 #include "launcher/commands/flight_command.h"
 #include "launcher/commands/hosts_command.h"
@@ -58,6 +59,7 @@ int main(int argc, char** argv) {
   add_data_command(app, context);
   add_doctor_command(app, context);
   add_explain_command(app, context);
+  add_explain_step_command(app, context);
   add_export_command(app, context);
   add_flight_command(app, context);
   add_hosts_command(app, context);
