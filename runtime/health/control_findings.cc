@@ -141,7 +141,7 @@ std::optional<Finding> find_loss_scale_thrash(const RunHistory& history) {
                                    std::max<std::int64_t>(2000, 4 * scale.growth_interval)),
                        "every growth costs a step when it fails"}};
   }
-  finding.advice.push_back({"precision.compute=bf16", "needs no loss scale"});
+  add_bf16(history.config, "needs no loss scale", finding.advice);
   return finding;
 }
 
@@ -164,9 +164,8 @@ std::optional<Finding> find_loss_scale_sinking(const RunHistory& history) {
   finding.causes = {"gradients that grow without bound: the run is about to diverge",
                     "activations or logits near the end of fp16"};
   finding.advice = {
-      {set_number("optimizer.learning_rate", history.config.optimizer.learning_rate / 3.0),
-       "what grows is often driven by long steps"},
-      {"precision.compute=bf16", "has room for them"}};
+      lower_learning_rate(history.config, 3.0, "what grows is often driven by long steps")};
+  add_bf16(history.config, "has room for them", finding.advice);
   return finding;
 }
 
@@ -199,14 +198,8 @@ std::optional<Finding> find_learning_rate_too_high(const RunHistory& history) {
                     "too small a batch for this learning rate"};
   const Config& config = history.config;
   const double factor = rewrites ? std::max(3.0, ratio / 0.03) : 3.0;
-  finding.advice.push_back(
-      {set_number("optimizer.learning_rate", config.optimizer.learning_rate / factor),
-       "the first thing to try"});
-  if (config.schedule.warmup_steps == 0) {
-    finding.advice.push_back({fmt::format("schedule.warmup_steps={}",
-                                          std::max<std::int64_t>(10, config.train.steps / 20)),
-                              "the first steps of Adam are the longest"});
-  }
+  finding.advice.push_back(lower_learning_rate(config, factor, "the first thing to try"));
+  add_warmup(config, "the first steps of Adam are the longest", finding.advice);
   return finding;
 }
 

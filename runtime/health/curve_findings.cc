@@ -71,8 +71,7 @@ std::optional<Finding> find_loss_spikes(const RunHistory& history) {
     finding.advice.push_back({"health.on_divergence=skip", "a spike is left out and not the end"});
   }
   finding.advice.push_back(
-      {set_number("optimizer.learning_rate", config.optimizer.learning_rate / 2.0),
-       "if they come at the peak of the schedule"});
+      lower_learning_rate(config, 2.0, "if they come at the peak of the schedule"));
   return finding;
 }
 
@@ -113,9 +112,7 @@ std::optional<Finding> find_oscillation(const RunHistory& history) {
   finding.causes = {"steps that are too long: each overshoots what the last one overshot",
                     "too much momentum for this learning rate"};
   const Config& config = history.config;
-  finding.advice.push_back(
-      {set_number("optimizer.learning_rate", config.optimizer.learning_rate / 3.0),
-       "shorter steps settle"});
+  finding.advice.push_back(lower_learning_rate(config, 3.0, "shorter steps settle"));
   if (config.schedule.name == ScheduleKind::kConstant)
     finding.advice.push_back({"schedule.name=cosine", "ends in short steps"});
   return finding;

@@ -80,6 +80,7 @@ std::vector<Finding> diagnose(const RunHistory& history) {
     std::optional<Finding> finding = row.find(history);
     if (!finding) continue;
     finding->kind = row.kind;
+    finding->advice = applicable(history.config, finding->advice);
     if (speaks_of_single_steps(finding->kind)) finding->replay = bundle_for(history, *finding);
     findings.push_back(std::move(*finding));
   }

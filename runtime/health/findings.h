@@ -64,4 +64,12 @@ std::vector<LayerMedian> layer_medians(const RunHistory& history, double Measure
 // "key=value" with the number in its shortest form.
 std::string set_number(const std::string& key, double value);
 
+// Changes that several findings advise (advice.cc). add_bf16 and add_warmup add nothing where the
+// configuration would refuse it.
+Advice lower_learning_rate(const Config& config, double factor, const std::string& why);
+void add_warmup(const Config& config, const std::string& why, std::vector<Advice>& advice);
+void add_bf16(const Config& config, const std::string& why, std::vector<Advice>& advice);
+// Without those that the run's configuration refuses, or has already.
+std::vector<Advice> applicable(const Config& config, const std::vector<Advice>& advice);
+
 }  // namespace lockstep::runtime

@@ -26,11 +26,7 @@ std::vector<Advice> advice_for_depth(const Config& config) {
     advice.push_back({"model.norm_position=pre",
                       "a norm before each branch leaves the residual stream open for gradients"});
   }
-  if (config.schedule.warmup_steps == 0) {
-    const auto steps = std::max<std::int64_t>(10, config.train.steps / 20);
-    advice.push_back({fmt::format("schedule.warmup_steps={}", steps),
-                      "small steps until the first layers have found their scale"});
-  }
+  add_warmup(config, "small steps until the first layers have found their scale", advice);
   if (config.model.init != models::InitKind::kGpt2) {
     advice.push_back(
         {"model.init=gpt2", "residual outputs scaled by depth keep gradients even in depth"});
@@ -65,7 +61,7 @@ std::optional<Finding> find_underflow(const RunHistory& history) {
     finding.advice.push_back({set_number("precision.loss_scale.initial", scale),
                               "the greatest that keeps the greatest element below 2^15"});
   }
-  finding.advice.push_back({"precision.compute=bf16", "has the exponents of fp32"});
+  add_bf16(history.config, "has the exponents of fp32", finding.advice);
   return finding;
 }
 
@@ -109,9 +105,8 @@ std::optional<Finding> find_vanishing_gradients(const RunHistory& history) {
   finding.causes = {
       "nothing is left to learn in this data", "all units have died",
       "the loss does not depend on the weights (all targets ignored, frozen tensors)"};
-  finding.advice = {
-      {set_number("optimizer.learning_rate", history.config.optimizer.learning_rate / 10.0),
-       "what kills units is often a first step that is too long"}};
+  finding.advice = {lower_learning_rate(history.config, 10.0,
+                                        "what kills units is often a first step that is too long")};
   return finding;
 }
 
@@ -150,9 +145,7 @@ std::optional<Finding> find_exploding_gradients(const RunHistory& history) {
   finding.causes = {"the learning rate is too high", "no clipping, or a threshold that is too high",
                     "logits of attention or head that grow without bound"};
   const Config& config = history.config;
-  finding.advice.push_back(
-      {set_number("optimizer.learning_rate", config.optimizer.learning_rate / 3.0),
-       "the first thing to try"});
+  finding.advice.push_back(lower_learning_rate(config, 3.0, "the first thing to try"));
   if (config.clip.mode == ClipMode::kNone)
     finding.advice.push_back({"clip.mode=global_norm", "bounds what one step can do"});
   else if (config.clip.threshold > 1.0)
@@ -186,11 +179,9 @@ std::optional<Finding> find_not_finite(const RunHistory& history) {
   finding.causes = {"the learning rate is too high: the weights left the range of the type",
                     "a batch with broken data (the replay bundle holds its tokens)",
                     "a fault of the machine (replay it: it should not happen again)"};
-  finding.advice = {
-      {set_number("optimizer.learning_rate", history.config.optimizer.learning_rate / 3.0),
-       "if the norm grew before"},
-      {"health.on_divergence=rollback",
-       "goes back to the newest healthy checkpoint and leaves the step out"}};
+  finding.advice = {lower_learning_rate(history.config, 3.0, "if the norm grew before"),
+                    {"health.on_divergence=rollback",
+                     "goes back to the newest healthy checkpoint and leaves the step out"}};
   return finding;
 }
 
@@ -213,14 +204,8 @@ std::optional<Finding> find_dead_units(const RunHistory& history) {
   const Config& config = history.config;
   if (config.model.activation == models::Activation::kRelu)
     finding.advice.push_back({"model.activation=gelu", "has a slope where relu has none"});
-  finding.advice.push_back(
-      {set_number("optimizer.learning_rate", config.optimizer.learning_rate / 3.0),
-       "units die in long steps"});
-  if (config.schedule.warmup_steps == 0) {
-    const auto steps = std::max<std::int64_t>(10, config.train.steps / 20);
-    finding.advice.push_back({fmt::format("schedule.warmup_steps={}", steps),
-                              "the first steps of Adam are the longest"});
-  }
+  finding.advice.push_back(lower_learning_rate(config, 3.0, "units die in long steps"));
+  add_warmup(config, "the first steps of Adam are the longest", finding.advice);
   return finding;
 }
 

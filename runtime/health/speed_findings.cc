@@ -127,8 +127,9 @@ std::optional<Finding> find_memory_near_limit(const RunHistory& history) {
   finding.causes = {"activations of a micro-batch that is large for this memory"};
   const Config& config = history.config;
   if (config.batch.micro > 1) {
-    finding.advice.push_back({fmt::format("batch.micro={}", config.batch.micro / 2),
-                              "halves activations; the same curve but for rounding"});
+    finding.advice.push_back(
+        {fmt::format("batch.micro={}", config.batch.micro % 2 == 0 ? config.batch.micro / 2 : 1),
+         "fewer activations at a time; the same curve but for rounding"});
   }
   if (config.memory.recompute == Recompute::kNone)
     finding.advice.push_back({"memory.recompute=block", "same bits, about a fifth more time"});
