@@ -178,8 +178,9 @@ std::optional<Finding> find_learning_rate_too_high(const RunHistory& history) {
   double best = std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < kParts; ++i)
     best = std::min(best, median(values_of(part_of(applied, i, kParts), loss_of)));
-  // Of the first steps alone: a part of a long run is past the best already.
-  best = std::min(best, median(values_of(std::span(applied).first(5), loss_of)));
+  // A rate that is far too high has done its harm within the first tenth.
+  const double start = applied.front().loss;
+  best = std::min(best, start);
   const double last = median(values_of(part_of(applied, kParts - 1, kParts), loss_of));
   const double ratio = update_ratio(history);
   const bool rises = last > kRise * best;
@@ -197,7 +198,7 @@ std::optional<Finding> find_learning_rate_too_high(const RunHistory& history) {
   finding.causes = {"the learning rate is too high", "no warm-up, or too short a one",
                     "too small a batch for this learning rate"};
   const Config& config = history.config;
-  const double factor = rewrites ? std::max(3.0, ratio / 0.03) : 3.0;
+  const double factor = std::max(last > start ? 10.0 : 3.0, rewrites ? ratio / 0.03 : 0.0);
   finding.advice.push_back(lower_learning_rate(config, factor, "the first thing to try"));
   add_warmup(config, "the first steps of Adam are the longest", finding.advice);
   return finding;
