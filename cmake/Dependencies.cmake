@@ -79,6 +79,11 @@ set_target_properties(httplib::httplib PROPERTIES IMPORTED_LOCATION "${HTTPLIB_L
   INTERFACE_INCLUDE_DIRECTORIES "${HTTPLIB_INCLUDE_DIR}")
 mark_as_advanced(HTTPLIB_INCLUDE_DIR HTTPLIB_LIBRARY)
 
+find_path(LOCKSTEP_DYGRAPHS dygraph.min.js PATHS /usr/share/javascript/dygraphs
+  /usr/local/share/javascript/dygraphs)
+lockstep_require("${LOCKSTEP_DYGRAPHS}" "dygraphs (JavaScript)" libjs-dygraphs)
+mark_as_advanced(LOCKSTEP_DYGRAPHS)
+
 if(LOCKSTEP_BUILD_TESTS)
   find_package(GTest QUIET)
   lockstep_require("${GTest_FOUND}" "GoogleTest" libgtest-dev)

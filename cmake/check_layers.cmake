@@ -32,7 +32,7 @@ endforeach()
 # layer's root holds no sources but those that put its folders together.
 set(ladder_runtime
   config interchange files ranks version data step device sharding drills optimizer metrics checkpoint health plan
-  simulate replay sampling trainer)
+  simulate replay sampling report trainer)
 set(ladder_coordinator model schedule store attempts engine server client agent)
 foreach(layer runtime coordinator)
   set(below "")

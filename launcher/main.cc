@@ -24,6 +24,7 @@
 #include "launcher/commands/pause_command.h"
 #include "launcher/commands/plan_command.h"
 #include "launcher/commands/replay_command.h"
+#include "launcher/commands/report_command.h"
 #include "launcher/commands/resume_command.h"
 #include "launcher/commands/retry_command.h"
 #include "launcher/commands/runs_command.h"
@@ -33,6 +34,7 @@
 #include "launcher/commands/train_command.h"
 #include "launcher/commands/version_command.h"
 #include "launcher/commands/wait_command.h"
+#include "launcher/commands/watch_command.h"
 
 namespace {
 
@@ -69,6 +71,7 @@ int main(int argc, char** argv) {
   add_pause_command(app, context);
   add_plan_command(app, context);
   add_replay_command(app, context);
+  add_report_command(app, context);
   add_resume_command(app, context);
   add_retry_command(app, context);
   add_runs_command(app, context);
@@ -79,5 +82,6 @@ int main(int argc, char** argv) {
   add_train_command(app, context);
   add_version_command(app, context);
   add_wait_command(app, context);
+  add_watch_command(app, context);
   return command_line.run();
 }
