@@ -7,6 +7,7 @@
 #include "launcher/commands/bench_command.h"
 #include "launcher/commands/cancel_command.h"
 #include "launcher/commands/checkpoint_command.h"
+#include "launcher/commands/compare_command.h"
 #include "launcher/commands/completion_command.h"
 #include "launcher/commands/config_command.h"
 #include "launcher/commands/coordinator_command.h"
@@ -55,6 +56,7 @@ int main(int argc, char** argv) {
   add_bench_command(app, context);
   add_cancel_command(app, context);
   add_checkpoint_command(app, context);
+  add_compare_command(app, context);
   add_completion_command(app, context);
   add_config_command(app, context);
   add_coordinator_command(app, context);

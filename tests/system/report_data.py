@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The data inside a report, and the server of `watch`, without a browser.
+"""The data inside a report, the server of `watch`, and `compare`, without a browser.
 
 usage: report_data.py LOCKSTEP
 """
@@ -88,12 +88,25 @@ def check_watch(shop):
                 process.wait()
 
 
+def check_compare(shop):
+    compared = json.loads(shop.run("compare", "a", "-o", "json", "--", "b").stdout)
+    finals = [lines_of(shop, run, "validation")[-1]["loss"] for run in "ab"]
+    assert compared["difference"] == finals[1] - finals[0]
+    assert compared["verdict"] == ("better" if finals[1] < finals[0] else "worse") and "same seed" in compared["reason"]
+    assert compared["p_value"] is None and compared["confidence_interval"] is None
+    assert compared["config_differences"] == [{"key": "optimizer.learning_rate", "a": ["0.001"], "b": ["0.01"]}]
+    groups = json.loads(shop.run("compare", "-o", "json", "a", "a", "--", "b", "b").stdout)
+    assert groups["p_value"] == 0 and groups["confidence_interval"] == [groups["difference"]] * 2
+    assert "B is" in shop.run("compare", "--target", "3.5", "a", "--", "b").stdout
+
+
 def check_refusals(shop):
     (shop.directory / "empty").mkdir()
     for arguments, exit_code, words in (
             (["report", "nowhere"], 3, "found nothing"), (["report", "empty"], 3, "expected step lines"),
             (["report", "a", "--output", "no/where.html"], 3, "no/where.html"), (["watch", "a", "--listen", "0.0.0.0:0"], 2, "ssh -L"),
-            (["watch", "a", "--listen", "8000"], 2, "ADDRESS:PORT")):
+            (["watch", "a", "--listen", "8000"], 2, "ADDRESS:PORT"), (["compare", "a", "b"], 2, "both sides"),
+            (["compare", "a", "--", "nowhere"], 3, "nowhere")):
         said = shop.run(*arguments, exit_code=exit_code).stderr
         assert words in said, said
 
@@ -104,6 +117,7 @@ def main():
         shop.train("a")
         shop.train("b", "optimizer.learning_rate=0.01")
         check_report(shop)
+        check_compare(shop)
         check_refusals(shop)
         check_watch(shop)
     print("report_data: all passed")
