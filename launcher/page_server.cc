@@ -40,12 +40,8 @@ struct PageServer::Http {
   httplib::Server server;
 };
 
-PageServer::PageServer(const std::string& host, int port, std::vector<runtime::ReportRun> runs,
-                       runtime::FindingsOf findings)
-    : runs_(std::move(runs)),
-      findings_(std::move(findings)),
-      host_(host),
-      http_(std::make_unique<Http>()) {
+PageServer::PageServer(const std::string& host, int port, std::vector<runtime::ReportRun> runs)
+    : runs_(std::move(runs)), host_(host), http_(std::make_unique<Http>()) {
   if (!is_this_machine(host)) {
     throw core::Error(
         core::ErrorKind::kConfig,
@@ -104,7 +100,7 @@ void PageServer::route() {
     }
     try {
       for (runtime::ReportRun& run : runs_)
-        version_ += run.refresh() ? 1 : 0;
+        version_ += static_cast<std::uint64_t>(run.refresh()) + (run.examine() ? 1 : 0);
       // Unlike that of an earlier server at this address.
       const std::string tag =
           fmt::format("\"{}-{}-{}-{}\"", getpid(), version_, view.from, view.to);
@@ -113,7 +109,7 @@ void PageServer::route() {
       if (request.get_header_value("If-None-Match") == tag) {
         response.status = kNotModified;
       } else {
-        response.set_content(runtime::report_json(runs_, view, findings_), "application/json");
+        response.set_content(runtime::report_json(runs_, view), "application/json");
       }
     } catch (const std::exception& error) {
       response.status = kFailed;

@@ -20,8 +20,7 @@ class PageServer {
  public:
   // `host` is 127.0.0.1, ::1 or localhost; port 0 takes any free one. Throws Error(kConfig) for
   // another host, or a port that is taken.
-  PageServer(const std::string& host, int port, std::vector<runtime::ReportRun> runs,
-             runtime::FindingsOf findings);
+  PageServer(const std::string& host, int port, std::vector<runtime::ReportRun> runs);
   ~PageServer();
   PageServer(const PageServer&) = delete;
   PageServer& operator=(const PageServer&) = delete;
@@ -38,7 +37,6 @@ class PageServer {
   std::mutex mutex_;  // guards runs_, version_
   std::vector<runtime::ReportRun> runs_;
   std::uint64_t version_ = 0;  // counts what was new
-  runtime::FindingsOf findings_;
   std::string host_;
   int port_ = 0;
   std::unique_ptr<Http> http_;

@@ -23,6 +23,8 @@ int report(const ReportOptions& options, std::ostream& err) {
   for (runtime::ReportRun& run : runs)
     run.refresh();
   runtime::require_steps(runs);
+  for (runtime::ReportRun& run : runs)
+    run.examine();
   const std::string page = runtime::report_page(runtime::report_json(runs, {}));
   runtime::replace_file(options.output, page);
   err << fmt::format("{}: {}, {} KiB; open it in a browser\n", options.output,

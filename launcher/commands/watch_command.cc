@@ -42,7 +42,7 @@ Address parse_address(const std::string& text) {
 
 int watch(const WatchOptions& options, CommandContext& context) {
   const Address address = parse_address(options.listen);
-  PageServer server(address.host, address.port, runtime::open_runs(options.runs), {});
+  PageServer server(address.host, address.port, runtime::open_runs(options.runs));
   context.out << server.url() << std::endl;
   context.err << "open it in a browser; Ctrl-C ends watching, and leaves the runs alone"
               << std::endl;

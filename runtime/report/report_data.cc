@@ -164,7 +164,7 @@ std::string number_json(double value) {
   return std::isnan(value) ? "null" : fmt::format("{:.15g}", value);
 }
 
-std::string run_json(const ReportRun& run, const ReportView& view, const FindingsOf& findings) {
+std::string run_json(const ReportRun& run, const ReportView& view) {
   const RunCurves& h = run.curves;
   const bool norm_is_clipped = run.config && run.config->clip.mode == ClipMode::kGlobalNorm;
   const auto axis = [&](const char* name) {
@@ -180,19 +180,17 @@ std::string run_json(const ReportRun& run, const ReportView& view, const Finding
       number_json(last_of(h.curve("tokens"))), number_json(last_of(h.curve("seconds"))),
       norm_is_clipped ? core::json_number(run.config->clip.threshold) : "null",
       dump(facts_json(run)), curves_json(h, view), axis("tokens"), axis("seconds"),
-      layers_json(h.layers(), view), dump(unapplied_json(h)),
-      findings ? dump(findings(run)) : "null");
+      layers_json(h.layers(), view), dump(unapplied_json(h)), dump(run.findings));
 }
 
 }  // namespace
 
-std::string report_json(const std::vector<ReportRun>& runs, const ReportView& view,
-                        const FindingsOf& findings) {
+std::string report_json(const std::vector<ReportRun>& runs, const ReportView& view) {
   std::string text = "{\"version\":1,\"runs\":[";
   std::vector<const ReportRun*> all;
   for (const ReportRun& run : runs) {
     if (!all.empty()) text += ',';
-    text += run_json(run, view, findings);
+    text += run_json(run, view);
     all.push_back(&run);
   }
   ordered_json keys = ordered_json::array();

@@ -1,9 +1,7 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -26,11 +24,9 @@ struct ReportView {
 //     "axes":{"tokens":[[x...],[y...]],"seconds":...},
 //     "layers":{"names":[...],"steps":[...],"values":{statistic:[[a value a step]... a layer]}},
 //     "unapplied":{"counts":{outcome:n},"rows":[[step, outcome, reason]...]},
-//     "findings":[...] as `lockstep doctor -o json`, or null}...],
+//     "findings":[...] as ReportRun::findings}...],
 //    "config":[{"key","values":[a text a run]}...]}
-// Absent values are null. `findings` gives a run's; it may be empty.
-using FindingsOf = std::function<nlohmann::ordered_json(const ReportRun&)>;
-std::string report_json(const std::vector<ReportRun>& runs, const ReportView& view,
-                        const FindingsOf& findings = {});
+// Absent values are null.
+std::string report_json(const std::vector<ReportRun>& runs, const ReportView& view);
 
 }  // namespace lockstep::runtime

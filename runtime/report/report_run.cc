@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "runtime/config/dump_config.h"
 #include "runtime/config/load_config.h"
+#include "runtime/health/doctor.h"
 
 namespace lockstep::runtime {
 namespace {
@@ -31,6 +32,24 @@ bool ReportRun::refresh() {
     }
   }
   return news;
+}
+
+bool ReportRun::examine() {
+  const auto begin = std::chrono::steady_clock::now();
+  if (curves.steps() == examined_steps_ || begin < next_examination_) return false;
+  examined_steps_ = curves.steps();
+  try {
+    const RunHistory history = read_run_history(curves.directory().string());
+    findings = nlohmann::ordered_json::parse(to_json(history, diagnose(history)))["findings"];
+  } catch (const core::Error&) {
+    findings =
+        nullptr;  // without config.yaml, or of another version: curves are shown all the same
+  }
+  constexpr std::chrono::seconds kPause{10};
+  const auto end = std::chrono::steady_clock::now();
+  next_examination_ =
+      end + std::max<std::chrono::steady_clock::duration>(kPause, 20 * (end - begin));
+  return true;
 }
 
 int ReportRun::ranks() const {

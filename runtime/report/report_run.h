@@ -1,6 +1,9 @@
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,10 +20,20 @@ struct ReportRun {
   RunCurves curves;
   std::optional<Config> config;  // nothing: config.yaml is not there yet, or of another version
   std::string label;             // unlike those of the others
+  // As in `lockstep doctor -o json`; null before there is a step, and where the doctor cannot read
+  // the run.
+  nlohmann::ordered_json findings;
 
-  // Reads what is new; also config.yaml, once it is there.
+  // Reads what is new; also config.yaml, once it is there. True when there is something new.
   bool refresh();
+  // Asks the doctor, who reads the whole run: once, and then again for a run that went further, after
+  // a pause of 20 times as long as it took him, and 10 s at least. True when there are findings anew.
+  bool examine();
   int ranks() const;  // 0: not known
+
+ private:
+  std::int64_t examined_steps_ = 0;
+  std::chrono::steady_clock::time_point next_examination_{};
 };
 
 // The runs with these output directories. Labels are the names of the directories, or their paths

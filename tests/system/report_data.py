@@ -41,6 +41,7 @@ def check_report(shop):
         assert (step, outcome) == (5, "overflow") and "rank 0, block.1" in why and "1024 -> 512" in why, why
         assert run["curves"]["overflow"] == [[5], [1024]]
         assert run["clip_threshold"] == 0.5
+        assert run["findings"] == shop.findings(run["label"])
     assert data["config"] == [{"key": "optimizer.learning_rate", "values": ["0.001", "0.01"]}], data["config"]
     assert "default-src 'none'" in page and "connect-src 'none'" in page
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.S)

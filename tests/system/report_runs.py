@@ -1,5 +1,6 @@
 """Runs and commands for the tests of reports."""
 
+import json
 import pathlib
 import random
 import struct
@@ -38,6 +39,11 @@ class Workshop:
                               capture_output=True, check=False)
         assert done.returncode == exit_code, (arguments, done.returncode, done.stdout, done.stderr)
         return done
+
+    def findings(self, run):
+        done = subprocess.run([self.lockstep, "doctor", run, "-o", "json"], cwd=self.directory, text=True, timeout=60,
+                              stdout=subprocess.PIPE, check=False)
+        return json.loads(done.stdout)["findings"]
 
     @staticmethod
     def settings(output, *settings):

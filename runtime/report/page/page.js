@@ -393,6 +393,7 @@ function draw_findings() {
       line.append(advice.why);
       box.append(line);
     });
+    if (finding.replay) box.append(element("p", "To compute the step again: lockstep replay " + finding.replay));
     return box;
   }));
 }
