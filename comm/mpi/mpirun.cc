@@ -38,20 +38,24 @@ bool is_young(const struct stat& status) {
   return std::chrono::system_clock::now() - changed < kYoung;
 }
 
-// Those of this user whose process has ended without taking its own away.
+// If it is one of this user, of a process that has ended without taking it away. old: not one that
+// may be about to be locked.
+void remove_if_abandoned(const fs::path& directory, bool old) {
+  if (!directory.filename().string().starts_with(kSessionPrefix)) return;
+  const int file = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (file < 0) return;
+  struct stat status {};
+  const bool abandoned = fstat(file, &status) == 0 && status.st_uid == geteuid() &&
+                         !(old && is_young(status)) && flock(file, LOCK_EX | LOCK_NB) == 0;
+  std::error_code left;
+  if (abandoned) fs::remove_all(directory, left);
+  close(file);
+}
+
 void remove_abandoned(const std::string& parent) {
   std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(parent, ignored)) {
-    if (!entry.path().filename().string().starts_with(kSessionPrefix)) continue;
-    const int file = open(entry.path().c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (file < 0) continue;
-    struct stat status {};
-    const bool abandoned = fstat(file, &status) == 0 && status.st_uid == geteuid() &&
-                           !is_young(status) && flock(file, LOCK_EX | LOCK_NB) == 0;
-    std::error_code left;
-    if (abandoned) fs::remove_all(entry.path(), left);
-    close(file);
-  }
+  for (const auto& entry : fs::directory_iterator(parent, ignored))
+    remove_if_abandoned(entry.path(), true);
 }
 
 }  // namespace
@@ -118,6 +122,10 @@ MpirunSession::MpirunSession() {
   }
   lock_ = open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   flock(lock_, LOCK_EX | LOCK_NB);
+}
+
+void remove_session(const std::string& path) {
+  remove_if_abandoned(path, false);
 }
 
 MpirunSession::~MpirunSession() {

@@ -66,4 +66,8 @@ class MpirunSession {
   int lock_ = -1;  // on the directory, as long as the process lives
 };
 
+// Takes away the directory of a session whose process was killed. Whatever else lies under that path,
+// and a directory that is in use, is left alone.
+void remove_session(const std::string& path);
+
 }  // namespace lockstep::comm

@@ -129,6 +129,7 @@ json to_json(const LaunchSpec& spec) {
           {"agent_address", spec.agent_address},
           {"agent_token_file", spec.agent_token_file},
           {"threads_per_rank", spec.threads_per_rank},
+          {"environment", spec.environment},
           {"program", spec.program}};
 }
 
@@ -149,6 +150,7 @@ LaunchSpec parse_launch_spec(const std::string& text) {
     spec.agent_address = value.at("agent_address");
     spec.agent_token_file = value.at("agent_token_file");
     spec.threads_per_rank = value.at("threads_per_rank");
+    if (value.contains("environment")) value.at("environment").get_to(spec.environment);
     spec.program = value.at("program").get<std::vector<std::string>>();
     return spec;
   });
@@ -254,6 +256,51 @@ std::optional<AttemptStatus> read_status(const std::string& directory, const std
   }
 }
 
+namespace {
+
+constexpr const char* kReservedSuffix = ".reserve";
+
+bool write_whole(int file, const std::string& text) {
+  std::size_t written = 0;
+  while (written < text.size()) {
+    const ssize_t n = write(file, text.data() + written, text.size() - written);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    written += static_cast<std::size_t>(n);
+  }
+  return true;
+}
+
+}  // namespace
+
+bool reserve_file(const std::string& directory, const std::string& name, std::size_t bytes) {
+  const Descriptor folder(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder) return false;
+  const std::string reserved = name + kReservedSuffix;
+  unlinkat(folder.get(), reserved.c_str(), 0);
+  const Descriptor file(openat(folder.get(), reserved.c_str(),
+                               O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  return file && posix_fallocate(file.get(), 0, static_cast<off_t>(bytes)) == 0;
+}
+
+bool write_reserved_file(const std::string& directory, const std::string& name,
+                         const std::string& text) {
+  const Descriptor folder(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder) return false;
+  const std::string reserved = name + kReservedSuffix;
+  const Descriptor file(openat(folder.get(), reserved.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC));
+  struct stat status {};
+  // A rank may have put another file under this name.
+  const bool own = file && fstat(file.get(), &status) == 0 && S_ISREG(status.st_mode) &&
+                   status.st_nlink == 1 && status.st_size >= static_cast<off_t>(text.size());
+  const bool written = own && write_whole(file.get(), text) &&
+                       ftruncate(file.get(), static_cast<off_t>(text.size())) == 0 &&
+                       fsync(file.get()) == 0 &&
+                       renameat(folder.get(), reserved.c_str(), folder.get(), name.c_str()) == 0;
+  unlinkat(folder.get(), reserved.c_str(), 0);  // its room helps what is written instead
+  return written ? fsync(folder.get()) == 0 : write_file(directory, name, text, true);
+}
+
 bool write_file(const std::string& directory, const std::string& name, const std::string& text,
                 bool synced) {
   const Descriptor folder(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -264,13 +311,7 @@ bool write_file(const std::string& directory, const std::string& name, const std
   const Descriptor file(openat(folder.get(), temporary.c_str(),
                                O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!file) return false;
-  std::size_t written = 0;
-  while (written < text.size()) {
-    const ssize_t n = write(file.get(), text.data() + written, text.size() - written);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    written += static_cast<std::size_t>(n);
-  }
+  if (!write_whole(file.get(), text)) return false;
   if (synced && fsync(file.get()) != 0) return false;
   if (renameat(folder.get(), temporary.c_str(), folder.get(), name.c_str()) != 0) return false;
   return !synced || fsync(folder.get()) == 0;

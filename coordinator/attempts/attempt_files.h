@@ -17,6 +17,7 @@
 //   control          its Unix socket (control_channel.h)
 //   stop.json        a stop request that could not be handed over by the socket
 //   state.json       AttemptStatus while it runs; replaced, not synced
+//   session          where mpirun keeps its own files, a directory in TMPDIR
 //   spool.jsonl      what happened when, for people
 //   logs/            log_writer.h
 //   stacks.txt       the ranks of a hang, before they were ended
@@ -72,6 +73,12 @@ std::optional<AttemptStatus> read_status(const std::string& directory, const std
 // Replaces a file; with `synced` it is durable when this returns. False if that failed.
 bool write_file(const std::string& directory, const std::string& name, const std::string& text,
                 bool synced);
+
+// Occupies room for a file that must be written whatever happens to the disk; then writes it into
+// that room, synced, without needing more. A longer text is written as write_file does.
+bool reserve_file(const std::string& directory, const std::string& name, std::size_t bytes);
+bool write_reserved_file(const std::string& directory, const std::string& name,
+                         const std::string& text);
 
 std::int64_t unix_now_ns();
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -44,7 +45,8 @@ struct LaunchSpec {
   LogLimits logs;
   std::string agent_address;     // LOCKSTEP_COORDINATOR of the ranks; empty: no agent
   std::string agent_token_file;  // LOCKSTEP_AGENT_TOKEN_FILE of the ranks; mode 0600
-  int threads_per_rank = 0;      // OMP_NUM_THREADS of the ranks; 0: as in this environment
+  std::map<std::string, std::string> environment;  // of the ranks, beside the fixed list
+  int threads_per_rank = 0;  // OMP_NUM_THREADS of the ranks; 0: as in this environment
   // What stands before "train CONFIG --resume ..."; empty: this program itself. For tests.
   std::vector<std::string> program;
 

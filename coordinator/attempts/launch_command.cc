@@ -12,6 +12,7 @@
 #include "coordinator/attempts/attempt_files.h"
 #include "coordinator/attempts/log_writer.h"
 #include "coordinator/attempts/process.h"
+#include "coordinator/model/coordinator_policy.h"
 #include "core/error.h"
 
 namespace lockstep::coordinator {
@@ -104,6 +105,10 @@ void check_launchable(const LaunchSpec& spec) {
   if (spec.resume != "never" && spec.resume != "auto") check_path("the checkpoint", spec.resume);
   for (const std::string& word : spec.program)
     check_text("the program", word);
+  for (const auto& [name, value] : spec.environment) {
+    if (!allows_variable({"*"}, name)) refuse("'" + name + "' is no variable that a rank may get");
+    check_text("the variable " + name, value);
+  }
   check_text("the agent's address", spec.agent_address);
   if (!spec.agent_token_file.empty()) check_path("the agent's token file", spec.agent_token_file);
   for (const bool err : {false, true})
@@ -143,6 +148,8 @@ std::vector<std::string> launch_command(const LaunchSpec& spec, const std::strin
           "LOCKSTEP_CERTIFICATE", "LOCKSTEP_KEY", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"}) {
       if (environment.contains(name)) call.exported.emplace_back(name);
     }
+    for (const auto& [name, value] : spec.environment)
+      call.exported.push_back(name);
   }
   call.program = {self, "rank-start", "--directory", directory, "--boot-id", boot_id()};
   if (const std::string devices = visible_devices(spec); !devices.empty()) {
@@ -184,13 +191,16 @@ bool is_this_machine(const std::string& address) {
 
 Environment rank_environment(const LaunchSpec& spec, Environment allowed,
                              const std::string& session) {
+  for (const auto& [name, value] : spec.environment)
+    allowed[name] = value;
   allowed[kAttemptTagVariable] = attempt_tag(spec.attempt);
   if (!spec.agent_address.empty()) {
     allowed["LOCKSTEP_COORDINATOR"] = spec.agent_address;
     allowed["LOCKSTEP_AGENT_TOKEN_FILE"] = spec.agent_token_file;
   }
   if (spec.threads_per_rank > 0) {
-    allowed["OMP_NUM_THREADS"] = std::to_string(spec.threads_per_rank);
+    const std::string threads = std::to_string(spec.threads_per_rank);
+    if (!spec.environment.contains("OMP_NUM_THREADS")) allowed["OMP_NUM_THREADS"] = threads;
   }
   // Threads that wait by spinning take the cores from the ranks that they wait for.
   allowed.emplace("OMP_WAIT_POLICY", "passive");
@@ -200,7 +210,7 @@ Environment rank_environment(const LaunchSpec& spec, Environment allowed,
   // The directory of the session is on this machine alone.
   const std::string place = quiet ? session : "";
   for (const auto& [name, value] : comm::mpirun_environment(place, true, quiet))
-    allowed.emplace(name, value);
+    allowed[name] = value;
   return allowed;
 }
 

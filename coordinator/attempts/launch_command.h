@@ -22,8 +22,8 @@ using Environment = std::map<std::string, std::string>;
 // Those of `parent` that a rank may have: a fixed list, nothing that begins with LD_, OMPI_ or
 // PMIX_.
 Environment allowed_environment(const char* const* parent);
-// The environment of mpirun and the ranks: the allowed variables, the tag of the attempt, where its
-// agent finds the coordinator, and how mpirun is to behave. session: comm::MpirunSession::path().
+// The environment of mpirun and the ranks: the allowed variables, those of the spec, the tag of the
+// attempt, where its agent finds the coordinator, and how mpirun is to behave. session: comm::MpirunSession::path().
 Environment rank_environment(const LaunchSpec& spec, Environment allowed,
                              const std::string& session);
 std::vector<std::string> to_block(const Environment& environment);  // "NAME=VALUE"

@@ -219,6 +219,7 @@ std::optional<LogPiece> LogReader::next(bool ended) {
   piece.time_ns = batch.time_ns;
   piece.bytes = std::move(batch.bytes);
   piece.dropped = batch.dropped;
+  piece.no_space = batch.no_space;
   piece.cursor = cursor();
   return piece;
 }

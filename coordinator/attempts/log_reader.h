@@ -29,6 +29,7 @@ struct LogPiece {
   std::string bytes;         // whole lines, unless one is longer than a piece; may be empty
   std::string cursor;        // to go on behind this piece
   std::int64_t dropped = 0;  // bytes in front of it that were not kept
+  bool no_space = false;     // because the disk had no room; else because of the quota
 };
 
 // Reads the logs of one attempt, also while it runs. What comes is exact: per stream nothing is

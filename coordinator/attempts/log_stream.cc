@@ -94,6 +94,8 @@ void LogStreamReader::fill() {
       }
       if (gap_end == end) continue;  // the next segment goes on right here, but could not be opened
       dropped_ += gap_end - position_;
+      const std::string mark = log_segment_name(name_, gap_end) + kLogFullSuffix;
+      no_space_ = static_cast<bool>(open_beneath(folder_, mark, O_RDONLY));
       position_ = gap_end;
       entries_.clear();
       continue;
@@ -152,6 +154,7 @@ const LogBatch* LogStreamReader::peek(bool ended) {
   if (end == 0 && (dropped_ == 0 || !buffer_.empty())) return nullptr;
   LogBatch batch;
   batch.dropped = std::exchange(dropped_, 0);
+  batch.no_space = std::exchange(no_space_, false);
   batch.bytes = buffer_.substr(0, end);
   for (const LogIndexEntry& entry : entries_) {
     if (entry.offset <= position_ || batch.time_ns == 0) batch.time_ns = entry.time_ns;

@@ -16,6 +16,7 @@ namespace lockstep::coordinator {
 struct LogBatch {
   std::int64_t time_ns = 0;
   std::int64_t dropped = 0;
+  bool no_space = false;  // `dropped` for want of room on the disk, not because of the quota
   std::string bytes;
 };
 
@@ -65,6 +66,7 @@ class LogStreamReader {
   std::int64_t position_ = 0;  // of buffer_[0], but for the gap in front of it
   std::int64_t dropped_ = 0;   // gap in front of buffer_[0], at position_ - dropped_
   std::string buffer_;
+  bool no_space_ = false;               // the gap, for want of room
   bool cut_ = false;                    // what follows buffer_ was not kept
   Segment current_;                     // that the end of buffer_ lies in
   std::size_t index_read_ = 0;          // entries of current_ that are in entries_ or before it

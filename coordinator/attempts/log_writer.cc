@@ -112,7 +112,8 @@ void LogWriter::finish(std::int64_t time_ns) {
 
 bool LogWriter::open_segment(std::int64_t time_ns) {
   const std::string name = log_segment_name(stream_, written());
-  // The index first: a reader that sees a segment finds its index too.
+  // The index first: a reader that sees a segment finds its index too, and why there is a gap.
+  if (lost_) make_file(folder_, name + kLogFullSuffix);
   index_ = make_file(folder_, name + kLogIndexSuffix);
   segment_ = make_file(folder_, name);
   if (!segment_ || !index_) {
@@ -121,6 +122,7 @@ bool LogWriter::open_segment(std::int64_t time_ns) {
     checked_ns_ = time_ns;
     return false;
   }
+  lost_ = false;
   segment_first_ = written();
   segment_size_ = 0;
   last_entry_ = -1;
@@ -144,7 +146,8 @@ void LogWriter::shorten_tail() {
   while (tail_.size() >= static_cast<std::size_t>(layout_.tail_segments)) {
     const std::string name = log_segment_name(stream_, tail_.front().first);
     unlinkat(folder_, name.c_str(), 0);
-    unlinkat(folder_, (name + kLogIndexSuffix).c_str(), 0);
+    for (const char* suffix : {kLogIndexSuffix, kLogFullSuffix})
+      unlinkat(folder_, (name + suffix).c_str(), 0);
     dropped_ += tail_.front().size;
     tail_.pop_front();
   }
@@ -199,6 +202,7 @@ bool LogWriter::space_left(std::int64_t time_ns) {
 void LogWriter::drop(std::size_t bytes) {
   written_ += static_cast<std::int64_t>(bytes);
   dropped_ += static_cast<std::int64_t>(bytes);
+  lost_ = true;  // only for want of room is anything dropped before it was written
   at_line_start_ = true;
 }
 

@@ -18,7 +18,8 @@
 //   logs/launcher.err.00000000000016777216
 //
 // so that `cat logs/rank-0003.out.*[0-9]` shows it. Bytes between the end of a segment and the next
-// one's number were not kept. An index has entries of two numbers of 64 bits, in the order of bytes
+// one's number were not kept: to stay within the quota or, if the next one has an empty file with
+// ".full" behind its name, because the disk had no room. An index has entries of two numbers of 64 bits, in the order of bytes
 // of the machine: the byte at which a line begins, and the time (unix, ns) at which it came; the
 // time of any line is that of the last entry not behind it.
 namespace lockstep::coordinator {
@@ -33,6 +34,7 @@ static_assert(sizeof(LogIndexEntry) == 16);
 std::string log_stream_name(int rank, bool err);  // "rank-0003.out"
 std::string log_segment_name(const std::string& stream, std::int64_t first_byte);
 inline constexpr const char* kLogIndexSuffix = ".idx";
+inline constexpr const char* kLogFullSuffix = ".full";
 
 // How a stream's part of the quota is laid out.
 struct LogLayout {
@@ -92,6 +94,7 @@ class LogWriter {
   std::int64_t checked_ns_ = 0;  // when the free space was last looked at
   std::int64_t since_check_ = 0;
   bool space_ = true;
+  bool lost_ = false;  // bytes for want of room, since the last segment
   std::atomic<std::int64_t> written_{0};
   std::atomic<std::int64_t> dropped_{0};
 };

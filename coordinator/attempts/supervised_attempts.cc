@@ -17,6 +17,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "comm/mpi/mpirun.h"
 #include "coordinator/attempts/attempt_files.h"
 #include "coordinator/attempts/control_channel.h"
 #include "coordinator/attempts/exit_classification.h"
@@ -290,6 +291,7 @@ AttemptStatus SupervisedAttempts::clean_up_after_supervisor(const std::string& d
   for (const ProcessHandle& process : left)
     process.send(SIGKILL);
   if (!left.empty()) return status;
+  if (const auto session = read_small_file(directory, "session")) comm::remove_session(*session);
   for (RankProcess& rank : status.ranks)
     rank.alive = false;
   if (identity || status.start_time_ns != 0) {

@@ -35,6 +35,9 @@ constexpr std::int64_t kConnectionTime = 10 * kSecond;
 // Who asks the agent gets this long before rank 0 is asked by a signal too.
 constexpr std::int64_t kAgentTime = 2 * kSecond;
 
+// Of exit.json, with some messages of ranks.
+constexpr std::size_t kExitBytes = 64 << 10;
+
 [[noreturn]] void fail(const char* what) {
   throw core::Error(core::ErrorKind::kInternal,
                     fmt::format("cannot {}: {}", what, std::strerror(errno)));
@@ -108,6 +111,7 @@ void Supervisor::run() {
   prepare_signals();
   identify();
   allow_many_files();
+  reserve_file(directory_, "exit.json", kExitBytes);
   logs_.emplace(directory_, spec_.ranks(), spec_.logs);
   listener_.emplace(directory_);
   watch(listener_->fd());
@@ -152,6 +156,7 @@ void Supervisor::identify() {
 void Supervisor::start_launcher() {
   StartedProcess child;
   session_.emplace();
+  write_file(directory_, "session", session_->path(), false);
   const Environment environment =
       rank_environment(spec_, allowed_environment(environ), session_->path());
   child.arguments = launch_command(spec_, directory_, self_, environment);

@@ -130,9 +130,9 @@ void Supervisor::finish() {
   ended.end_time_ns = now();
   ended.exit = exit_info();
   note("ended", fmt::format("\"category\":\"{}\"", to_string(ended.exit.category)));
-  // A disk that is full now has space again some time; until then this process says by its lock
-  // that the end is not on record.
-  while (!write_file(directory_, "exit.json", to_text(to_json(ended)), true)) {
+  // Room was reserved for it at the start. If that was not enough, a disk that is full now has space
+  // again some time; until then this process says by its lock that the end is not on record.
+  while (!write_reserved_file(directory_, "exit.json", to_text(to_json(ended)))) {
     keep_directory();
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
   }

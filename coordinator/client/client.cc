@@ -305,6 +305,9 @@ v1::CheckpointRunResponse Client::checkpoint_run(v1::CheckpointRunRequest reques
 v1::Run Client::retry_run(v1::RetryRunRequest request) {
   return impl_->change(*impl_->runs, &Runs::RetryRun, request);
 }
+v1::DeleteRunResponse Client::delete_run(v1::DeleteRunRequest request) {
+  return impl_->change(*impl_->runs, &Runs::DeleteRun, request);
+}
 v1::WaitRunResponse Client::wait_run(const v1::WaitRunRequest& request, milliseconds deadline) {
   return impl_->unary(*impl_->runs, &Runs::WaitRun, request, deadline);
 }

@@ -39,6 +39,7 @@ class Client {
   v1::Run resume_run(v1::ResumeRunRequest request);
   v1::CheckpointRunResponse checkpoint_run(v1::CheckpointRunRequest request);
   v1::Run retry_run(v1::RetryRunRequest request);
+  v1::DeleteRunResponse delete_run(v1::DeleteRunRequest request);
   v1::WaitRunResponse wait_run(const v1::WaitRunRequest& request,
                                std::chrono::milliseconds deadline);
   v1::ExplainRunResponse explain_run(const v1::ExplainRunRequest& request);

@@ -25,8 +25,10 @@ void LogPrinter::show(const lockstep::v1::LogChunk& chunk) {
   }
   const Source source{chunk.rank(), static_cast<int>(chunk.stream())};
   if (chunk.dropped_bytes() > 0) {
-    talk_ << fmt::format("lockstep: {} bytes of rank {} were not kept here: more than the quota\n",
-                         chunk.dropped_bytes(), chunk.rank());
+    talk_ << fmt::format("lockstep: {} bytes of {} were not kept here: {}\n", chunk.dropped_bytes(),
+                         chunk.rank() < 0 ? "mpirun" : fmt::format("rank {}", chunk.rank()),
+                         chunk.no_space() ? "the disk of the coordinator had no room for them"
+                                          : "more than the quota of a run");
   }
   std::string& open = open_[source];
   open += chunk.data();

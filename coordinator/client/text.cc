@@ -124,6 +124,10 @@ std::string escape_for_terminal(std::string_view bytes) {
   return text;
 }
 
+google::protobuf::Timestamp to_timestamp(std::int64_t ns) {
+  return TimeUtil::NanosecondsToTimestamp(ns);
+}
+
 google::protobuf::Duration to_duration(std::int64_t ns) {
   return TimeUtil::NanosecondsToDuration(ns);
 }

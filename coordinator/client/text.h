@@ -26,6 +26,7 @@ google::protobuf::Duration parse_duration(const std::string& text);
 google::protobuf::Timestamp parse_moment(const std::string& text, std::int64_t now_ns);
 
 std::int64_t to_ns(const google::protobuf::Timestamp& time);
+google::protobuf::Timestamp to_timestamp(std::int64_t ns);
 google::protobuf::Duration to_duration(std::int64_t ns);
 std::int64_t now_ns();
 

@@ -138,6 +138,30 @@ int threads_of_slot(const HostSpec& host) {
 
 }  // namespace
 
+namespace {
+
+// What the configuration lets through of the coordinator's own environment, and over it what the run
+// sets itself.
+std::map<std::string, std::string> environment_of(const EngineOptions& options, const Run& run) {
+  std::map<std::string, std::string> environment;
+  for (const char* const* variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    const std::size_t equals = text.find('=');
+    if (equals == std::string_view::npos) continue;
+    const std::string_view name = text.substr(0, equals);
+    if (allows_variable(options.environment.pass, name)) {
+      environment.emplace(name, text.substr(equals + 1));
+    }
+  }
+  for (const auto& [name, value] : run.environment) {
+    // The configuration may have become stricter since the run was submitted.
+    if (allows_variable(options.environment.runs, name)) environment[name] = value;
+  }
+  return environment;
+}
+
+}  // namespace
+
 LaunchSpec launch_spec(const EngineOptions& options, const RunRecord& record) {
   const Attempt& attempt = *record.current();
   LaunchSpec spec;
@@ -155,6 +179,7 @@ LaunchSpec launch_spec(const EngineOptions& options, const RunRecord& record) {
       spec.hosts.push_back({host.name, host.address, placement.slots});
     }
   }
+  spec.environment = environment_of(options, record.run);
   spec.logs.bytes = options.log_bytes;
   spec.agent_address = options.agent_address;
   if (!options.agent_address.empty()) spec.agent_token_file = token_file(options, spec.attempt);

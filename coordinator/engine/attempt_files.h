@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "coordinator/attempts/attempt_host.h"
 #include "coordinator/engine/engine.h"
@@ -23,6 +24,22 @@ void remove_token_file(const EngineOptions& options, const AttemptRef& attempt) 
 bool write_record_file(const EngineOptions& options, const RunRecord& record, bool synced) noexcept;
 // Throws core::Error(kData) that says what is not whole.
 RunRecord read_record_file(const EngineOptions& options, const std::string& run);
+
+// Where the files of a run go that is deleted, below STATE: to be removed, or to be kept.
+inline constexpr const char* kTrash = "trash";
+inline constexpr const char* kArchive = "archive";
+// STATE/PLACE/ID. move throws core::Error(kData); a run without files has none to move.
+std::string moved_files(const EngineOptions& options, const std::string& run, const char* place);
+void move_run_files(const EngineOptions& options, const std::string& run, const char* place);
+void bring_run_files_back(const EngineOptions& options, const std::string& run,
+                          const char* place) noexcept;
+std::vector<std::string> moved_runs(const EngineOptions& options, const char* place);
+void remove_trash(const EngineOptions& options) noexcept;
+// logs/ of an attempt.
+void remove_logs(const EngineOptions& options, const AttemptRef& attempt);
+// What the store has of a run, beside its files: record.json and events.jsonl. Throws
+// core::Error(kData).
+void write_archive(const EngineOptions& options, const RunRecord& record, const Store& store);
 
 // How the newest attempt of this record is to be started.
 LaunchSpec launch_spec(const EngineOptions& options, const RunRecord& record);

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "runtime/config/dump_config.h"
 #include "runtime/config/load_config.h"
+#include "runtime/data/token_file.h"
 #include "runtime/plan/memory_plan.h"
 
 namespace lockstep::coordinator {
@@ -23,6 +24,21 @@ const char* kind_of(runtime::DeviceChoice choice) {
   return "";
 }
 
+// What would end the run before its first step, told while somebody still looks at the answer.
+void find_files(const runtime::Config& config, FilesToFind files) {
+  if (files == FilesToFind::kNone) return;
+  // Not every token is looked at: that takes as long as reading them.
+  const auto open = [&](const std::vector<std::string>& sources, runtime::DataSplit split) {
+    if (!sources.empty()) runtime::open_token_files(sources, config.data.token_type, split);
+  };
+  open(config.data.train, runtime::DataSplit::kTrain);
+  open(config.data.validation, runtime::DataSplit::kValidation);
+  const std::string& weights = config.init_from;
+  if (files == FilesToFind::kAll && !weights.empty() && !std::filesystem::exists(weights)) {
+    throw core::Error(core::ErrorKind::kData, "model.init_from: " + weights + " is not there");
+  }
+}
+
 [[noreturn]] void refuse(const std::string& problems) {
   EngineError error(ErrorCode::kInvalidArgument, "INVALID_CONFIG", problems);
   std::istringstream lines(problems);
@@ -35,10 +51,12 @@ const char* kind_of(runtime::DeviceChoice choice) {
 }  // namespace
 
 CheckedConfig check_config(const std::string& yaml, const std::string& source,
-                           const std::vector<std::string>& overrides, int ranks) {
+                           const std::vector<std::string>& overrides, int ranks,
+                           FilesToFind files) {
   try {
     const runtime::Config config = runtime::parse_config(yaml, source, overrides);
     runtime::validate_for_world(config, ranks);
+    find_files(config, files);
     const int threads = config.backend.threads > 0 ? config.backend.threads : 1;
     const runtime::MemoryPlan plan = runtime::plan_memory(config, ranks, threads);
     CheckedConfig checked;

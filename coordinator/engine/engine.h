@@ -10,6 +10,7 @@
 #include "coordinator/engine/engine_error.h"
 #include "coordinator/engine/requests.h"
 #include "coordinator/model/clock.h"
+#include "coordinator/model/coordinator_policy.h"
 #include "coordinator/model/event.h"
 #include "coordinator/model/run.h"
 
@@ -39,6 +40,9 @@ struct EngineOptions {
   int max_queued = 10'000;                         // runs that have not ended; more are refused
   int max_queued_per_caller = 10'000;              // of them, made by one caller
   std::int64_t log_bytes = std::int64_t{1} << 30;  // kept of one run
+  bool check_data = false;  // refuse runs whose data files this machine does not have
+  EnvironmentPolicy environment;
+  RetentionPolicy retention;
   // Before "train ..." in the ranks; empty: this program. Tests only, never from a request.
   std::vector<std::string> program;
   bool verify_in_tick = false;  // look at checkpoints inside tick() instead of on a thread. Tests
@@ -77,6 +81,8 @@ class Engine {
   // Events after `after_sequence`, oldest first; of one run (an id) or, empty, of all.
   std::vector<Event> events(const std::string& run, std::int64_t after_sequence, int limit) const;
   std::int64_t newest_sequence() const;
+  // Events up to this one may have been deleted with their runs.
+  std::int64_t forgotten_sequence() const;
   Explanation explain(const std::string& name) const;
   // Of run.output, newest first. verify: compares all hashes, slow for large ones.
   std::vector<CheckpointInfo> list_checkpoints(const std::string& name, bool verify) const;
@@ -98,6 +104,8 @@ class Engine {
   // false again: run.checkpoint_step then tells which, or has not moved (it failed).
   RunPtr checkpoint(const std::string& run, const std::string& request_id, const Caller& caller);
   RunPtr retry(const RetryRequest& request, const Caller& caller);
+  // Forgets an ended run and what is here of it; of an archived one, where that lies now.
+  std::string delete_run(const DeleteRequest& request, const Caller& caller);
 
   // --- agents ------------------------------------------------------------------------------------
   // The attempt that an agent's secret belongs to, if it has not ended.

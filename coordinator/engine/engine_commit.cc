@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -51,7 +52,7 @@ void EngineCore::store_write(StoreWrite& write) {
     healthy = false;
     throw store_error(error.what(), false);
   }
-  healthy = true;
+  healthy = store.has_room();
 }
 
 std::vector<RunPtr> EngineCore::commit(std::vector<RunChange>& changes, StoreWrite write) {
@@ -104,6 +105,14 @@ std::optional<std::string> EngineCore::served_before(const Call& call) const {
   return served->resource;
 }
 
+// What stops and ends runs, and whatever keeps strangers out, is written also when the disk is full.
+static bool is_urgent(const std::string& method) {
+  static const std::set<std::string> kUrgent = {"CancelRun",   "PauseRun",     "DrainHost",
+                                                "RevokeToken", "AdoptAttempt", "EndAttempt",
+                                                "DeleteRun"};
+  return kUrgent.contains(method);
+}
+
 StoreWrite EngineCore::records_of(const Call& call, const std::string& resource,
                                   const std::string& before, const std::string& after) {
   StoreWrite write;
@@ -117,6 +126,7 @@ StoreWrite EngineCore::records_of(const Call& call, const std::string& resource,
   audit.after_json = after;
   audit.result = "OK";
   write.audit = std::move(audit);
+  write.deferrable = !is_urgent(call.method);
   if (!call.request_id.empty()) {
     write.request =
         ServedRequest{call.caller.name, call.request_id, call.method, call.digest, resource};
@@ -130,6 +140,7 @@ void EngineCore::record_refusal(const Call& call, const std::string& resource,
   unserved.request_id.clear();  // the same id may be tried again
   StoreWrite write = records_of(unserved, resource, "", "");
   write.audit->result = to_string(error.code());
+  write.deferrable = true;
   try {
     store_write(write);
   } catch (const EngineError& failed) {

@@ -99,8 +99,17 @@ struct EngineCore {
   std::mutex tick_mutex;
   std::map<std::string, AttemptWatch> watches;  // by run
   std::vector<AttemptRef> orphans;              // that have ended, to the store, and still live
-  std::int64_t next_probe_ns = 0;               // steady, as is the next
+  std::int64_t next_probe_ns = 0;               // steady, as are the next ones
   std::int64_t next_schedule_ns = 0;
+  std::int64_t next_retention_ns = 0;
+  std::int64_t next_requests_ns = 0;
+  // Of a run: the numbers up to which files and logs of its attempts are known to be gone.
+  struct Pruned {
+    int attempts = 0;
+    int logs = 0;
+  };
+  std::map<std::string, Pruned> pruned;
+  std::future<void> sweep;  // of files that nobody needs any more
 
   std::int64_t now() const { return clock.now_ns(); }  // for people
   Moment moment() const { return clock.now(); }
@@ -145,6 +154,14 @@ struct EngineCore {
   bool is_blocked(const std::string& run) const;  // by an unknown attempt of its own
   // Adopts the run as its record has it; throws EngineError(CANNOT_ADOPT). write_mutex is held.
   RunPtr adopt(const RunRecord& found, const std::string& actor, StoreWrite write);
+  // engine_retention.cc
+  void retain(const std::vector<RunPtr>& runs);
+  void prune_attempts(const std::vector<RunPtr>& runs);
+  bool prune(const std::string& run, const Attempt& attempt, bool whole);
+  // Their files go to this place (attempt_files.h). write_mutex is held.
+  void delete_runs(const std::vector<std::string>& runs, const char* place, StoreWrite write);
+  void sweep_trash();
+  void finish_deletions();
   void require_hosts(const std::vector<HostSpec>& hosts) const;
   Cluster cluster() const;
   std::vector<Lease> leases(const std::vector<RunPtr>& runs, const Moment& now) const;

@@ -6,6 +6,7 @@
 
 #include "coordinator/engine/config_check.h"
 #include "coordinator/engine/engine_core.h"
+#include "coordinator/model/coordinator_policy.h"
 #include "coordinator/model/failpoint.h"
 #include "coordinator/model/run_json.h"
 #include "coordinator/model/sha256.h"
@@ -17,9 +18,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxPriority = 1000;
-
-void check_fields(const CreateRequest& request) {
+void check_fields(const CreateRequest& request, const EngineOptions& options,
+                  const Caller& caller) {
   EngineError error(ErrorCode::kInvalidArgument, "INVALID_FIELD", "the request is not valid");
   const auto require = [&](bool holds, const char* field, const std::string& text) {
     if (!holds) error.violates(field, text);
@@ -28,7 +28,17 @@ void check_fields(const CreateRequest& request) {
   require(request.resources.ranks >= 1, "run.resources.ranks", "must be at least 1");
   require(request.resources.ranks_per_host >= 0, "run.resources.ranks_per_host",
           "must not be negative");
-  require(std::abs(request.priority) <= kMaxPriority, "run.priority", "must be from -1000 to 1000");
+  require(
+      request.priority >= -kMaxPriority && request.priority <= caller.max_priority, "run.priority",
+      fmt::format("must be from {} to {}{}", -kMaxPriority, caller.max_priority,
+                  caller.max_priority < kMaxPriority ? ", which is what this token may give" : ""));
+  for (const auto& [name, value] : request.environment) {
+    require(allows_variable(options.environment.runs, name), "run.environment",
+            fmt::format("'{}' is not among the variables that a run may set; environment.runs in "
+                        "the coordinator's configuration names those",
+                        name));
+    require(value.find('\0') == std::string::npos, "run.environment", name + " holds a NUL");
+  }
   require(request.time_limit_ns >= 0, "run.time_limit", "must not be negative");
   require(retry.base_delay_ns >= 0 && retry.max_delay_ns >= retry.base_delay_ns, "run.retry_policy",
           "delays must not be negative, and base_delay at most max_delay");
@@ -37,9 +47,12 @@ void check_fields(const CreateRequest& request) {
 }
 
 json arguments_of(const CreateRequest& request) {
-  return {request.display_name, request.labels,        request.notes,        request.priority,
-          request.hold,         request.config_yaml,   request.overrides,    request.resources,
-          request.after,        request.time_limit_ns, request.retry_policy, request.config_source};
+  json arguments = {request.display_name,  request.labels,       request.notes,
+                    request.priority,      request.hold,         request.config_yaml,
+                    request.overrides,     request.resources,    request.after,
+                    request.time_limit_ns, request.retry_policy, request.config_source};
+  if (!request.environment.empty()) arguments.push_back(request.environment);
+  return arguments;
 }
 
 Run run_of(const CreateRequest& request, const CheckedConfig& checked, const Caller& caller) {
@@ -50,6 +63,7 @@ Run run_of(const CreateRequest& request, const CheckedConfig& checked, const Cal
   run.notes = request.notes;
   run.priority = request.priority;
   run.hold = request.hold;
+  run.environment = request.environment;
   run.overrides = request.overrides;
   run.config_sha256 = sha256_hex(checked.resolved_config);
   run.output = checked.output;
@@ -167,7 +181,13 @@ void require_room(const EngineCore& core, const std::string& owner) {
 std::vector<std::string> pending_of(const EngineCore& core, const Run& run) {
   std::vector<std::string> pending;
   for (const std::string& id : run.after) {
-    if (core.table.committed(id)->run.state != RunState::kSucceeded) pending.push_back(id);
+    const RunPtr other = core.table.committed(id);
+    if (!other) {
+      const std::string text = fmt::format("run {} was deleted meanwhile", id);
+      EngineError error(ErrorCode::kInvalidArgument, "INVALID_FIELD", text);
+      throw error.violates("run.after", text);
+    }
+    if (other->run.state != RunState::kSucceeded) pending.push_back(id);
   }
   return pending;
 }
@@ -239,6 +259,12 @@ CreateResult create_checked(EngineCore& core, const CreateRequest& request,
   return result;
 }
 
+// What a run that follows others is to begin with, they may yet make.
+FilesToFind files_of(const EngineOptions& options, const std::vector<std::string>& after) {
+  if (!options.check_data) return FilesToFind::kNone;
+  return after.empty() ? FilesToFind::kAll : FilesToFind::kData;
+}
+
 // The config of an ended run, and what its child changes.
 CreateRequest request_of_parent(const Run& parent, const RetryRequest& request) {
   CreateRequest child;
@@ -246,6 +272,7 @@ CreateRequest request_of_parent(const Run& parent, const RetryRequest& request) 
   child.labels = parent.labels;
   child.notes = parent.notes;
   child.priority = parent.priority;
+  child.environment = parent.environment;
   child.config_yaml = parent.texts->config_yaml;
   child.config_source = parent.texts->config_source;
   child.overrides = parent.overrides;
@@ -296,11 +323,13 @@ RunPtr retry_parent(EngineCore& core, const Run& parent, const RetryRequest& req
         .with("state", to_string(parent.state));
   }
   CreateRequest child = request_of_parent(parent, request);
+  child.priority = std::min(child.priority, call.caller.max_priority);
   if (request.from_start && !overrides_output(request.overrides)) {
     child.overrides.push_back("run.output=" + fresh_output(core, parent.output));
   }
   const CheckedConfig checked =
-      check_config(child.config_yaml, child.config_source, child.overrides, child.resources.ranks);
+      check_config(child.config_yaml, child.config_source, child.overrides, child.resources.ranks,
+                   files_of(core.options, child.after));
   Run run = run_of(child, checked, call.caller);
   run.parent_run = parent.id;
   run.resume_from = resume_of_child(core, parent, run, request.from_start);
@@ -318,7 +347,7 @@ const std::string& EngineCore::canonical_output(const std::string& output) {
 
 CreateResult Engine::create(const CreateRequest& request, const Caller& caller) {
   const Call call = {"CreateRun", caller, request.request_id, digest_of(arguments_of(request))};
-  check_fields(request);
+  check_fields(request, core_->options, caller);
   if (const auto served = core_->served_before(call)) {
     CreateResult result;
     result.run = core_->table.find(*served);
@@ -326,8 +355,9 @@ CreateResult Engine::create(const CreateRequest& request, const Caller& caller) 
     return result;
   }
   try {
-    const CheckedConfig checked = check_config(request.config_yaml, request.config_source,
-                                               request.overrides, request.resources.ranks);
+    const CheckedConfig checked =
+        check_config(request.config_yaml, request.config_source, request.overrides,
+                     request.resources.ranks, files_of(core_->options, request.after));
     Run run = run_of(request, checked, caller);
     run.after = resolve_after(*core_, request.after);
     return create_checked(*core_, request, checked, std::move(run), call, "");

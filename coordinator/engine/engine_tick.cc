@@ -104,11 +104,18 @@ void EngineCore::start_up() {
     host_rows[row.name] = row;
   require_hosts(options.hosts);
   find_attempts();
+  finish_deletions();
+  for (const std::string& finding : contents.findings)
+    log.error("engine", "{}", finding);
   try {
     for (const RunPtr& record : table.all_committed()) {
       if (!has_attempt(record->run.state)) continue;
-      change_run(record->run.id,
-                 [](RunChange& change) { change.add(EventKind::kCoordinatorRestarted, kActor); });
+      RunChange change(*record, moment());
+      change.add(EventKind::kCoordinatorRestarted, kActor);
+      StoreWrite write;
+      write.deferrable = true;
+      const std::lock_guard lock(write_mutex);
+      commit(std::move(change), std::move(write));
     }
   } catch (const EngineError& error) {
     // A store that cannot be written just now can still be read.
@@ -123,13 +130,16 @@ void EngineCore::run_tick() {
     const std::lock_guard write_lock(write_mutex);
     StoreWrite probe;
     probe.fence = fence;
-    store_write(probe);
+    probe.deferrable = true;
+    if (store.has_room()) store_write(probe);
   }
   stop_orphans();
   watch_unknown();
   const std::vector<RunPtr> runs = table.all_committed();
   watch_attempts(runs);
   queue_what_is_due(runs);
+  retain(runs);
+  if (!healthy) return;  // what is started now could not be written down
   if (schedule_due.exchange(false) || steady() >= next_schedule_ns) {
     next_schedule_ns = steady() + kScheduleNs;
     schedule_starts();

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "coordinator/engine/engine_core.h"
@@ -61,7 +63,8 @@ void decide_resume(RunChange& change, const std::string& actor) {
   if (change.run().after_pending.empty()) change.add(EventKind::kQueued, actor);
 }
 
-void decide_update(RunChange& change, const UpdateRequest& request, const std::string& actor) {
+void decide_update(RunChange& change, const UpdateRequest& request, const Caller& caller) {
+  const std::string& actor = caller.name;
   const Run run = change.run();
   require_allowed(check_verb(run, Verb::kUpdate), run, Verb::kUpdate);
   if (!request.etag.empty() && request.etag != etag_of(run)) {
@@ -69,6 +72,12 @@ void decide_update(RunChange& change, const UpdateRequest& request, const std::s
                       fmt::format("run {} was changed since it was read: its etag is {}, not {}; "
                                   "read it again",
                                   run.id, etag_of(run), request.etag));
+  }
+  if (request.priority.value_or(run.priority) > std::max(run.priority, caller.max_priority)) {
+    const std::string text =
+        fmt::format("must be at most {}, which is what this token may give", caller.max_priority);
+    EngineError error(ErrorCode::kInvalidArgument, "INVALID_FIELD", "run.priority " + text);
+    throw error.violates("run.priority", text);
   }
   json context = json::object();
   const auto set = [&](const char* key, const auto& wanted, const auto& now) {
@@ -157,7 +166,7 @@ RunPtr Engine::update(const UpdateRequest& request, const Caller& caller) {
   add(request.time_limit_ns);
   const Call call = {"UpdateRun", caller, request.request_id, digest_of(arguments)};
   return core_->verb(call, request.run,
-                     [&](RunChange& change) { decide_update(change, request, caller.name); });
+                     [&](RunChange& change) { decide_update(change, request, caller); });
 }
 
 }  // namespace lockstep::coordinator

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/model/coordinator_policy.h"
 #include "coordinator/model/run.h"
 
 // What goes into the engine and comes out of it, as plain structs; see proto/lockstep/v1 for the
@@ -16,6 +17,7 @@ namespace lockstep::coordinator {
 struct Caller {
   std::string name = "local";  // of the token, or "local"
   std::string peer;            // address, for the audit log
+  int max_priority = kMaxPriority;
 };
 
 struct CreateRequest {
@@ -24,6 +26,7 @@ struct CreateRequest {
   std::string notes;
   int priority = 0;
   bool hold = false;
+  std::map<std::string, std::string> environment;
   std::string config_yaml;
   std::string config_source = "config.yaml";
   std::vector<std::string> overrides;
@@ -75,6 +78,12 @@ struct CancelRequest {
 struct PauseRequest {
   std::string run;
   std::string reason;
+  std::string request_id;
+};
+
+struct DeleteRequest {
+  std::string run;
+  bool archive = false;
   std::string request_id;
 };
 

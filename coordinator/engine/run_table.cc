@@ -101,6 +101,11 @@ void RunTable::publish(const RunPtr& record, const std::vector<Event>& events) {
   if (!events.empty()) set_newest_sequence(events.back().sequence);
 }
 
+void RunTable::erase(const std::string& id) {
+  const std::unique_lock lock(mutex_);
+  entries_.erase(id);
+}
+
 void RunTable::publish_progress(const std::string& id, const Progress& progress) {
   RunPtr shown;
   {

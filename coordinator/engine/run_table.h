@@ -30,6 +30,7 @@ class RunTable {
 
   // After a commit: the new record, then a notice for each event. In order of commits.
   void publish(const RunPtr& record, const std::vector<Event>& events);
+  void erase(const std::string& id);
   void publish_progress(const std::string& id, const Progress& progress);
 
   std::int64_t subscribe(Listener listener);

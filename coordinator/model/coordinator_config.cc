@@ -148,15 +148,18 @@ void read_hosts(StrictMap& root, CoordinatorConfig& config, runtime::Problems& p
 void read_limits(StrictMap& root, CoordinatorConfig& config, runtime::Problems& problems) {
   constexpr std::int32_t kMany = 1'000'000;
   LimitConfig& limits = config.limits;
-  StrictMap map(
-      root.at("limits"), "limits",
-      {"queued_runs", "queued_runs_per_caller", "streams_per_caller", "log_bytes_per_run"},
-      problems);
+  StrictMap map(root.at("limits"), "limits",
+                {"queued_runs", "queued_runs_per_caller", "streams_per_caller", "log_bytes_per_run",
+                 "priority"},
+                problems);
   map.read("queued_runs", limits.queued_runs, 1, kMany);
   map.read("queued_runs_per_caller", limits.queued_runs_per_caller, 1, kMany);
   map.read("streams_per_caller", limits.streams_per_caller, 1, kMany);
   map.read("log_bytes_per_run", limits.log_bytes_per_run, std::int64_t{1} << 16,
            std::int64_t{1} << 50);
+  StrictMap priority(map.at("priority"), "limits.priority", {"submit", "operate"}, problems);
+  priority.read("submit", limits.priority_of_submit, -kMaxPriority, kMaxPriority);
+  priority.read("operate", limits.priority_of_operate, -kMaxPriority, kMaxPriority);
 }
 
 void read_retry(StrictMap& root, CoordinatorConfig& config, runtime::Problems& problems) {
@@ -253,7 +256,7 @@ CoordinatorConfig parse_coordinator_config(std::string_view text, const std::str
   runtime::Problems problems;
   StrictMap root(runtime::parse_yaml(text, source), "",
                  {"state_directory", "listen", "tls", "agents", "hosts", "metrics_port", "limits",
-                  "retry", "log"},
+                  "retry", "log", "environment", "retention", "hooks"},
                  problems);
   CoordinatorConfig config;
   root.read("state_directory", config.state_directory);
@@ -271,6 +274,9 @@ CoordinatorConfig parse_coordinator_config(std::string_view text, const std::str
   read_limits(root, config, problems);
   read_retry(root, config, problems);
   read_log(root, config, problems);
+  read_environment(root, config.environment, problems);
+  read_retention(root, config.retention, problems);
+  read_hooks(root, config.hooks, problems);
   check_together(root, config);
   problems.throw_if_any();
   return config;

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "coordinator/model/coordinator_policy.h"
 #include "coordinator/model/run.h"
 
 // coordinator.yaml. docs/job_control.md describes every key; configs/coordinator.yaml is one that
@@ -45,6 +46,8 @@ struct LimitConfig {
   std::int32_t queued_runs_per_caller = 1'000;
   std::int32_t streams_per_caller = 16;
   std::int64_t log_bytes_per_run = std::int64_t{1} << 30;
+  std::int32_t priority_of_submit = 1'000;   // highest that a token of this scope may give
+  std::int32_t priority_of_operate = 1'000;  // and of this one
 };
 
 struct ServerLogConfig {
@@ -61,6 +64,9 @@ struct CoordinatorConfig {
   std::int32_t metrics_port = 0;    // on 127.0.0.1; 0: none
   LimitConfig limits{};
   RetryPolicy retry{};  // of runs that do not say otherwise
+  EnvironmentPolicy environment{};
+  RetentionPolicy retention{};
+  HookPolicy hooks{};
   ServerLogConfig log{};
 };
 

@@ -178,6 +178,7 @@ struct Attempt {
   std::int64_t end_time_ns = 0;
   BootTime created_at;
   BootTime started_at;
+  BootTime ended_at;
   std::int64_t checkpoint_step = 0;  // of the run's newest verified checkpoint when it ended
   std::optional<ExitInfo> exit;
   std::vector<std::string> stuck;  // of a hang: who waits for whom, one sentence each
@@ -214,6 +215,7 @@ struct Run {
   int priority = 0;
   bool hold = false;
 
+  std::map<std::string, std::string> environment;  // of its ranks, beside that of all runs
   std::vector<std::string> overrides;
   std::string config_sha256;              // hex, of resolved_config
   std::string output;                     // run.output of the resolved config
@@ -260,6 +262,7 @@ struct Run {
   std::int64_t backoff_until_ns = 0;
   BootTime queued_at;
   BootTime backoff_until;
+  BootTime ended_at;
   std::int64_t event_sequence = 0;  // of its newest event, over the server
   std::int64_t run_sequence = 0;    // of its newest event, dense, from 1
 

@@ -8,7 +8,8 @@ namespace {
 
 bool starts_a_count(EventKind kind) {
   return kind == EventKind::kQueued || kind == EventKind::kResumed ||
-         kind == EventKind::kAttemptCreated || kind == EventKind::kRanksReady;
+         kind == EventKind::kAttemptCreated || kind == EventKind::kRanksReady ||
+         kind == EventKind::kAttemptEnded || kind == EventKind::kTerminal;
 }
 
 }  // namespace

@@ -147,7 +147,7 @@ void visit_attempt(Visit visit, Value& v) {
   visit("slots_leased", v.slots_leased)("resume", v.resume)("resumed_from", v.resumed_from);
   visit("agent_token_hash", v.agent_token_hash)("create_time_ns", v.create_time_ns);
   visit("start_time_ns", v.start_time_ns)("end_time_ns", v.end_time_ns);
-  visit("created_at", v.created_at)("started_at", v.started_at);
+  visit("created_at", v.created_at)("started_at", v.started_at)("ended_at", v.ended_at);
   visit("checkpoint_step", v.checkpoint_step)("exit", v.exit)("stuck", v.stuck);
 }
 
@@ -159,6 +159,7 @@ void visit_description(Visit visit, Value& v) {
       "resources", v.resources);
   visit("after", v.after)("after_pending", v.after_pending)("time_limit_ns", v.time_limit_ns);
   visit("retry_policy", v.retry_policy)("parent_run", v.parent_run);
+  visit("environment", v.environment);
 }
 
 template <typename Visit, typename Value>
@@ -182,7 +183,7 @@ void visit_times(Visit visit, Value& v) {
   visit("create_time_ns", v.create_time_ns)("queue_time_ns", v.queue_time_ns);
   visit("start_time_ns", v.start_time_ns)("end_time_ns", v.end_time_ns);
   visit("update_time_ns", v.update_time_ns)("backoff_until_ns", v.backoff_until_ns);
-  visit("queued_at", v.queued_at)("backoff_until", v.backoff_until);
+  visit("queued_at", v.queued_at)("backoff_until", v.backoff_until)("ended_at", v.ended_at);
   visit("event_sequence", v.event_sequence)("run_sequence", v.run_sequence);
 }
 

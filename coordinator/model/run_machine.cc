@@ -230,6 +230,7 @@ void ended(RunRecord& record, const Event& event) {
   attempt.state = AttemptState::kEnded;
   attempt.exit = event.context.at("exit").get<ExitInfo>();
   attempt.end_time_ns = event.context.at("end_time_ns").get<std::int64_t>();
+  attempt.ended_at = moment_in(event, "at");
   attempt.checkpoint_step = record.run.checkpoint_step;
   attempt.stuck = event.context.value("stuck", std::vector<std::string>());
   record.run.result = attempt.exit;
@@ -304,6 +305,7 @@ void terminal(RunRecord& record, const Event& event) {
     run.result->category = parse_failure_category(event.context.at("category").get<std::string>());
   }
   run.end_time_ns = event.time_ns;
+  run.ended_at = moment_in(event, "at");
   run.backoff_until_ns = 0;
   run.backoff_until = {};
   enter(run, state, event);

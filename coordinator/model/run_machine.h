@@ -38,8 +38,8 @@
 //                                                      time_limit_ns: those that change
 //   held                   WAITING QUEUED BACKOFF -> WAITING   reason
 //   released               WAITING (held)
-// The events that time is counted from (queued, resumed, attempt_created, ranks_ready) have it on the
-// steady clock too, as "at", and retry_scheduled has "due".
+// The events that time is counted from (queued, resumed, attempt_created, ranks_ready, attempt_ended,
+// terminal) have it on the steady clock too, as "at", and retry_scheduled has "due".
 //   queued                 WAITING (not held, nothing pending) -> QUEUED   reason
 //                          BACKOFF -> QUEUED           reason
 //                          STOPPING (intent PREEMPT or HOST_DRAIN, attempt ended) -> QUEUED

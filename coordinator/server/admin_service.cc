@@ -138,8 +138,8 @@ class AdminService final : public v1::AdminService::CallbackService {
     *info->mutable_start_time() = timestamp_message(state_.start_time_ns);
     for (const auto& [name, value] : server_limits(state_.config.limits))
       (*info->mutable_limits())[name] = value;
-    for (const char* capability : {"checkpoint", "dependencies", "explain", "logs", "metrics",
-                                   "pause", "retry", "validate_only", "watch"}) {
+    for (const char* capability : {"checkpoint", "delete", "dependencies", "environment", "explain",
+                                   "logs", "metrics", "pause", "retry", "validate_only", "watch"}) {
       info->add_capabilities(capability);
     }
     for (const PendingReason& unknown : engine_.unknown_attempts())

@@ -9,9 +9,9 @@
 #include <chrono>
 #include <utility>
 
+#include "coordinator/model/secrets.h"
 #include "coordinator/model/sha256.h"
 #include "coordinator/server/conversions.h"
-#include "coordinator/server/secrets.h"
 
 namespace lockstep::coordinator {
 namespace {
@@ -88,7 +88,13 @@ Principal CallGate::identify(const grpc::ServerContextBase& context) const {
   principal.secret = secret;
   for (const std::string& scope : token->scopes)
     principal.scopes.add(scope);
+  principal.caller.max_priority = max_priority(principal.scopes);
   return principal;
+}
+
+int CallGate::max_priority(const Scopes& scopes) const {
+  if (scopes.has(Scopes::kAdmin)) return kMaxPriority;
+  return scopes.has(Scopes::kOperate) ? limits_.priority_of_operate : limits_.priority_of_submit;
 }
 
 bool CallGate::agent_secret_fits(const AttemptRef& ref, const std::string& hash) const {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "coordinator/engine/engine.h"
+#include "coordinator/model/coordinator_config.h"
 #include "coordinator/server/method_table.h"
 #include "coordinator/server/rate_limiter.h"
 
@@ -32,7 +33,7 @@ struct Principal {
 // connect.
 class CallGate {
  public:
-  explicit CallGate(Engine& engine) : engine_(engine) {}
+  CallGate(Engine& engine, const LimitConfig& limits) : engine_(engine), limits_(limits) {}
 
   // Throws EngineError: UNAUTHENTICATED (NO_TOKEN, BAD_TOKEN), PERMISSION_DENIED (MISSING_SCOPE),
   // RESOURCE_EXHAUSTED (RATE_LIMITED). `request`: nullptr for a stream of requests. `principal`
@@ -50,7 +51,10 @@ class CallGate {
   void check_scope(const Principal& principal, const MethodRule& rule,
                    const google::protobuf::Message* request) const;
 
+  int max_priority(const Scopes& scopes) const;
+
   Engine& engine_;
+  const LimitConfig limits_;
   RateLimiter limiter_;
 };
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "coordinator/engine/requests.h"
+#include "coordinator/model/coordinator_policy.h"
 #include "coordinator/model/event.h"
 #include "coordinator/model/run.h"
 #include "lockstep/v1/admin_service.pb.h"
@@ -39,6 +40,7 @@ UpdateRequest from_proto(const v1::UpdateRunRequest& request);
 CancelRequest from_proto(const v1::CancelRunRequest& request);
 PauseRequest from_proto(const v1::PauseRunRequest& request);
 RetryRequest from_proto(const v1::RetryRunRequest& request);
+DeleteRequest from_proto(const v1::DeleteRunRequest& request);
 CreateTokenRequest from_proto(const v1::CreateTokenRequest& request);
 AttemptRef from_proto(const v1::AttemptRef& ref);
 AgentRegistration from_proto(const v1::RegisterRequest& request);
@@ -57,9 +59,10 @@ inline constexpr std::size_t kMaxLabelKeyBytes = 64;
 inline constexpr std::size_t kMaxLabelValueBytes = 256;
 inline constexpr std::size_t kMaxNotesBytes = 4096;
 inline constexpr std::size_t kMaxReasonBytes = 1024;
+inline constexpr int kMaxVariables = 64;
+inline constexpr std::size_t kMaxVariableBytes = 4096;
 inline constexpr int kMaxOverrides = 128;
 inline constexpr std::size_t kMaxOverrideBytes = 4096;
 inline constexpr int kMaxAfter = 64;
-inline constexpr int kMaxPriority = 1000;
 
 }  // namespace lockstep::coordinator

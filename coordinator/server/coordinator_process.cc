@@ -1,9 +1,11 @@
 #include "coordinator/server/coordinator_process.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <grpc/support/log.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -13,12 +15,14 @@
 #include <ostream>
 #include <utility>
 
+#include "coordinator/attempts/launch_command.h"
 #include "coordinator/attempts/supervised_attempts.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/engine/engine_loop.h"
 #include "coordinator/engine/file_checkpoints.h"
 #include "coordinator/model/failpoint.h"
 #include "coordinator/server/coordinator_server.h"
+#include "coordinator/server/hook_runner.h"
 #include "coordinator/server/server_log.h"
 #include "coordinator/server/server_metrics.h"
 #include "coordinator/store/store.h"
@@ -94,6 +98,11 @@ EngineOptions engine_options(const CoordinatorConfig& config) {
   options.max_queued = config.limits.queued_runs;
   options.max_queued_per_caller = config.limits.queued_runs_per_caller;
   options.log_bytes = config.limits.log_bytes_per_run;
+  options.check_data =
+      std::any_of(config.hosts.begin(), config.hosts.end(),
+                  [](const HostConfig& host) { return is_this_machine(host.address); });
+  options.environment = config.environment;
+  options.retention = config.retention;
   return options;
 }
 
@@ -145,6 +154,7 @@ class Coordinator {
         }) {
     const std::chrono::duration<double> replay = std::chrono::steady_clock::now() - begin_;
     metrics_.set_replay_seconds(replay.count());
+    hooks_.emplace(engine_, config.hooks, config.state_directory, log_);
     loop_.emplace(engine_, engine_log_);
     listen();
     log_.write(core::LogLevel::kInfo, "started",
@@ -212,6 +222,7 @@ class Coordinator {
   ServerMetrics metrics_;
   Engine engine_;
   const Subscription subscription_;
+  std::optional<HookRunner> hooks_;
   std::optional<EngineLoop> loop_;
   std::unique_ptr<CoordinatorServer> server_;
 };
@@ -237,6 +248,13 @@ int tell_checked(const CoordinatorConfig& config, std::ostream& out) {
                        host.address);
   for (const ListenAddress& address : config.listen)
     out << "would listen on " << address.text() << "\n";
+  const auto list = [&](const char* what, const std::vector<std::string>& words) {
+    if (!words.empty()) out << fmt::format("{}: {}\n", what, fmt::join(words, ", "));
+  };
+  list("variables of all runs", config.environment.pass);
+  list("variables that runs may set", config.environment.runs);
+  for (const std::vector<std::string>& command : config.hooks.run_ended)
+    list("when a run has ended", command);
   out << "state directory " << config.state_directory.string() << "\n";
   return 0;
 }

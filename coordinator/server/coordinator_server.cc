@@ -10,8 +10,8 @@
 #include <chrono>
 #include <utility>
 
+#include "coordinator/model/secrets.h"
 #include "coordinator/server/metrics_endpoint.h"
-#include "coordinator/server/secrets.h"
 #include "coordinator/server/server_state.h"
 #include "coordinator/server/server_transport.h"
 #include "coordinator/server/services.h"

@@ -33,6 +33,14 @@ class EventSource final : public MessageSource<v1::RunEvent> {
                             std::to_string(newest) + "; the store may have been replaced");
       throw error.with("newest_sequence", std::to_string(newest));
     }
+    const std::int64_t forgotten = state.engine.forgotten_sequence();
+    if (position_ != 0 && position_ < forgotten) {
+      EngineError error(ErrorCode::kOutOfRange, "SEQUENCE_OUT_OF_RANGE",
+                        "runs were deleted since event " + std::to_string(position_) +
+                            ", and their events with them; watch from 0, which tells first what "
+                            "there is");
+      throw error.with("newest_sequence", std::to_string(newest));
+    }
     if (position_ == 0) take_snapshot();
   }
 

@@ -69,6 +69,17 @@ void check_labels(const google::protobuf::Map<std::string, std::string>& labels,
   }
 }
 
+void check_environment(const google::protobuf::Map<std::string, std::string>& environment,
+                       Violations& violations) {
+  violations.at_most("run.environment", static_cast<std::size_t>(environment.size()), kMaxVariables,
+                     "variables");
+  for (const auto& [name, value] : environment) {
+    violations.one_line("run.environment", name, kMaxLabelKeyBytes);
+    violations.at_most(fmt::format("run.environment[\"{}\"]", name.substr(0, kMaxLabelKeyBytes)),
+                       value.size(), kMaxVariableBytes, "bytes");
+  }
+}
+
 void check_priority(int priority, Violations& violations) {
   if (priority < -kMaxPriority || priority > kMaxPriority) {
     violations.add("run.priority", fmt::format("expected {} to {}, found {}", -kMaxPriority,
@@ -196,6 +207,7 @@ CreateRequest from_proto(const v1::CreateRunRequest& message, const RetryPolicy&
   check_labels(run.labels(), violations);
   violations.at_most("run.notes", run.notes().size(), kMaxNotesBytes, "bytes");
   check_priority(run.priority(), violations);
+  check_environment(run.environment(), violations);
   violations.one_line("config_source", message.config_source(), 4096);
   check_config(message, violations);
   violations.at_most("run.after", static_cast<std::size_t>(run.after_size()), kMaxAfter, "runs");
@@ -208,6 +220,7 @@ CreateRequest from_proto(const v1::CreateRunRequest& message, const RetryPolicy&
   request.notes = run.notes();
   request.priority = run.priority();
   request.hold = run.hold();
+  request.environment.insert(run.environment().begin(), run.environment().end());
   request.config_yaml = run.config_yaml();
   if (!message.config_source().empty()) request.config_source = message.config_source();
   request.overrides.assign(run.overrides().begin(), run.overrides().end());
@@ -263,6 +276,16 @@ RetryRequest from_proto(const v1::RetryRunRequest& message) {
   check_overrides(message.overrides(), "overrides", violations);
   request.overrides.assign(message.overrides().begin(), message.overrides().end());
   request.from_start = message.from_start();
+  request.request_id = message.request_id();
+  violations.throw_if_any();
+  return request;
+}
+
+DeleteRequest from_proto(const v1::DeleteRunRequest& message) {
+  Violations violations;
+  DeleteRequest request;
+  request.run = name_of(message, violations);
+  request.archive = message.archive();
   request.request_id = message.request_id();
   violations.throw_if_any();
   return request;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <filesystem>
 
 #include "coordinator/attempts/attempt_files.h"
 #include "coordinator/attempts/log_reader.h"
@@ -103,9 +104,16 @@ class LogSource final : public MessageSource<v1::LogChunk> {
     if (number_ == 0) return;
     const Attempt& attempt = record.attempts[static_cast<std::size_t>(number_ - 1)];
     const AttemptRef ref = {run_, attempt.number, attempt.fence};
+    const std::string directory = attempt_directory(state_.config.state_directory.string(), ref);
+    reader_.reset();
+    if (attempt.state == AttemptState::kEnded && !std::filesystem::exists(directory)) {
+      if (only_ == 0) return;
+      throw EngineError(
+          ErrorCode::kNotFound, "LOGS_GONE",
+          "the files of attempt " + std::to_string(number_) + " are not kept any more (retention)");
+    }
     try {
-      reader_ = std::make_unique<LogReader>(
-          attempt_directory(state_.config.state_directory.string(), ref), number_, query_, cursor_);
+      reader_ = std::make_unique<LogReader>(directory, number_, query_, cursor_);
     } catch (const core::Error& error) {
       if (error.kind() != core::ErrorKind::kConfig) throw;
       throw invalid_field("after_cursor", error.what());
@@ -121,6 +129,7 @@ class LogSource final : public MessageSource<v1::LogChunk> {
     message.set_data(std::move(piece.bytes));
     message.set_cursor(piece.cursor);
     message.set_dropped_bytes(piece.dropped);
+    message.set_no_space(piece.no_space);
   }
 
   ServerState& state_;

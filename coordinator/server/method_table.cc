@@ -25,6 +25,7 @@ constexpr MethodRule kTable[] = {
     verb("lockstep.v1.RunService/ResumeRun"),
     verb("lockstep.v1.RunService/CheckpointRun"),
     change("lockstep.v1.RunService/RetryRun", Access::kSubmit),
+    change("lockstep.v1.RunService/DeleteRun", Access::kOwn),
     read("lockstep.v1.RunService/WaitRun"),
     read("lockstep.v1.RunService/WatchRuns", Lane::kStream),
     read("lockstep.v1.RunService/ExplainRun"),

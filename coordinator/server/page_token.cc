@@ -1,6 +1,6 @@
 #include "coordinator/server/page_token.h"
 
-#include "coordinator/server/secrets.h"
+#include "coordinator/model/secrets.h"
 
 namespace lockstep::coordinator {
 namespace {

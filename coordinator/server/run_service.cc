@@ -119,6 +119,14 @@ class RunService final : public v1::RunService::CallbackService {
                  });
   }
 
+  Reactor* DeleteRun(Context* context, const v1::DeleteRunRequest* request,
+                     v1::DeleteRunResponse* response) override {
+    return serve(state_, context, "lockstep.v1.RunService/DeleteRun", *request,
+                 [=, this](const Call& call) {
+                   response->set_archive(engine_.delete_run(from_proto(*request), call->caller()));
+                 });
+  }
+
   Reactor* WaitRun(Context* context, const v1::WaitRunRequest* request,
                    v1::WaitRunResponse* response) override {
     return serve(state_, context, "lockstep.v1.RunService/WaitRun", *request,

@@ -19,6 +19,9 @@ std::map<std::string, std::int64_t> server_limits(const LimitConfig& config) {
           {"config_depth", kMaxConfigDepth},
           {"filter_bytes", static_cast<std::int64_t>(kMaxFilterBytes)},
           {"labels", kMaxLabels},
+          {"variables", kMaxVariables},
+          {"priority_submit", config.priority_of_submit},
+          {"priority_operate", config.priority_of_operate},
           {"overrides", kMaxOverrides},
           {"after", kMaxAfter}};
 }

@@ -26,7 +26,7 @@ ServerState::ServerState(Engine& the_engine, const CoordinatorConfig& the_config
       retry_defaults(the_config.retry),
       page_tokens(std::move(page_token_key)),
       events(the_engine),
-      gate(the_engine),
+      gate(the_engine, the_config.limits),
       long_calls(the_engine, gate, the_config.limits.streams_per_caller) {}
 
 }  // namespace lockstep::coordinator

@@ -28,6 +28,7 @@ void set_wishes(const Run& run, v1::Run* message) {
   message->set_notes(run.notes);
   message->set_priority(run.priority);
   message->set_hold(run.hold);
+  message->mutable_environment()->insert(run.environment.begin(), run.environment.end());
   message->mutable_overrides()->Assign(run.overrides.begin(), run.overrides.end());
   message->set_config_sha256(run.config_sha256);
   message->set_output(run.output);

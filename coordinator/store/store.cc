@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -15,6 +16,7 @@
 #include "coordinator/model/failpoint.h"
 #include "coordinator/model/run_json.h"
 #include "coordinator/model/sha256.h"
+#include "coordinator/store/backup_mark.h"
 #include "coordinator/store/schema.h"
 #include "core/error.h"
 #include "runtime/files/write_file.h"
@@ -80,6 +82,25 @@ void put_token(Database& database, const TokenRow& token) {
       .run();
 }
 
+bool is_lack_of_room(const StoreError& error) {
+  return error.fault() == StoreFault::kFull || error.fault() == StoreFault::kIo;
+}
+
+// In the table of counters: the newest event that the server had when runs were deleted, and the
+// newest one that was deleted with them.
+constexpr const char* kDeletedUpTo = "deleted_up_to";
+constexpr const char* kForgotten = "forgotten";
+
+std::int64_t counter(Database& database, const char* name) {
+  Statement row = database.prepare("SELECT value FROM counters WHERE name = ?");
+  row.bind(name);
+  return row.step() ? row.integer(0) : 0;
+}
+
+void set_counter(Database& database, const char* name, std::int64_t value) {
+  database.prepare("INSERT OR REPLACE INTO counters VALUES (?, ?)").bind(name).bind(value).run();
+}
+
 void put_event(Database& database, const Event& event) {
   database.prepare("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)")
       .bind(event.sequence)
@@ -115,32 +136,50 @@ std::string audit_hash(const std::string& previous, const AuditRow& row) {
   return sha256_hex(previous + canonical_text(fields));
 }
 
-Store::Store(const std::filesystem::path& directory) : file_(directory / "store.db") {
+Store::Store(const std::filesystem::path& directory)
+    : file_(directory / "store.db"), reserve_(directory / "reserve") {
   make_private_directory(directory);
   lock_ = take_lock(directory);
   try {
-    const bool is_new = !std::filesystem::exists(file_) || std::filesystem::is_empty(file_);
-    writer_ = std::make_unique<Database>(file_, Database::Mode::kWrite);
-    if (is_new) {
-      std::filesystem::permissions(
-          file_, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
-      writer_->execute("PRAGMA journal_mode = WAL");
+    try {
+      open(directory);
+    } catch (const StoreError& error) {
+      // The index of the log needs room, even to read.
+      if (!is_lack_of_room(error) || !reserve_.held()) throw;
+      reserve_.release();
+      open(directory);
     }
-    migrate(*writer_, file_, store_migrations());
-    writer_->execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON");
-    if (is_new) runtime::sync_path(directory.string());
-    next_sequence_ = writer_->integer("SELECT coalesce(max(sequence), 0) + 1 FROM events");
-    Statement audit =
-        writer_->prepare("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1");
-    if (audit.step()) {
-      audit_sequence_ = audit.integer(0);
-      audit_hash_ = audit.text(1);
-    }
-    reader_ = std::make_unique<Database>(file_, Database::Mode::kRead);
+    reserve_.make();
+    compare_with_head();
   } catch (...) {
     ::close(lock_);
     throw;
   }
+}
+
+void Store::open(const std::filesystem::path& directory) {
+  const bool is_new = !std::filesystem::exists(file_) || std::filesystem::is_empty(file_);
+  reader_.reset();
+  writer_ = std::make_unique<Database>(file_, Database::Mode::kWrite);
+  if (is_new) {
+    std::filesystem::permissions(
+        file_, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+    writer_->execute("PRAGMA journal_mode = WAL");
+  }
+  migrate(*writer_, file_, store_migrations());
+  writer_->execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON");
+  if (is_new) runtime::sync_path(directory.string());
+  next_sequence_ = 1 + std::max(writer_->integer("SELECT coalesce(max(sequence), 0) FROM events"),
+                                counter(*writer_, kDeletedUpTo));
+  forgotten_ = counter(*writer_, kForgotten);
+  Statement audit =
+      writer_->prepare("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1");
+  if (audit.step()) {
+    audit_sequence_ = audit.integer(0);
+    audit_hash_ = audit.text(1);
+  }
+  reader_ = std::make_unique<Database>(file_, Database::Mode::kRead);
+  head_ = std::make_unique<AuditHeadFile>(directory);
 }
 
 Store::~Store() {
@@ -156,6 +195,11 @@ int Store::schema_version() {
 std::int64_t Store::next_sequence() const {
   const std::lock_guard lock(writer_mutex_);
   return next_sequence_;
+}
+
+std::int64_t Store::forgotten_sequence() const {
+  const std::lock_guard lock(writer_mutex_);
+  return forgotten_;
 }
 
 void Store::write_audit(const AuditRow& given) {
@@ -217,6 +261,51 @@ void Store::write_rows(const StoreWrite& write) {
   }
 }
 
+// Of one run an index has the events; its row comes last.
+void Store::delete_runs(const StoreWrite& write) {
+  Database& database = *writer_;
+  std::int64_t newest = forgotten_;
+  for (const std::string& run : write.deleted) {
+    Statement last =
+        database.prepare("SELECT coalesce(max(sequence), 0) FROM events WHERE run_id = ?");
+    last.bind(run);
+    if (last.step()) newest = std::max(newest, last.integer(0));
+    for (const char* statement :
+         {"DELETE FROM events WHERE run_id = ?", "DELETE FROM run_texts WHERE run_id = ?",
+          "DELETE FROM runs WHERE id = ?"}) {
+      database.prepare(statement).bind(run).run();
+    }
+  }
+  if (!write.deleted.empty()) {
+    set_counter(database, kDeletedUpTo, next_sequence_ - 1);
+    set_counter(database, kForgotten, newest);
+  }
+  if (write.requests_before) {
+    database.prepare("DELETE FROM requests WHERE time_ns < ?").bind(*write.requests_before).run();
+  }
+}
+
+void Store::transact(const StoreWrite& write) {
+  const std::int64_t audit_sequence = audit_sequence_;
+  const std::string previous_hash = audit_hash_;
+  try {
+    WriteTransaction transaction(*writer_);
+    write_rows(write);
+    delete_runs(write);
+    if (write.audit) write_audit(*write.audit);
+    transaction.commit();
+  } catch (...) {
+    audit_sequence_ = audit_sequence;
+    audit_hash_ = previous_hash;
+    throw;
+  }
+}
+
+bool Store::has_room() {
+  const std::lock_guard lock(writer_mutex_);
+  return reserve_.make();
+}
+
 void Store::commit(const StoreWrite& write) {
   const std::lock_guard lock(writer_mutex_);
   std::int64_t sequence = next_sequence_;
@@ -228,19 +317,21 @@ void Store::commit(const StoreWrite& write) {
     }
   }
   failpoint("store.before_commit");
-  const std::int64_t audit_sequence = audit_sequence_;
-  const std::string previous_hash = audit_hash_;
+  if (write.deferrable && !reserve_.held()) {
+    throw StoreError(StoreFault::kFull,
+                     "the disk under the store is full; only what stops and ends runs is still "
+                     "written");
+  }
   try {
-    WriteTransaction transaction(*writer_);
-    write_rows(write);
-    if (write.audit) write_audit(*write.audit);
-    transaction.commit();
-  } catch (...) {
-    audit_sequence_ = audit_sequence;
-    audit_hash_ = previous_hash;
-    throw;
+    transact(write);
+  } catch (const StoreError& error) {
+    if (!is_lack_of_room(error) || write.deferrable || !reserve_.held()) throw;
+    reserve_.release();
+    transact(write);
   }
   next_sequence_ = sequence;
+  if (!write.deleted.empty()) forgotten_ = counter(*writer_, kForgotten);
+  write_head();
   try {
     failpoint("store.after_commit");
   } catch (const core::Error&) {
@@ -267,6 +358,8 @@ std::int64_t Store::backup(const std::filesystem::path& file) const {
     const std::lock_guard lock(reader_mutex_);
     reader_->prepare("VACUUM INTO ?").bind(file.string()).run();
   }
+  // Whoever puts it back is told from whoever cuts the audit log.
+  Database(file, Database::Mode::kWrite).execute(kMarkBackup);
   runtime::sync_path(file.string());
   return static_cast<std::int64_t>(std::filesystem::file_size(file));
 }

@@ -11,7 +11,9 @@
 
 #include "coordinator/model/event.h"
 #include "coordinator/model/run.h"
+#include "coordinator/store/audit_head.h"
 #include "coordinator/store/database.h"
+#include "coordinator/store/disk_reserve.h"
 
 namespace lockstep::coordinator {
 
@@ -56,6 +58,9 @@ struct AuditRow {
 // Hex sha256 that chains `row` to the entry before it ("" for the first).
 std::string audit_hash(const std::string& previous, const AuditRow& row);
 
+// Ids of runs that have events and no row.
+std::vector<std::string> runs_without_rows(Database& database);
+
 // All of it becomes durable, or none.
 struct StoreWrite {
   std::vector<Event> events{};  // numbered from Store::next_sequence() on
@@ -66,6 +71,10 @@ struct StoreWrite {
   std::optional<AuditRow> audit{};
   std::vector<TokenRow> tokens{};
   std::vector<HostRow> hosts{};
+  std::vector<std::string> deleted{};             // runs of which nothing is kept, by id
+  std::optional<std::int64_t> requests_before{};  // served requests that are older (ns) go too
+  // May wait until there is room: it gets none of the reserve on a full disk.
+  bool deferrable = false;
 };
 
 struct QuarantinedRun {
@@ -79,6 +88,7 @@ struct StoreContents {
   std::vector<TokenRow> tokens;
   std::vector<HostRow> hosts;
   std::int64_t fence = 0;
+  std::vector<std::string> findings;  // what the opening found about the audit log, in words
 };
 
 struct StoreReport {
@@ -91,6 +101,10 @@ struct StoreReport {
 // The coordinator's memory: DIRECTORY/store.db (SQLite, WAL, every commit forced to disk), which
 // one process at a time may open. Thread-safe; one thread at a time writes, and reads do not wait
 // for it. Failpoints: store.before_commit, store.after_commit.
+//
+// Beside it lie a reserve of disk space (disk_reserve.h) and the signed head of the audit log
+// (audit_head.h). A store that does not reach that head when it is opened was put back from an older
+// copy, or its log was cut: either becomes an entry of the log, "StoreReplaced" or "AuditLogCut".
 class Store {
  public:
   // Makes the directory (mode 0700) if it is not there. Throws core::Error(kConfig): another
@@ -106,10 +120,15 @@ class Store {
   StoreContents load();
 
   // Returns once it is on the disk. Throws StoreError or core::Error (a failpoint): nothing has
-  // been changed.
+  // been changed. On a full disk what is not deferrable gets the reserve.
   void commit(const StoreWrite& write);
+  // Whether there is room for everything; tries to get it back first. While there is not, what is
+  // deferrable is refused.
+  bool has_room();
 
   std::int64_t next_sequence() const;
+  // The newest event that was deleted with its run; 0: none.
+  std::int64_t forgotten_sequence() const;
   std::optional<ServedRequest> find_request(const std::string& caller,
                                             const std::string& request_id) const;
 
@@ -117,8 +136,8 @@ class Store {
   std::vector<Event> events(const std::string& run, std::int64_t after_sequence, int limit) const;
   std::vector<AuditRow> audit(std::int64_t after_sequence, int limit) const;
 
-  // Replays every run, ended or not, against its row; checks the chain of the audit log and what
-  // SQLite itself can check.
+  // Replays every run, ended or not, against its row; looks for runs that the audit log tells of and
+  // that are gone; checks the chain of that log, its head, and what SQLite itself can check.
   StoreReport check() const;
 
   // A consistent copy in a new file; its size. Throws core::Error(kConfig) if the file exists.
@@ -131,7 +150,13 @@ class Store {
   RunRecord load_run(const std::string& id) const;
   RunRecord read_row(const std::string& id) const;
   void check_audit(StoreReport& report) const;
+  void check_rows(const std::map<std::string, std::int64_t>& made, StoreReport& report) const;
+  void open(const std::filesystem::path& directory);
+  void compare_with_head();
+  void write_head();
+  void transact(const StoreWrite& write);
   void write_rows(const StoreWrite& write);
+  void delete_runs(const StoreWrite& write);
   void write_audit(const AuditRow& row);
 
   std::filesystem::path file_;
@@ -141,6 +166,12 @@ class Store {
   std::int64_t next_sequence_ = 1;
   std::int64_t audit_sequence_ = 0;  // of the newest entry
   std::string audit_hash_;
+  std::int64_t forgotten_ = 0;
+  DiskReserve reserve_;
+  std::unique_ptr<AuditHeadFile> head_;
+  bool head_stands_ =
+      false;  // what the head tells could not be entered: it must not be overwritten
+  std::vector<std::string> findings_;
   mutable std::mutex reader_mutex_;
   std::unique_ptr<Database> reader_;
 };

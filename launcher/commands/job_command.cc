@@ -88,18 +88,21 @@ CLI::Option* add_runs_argument(CLI::App& command, std::vector<std::string>& runs
       ->option_text("RUN...");
 }
 
-void add_selection(CLI::App& command, RunSelection& selection) {
+void add_selection(CLI::App& command, RunSelection& selection, Selected which) {
   add_runs_argument(command, selection.runs);
   command
       .add_option(
           "--filter", selection.filter,
-          "all that have not ended and match, such as 'label.team = \"x\" AND state = QUEUED'")
+          which == Selected::kLive
+              ? "all that have not ended and match, such as 'label.team = \"x\" AND state = QUEUED'"
+              : "all that have ended and match, such as 'label.team = \"x\" AND state = FAILED'")
       ->check(not_empty())
       ->option_text("TEXT");
   command.add_flag("--dry-run", selection.dry_run, "only say which runs that would be");
 }
 
-std::vector<std::string> selected(job::Client& client, const RunSelection& selection) {
+std::vector<std::string> selected(job::Client& client, const RunSelection& selection,
+                                  Selected which) {
   if (selection.runs.empty() && selection.filter.empty()) {
     throw core::Error(core::ErrorKind::kConfig, "expected the ids or names of runs, or --filter");
   }
@@ -111,7 +114,7 @@ std::vector<std::string> selected(job::Client& client, const RunSelection& selec
   do {
     const job::v1::ListRunsResponse page = client.list_runs(request);
     for (const job::v1::Run& run : page.runs()) {
-      if (!job::has_ended(run)) names.push_back(run.uid());
+      if (job::has_ended(run) == (which == Selected::kEnded)) names.push_back(run.uid());
     }
     request.set_page_token(page.next_page_token());
   } while (!request.page_token().empty());

@@ -37,10 +37,12 @@ struct RunSelection {
   std::string filter{};
   bool dry_run = false;
 };
-void add_selection(CLI::App& command, RunSelection& selection);
-// The names given, then the runs that match and have not ended. Throws core::Error(kConfig) if
-// neither is given.
-std::vector<std::string> selected(coordinator::Client& client, const RunSelection& selection);
+// Which of those that match are meant.
+enum class Selected { kLive, kEnded };
+void add_selection(CLI::App& command, RunSelection& selection, Selected which = Selected::kLive);
+// The names given, then the runs that match. Throws core::Error(kConfig) if neither is given.
+std::vector<std::string> selected(coordinator::Client& client, const RunSelection& selection,
+                                  Selected which = Selected::kLive);
 
 using JobAction = std::function<coordinator::JobExit(coordinator::Client&)>;
 

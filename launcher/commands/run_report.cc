@@ -72,6 +72,10 @@ void add_request(Details& details, const v1::Run& run) {
   if (run.time_limit().seconds() > 0) {
     details.add("time limit", job::format_duration(run.time_limit().seconds() * 1'000'000'000));
   }
+  std::string variables;
+  for (const auto& [name, value] : std::map(run.environment().begin(), run.environment().end()))
+    variables += fmt::format("{}{}={}", variables.empty() ? "" : ", ", name, value);
+  details.add("environment", variables);
   details.add("retry of", run.parent_run());
   details.add("output", run.output());
   details.add("config sha256", run.config_sha256());

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "launcher/commands/job_command.h"
 #include "launcher/commands/run_report.h"
+#include "launcher/commands/runs_delete_command.h"
 
 namespace lockstep::launcher {
 
@@ -314,6 +315,7 @@ void add_runs_command(CLI::App& app, CommandContext& context) {
   add_one_run(*runs, context, "show", "all that is known of a run", shown, show)
       ->add_flag("--config", shown->config, "its configuration with every default instead");
   add_update(*runs, context);
+  add_runs_delete_commands(*runs, context);
   add_one_run(*runs, context, "events", "what has happened to a run",
               std::make_shared<OneRunOptions>(), events);
   auto checked = std::make_shared<OneRunOptions>();

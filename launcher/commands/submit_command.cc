@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -32,6 +33,7 @@ struct SubmitOptions : JobOptions {
   std::string name{};
   std::string notes{};
   std::vector<std::string> labels{};
+  std::vector<std::string> environment{};
   std::vector<std::string> after{};
   std::vector<std::string> hosts{};
   int ranks = 1;
@@ -98,6 +100,21 @@ void read_labels(const SubmitOptions& options, v1::Run& run) {
   }
 }
 
+// NAME=VALUE, or NAME with the value that it has here.
+void read_environment(const SubmitOptions& options, v1::Run& run) {
+  for (const std::string& text : options.environment) {
+    const std::string name = text.substr(0, text.find('='));
+    const char* here = text == name ? std::getenv(name.c_str()) : text.c_str() + name.size() + 1;
+    if (name.empty() || here == nullptr) {
+      throw core::Error(core::ErrorKind::kConfig,
+                        fmt::format("--env {}: expected NAME=VALUE, or the NAME of a variable that "
+                                    "is set here",
+                                    text));
+    }
+    (*run.mutable_environment())[name] = here;
+  }
+}
+
 v1::CreateRunRequest make_request(const SubmitOptions& options) {
   const std::string text = read_text(options.file);
   // Wrong configurations are told here, where the file is.
@@ -114,6 +131,7 @@ v1::CreateRunRequest make_request(const SubmitOptions& options) {
   run.set_priority(options.priority);
   run.set_hold(options.hold);
   read_labels(options, run);
+  read_environment(options, run);
   run.set_config_yaml(text);
   run.mutable_overrides()->Add(options.overrides.begin(), options.overrides.end());
   for (const std::string& assignment : absolute_paths(text, options, config))
@@ -190,6 +208,14 @@ void add_what_options(CLI::App& command, SubmitOptions& options) {
   command.add_option("--label", options.labels, "to find it by (repeatable)")
       ->allow_extra_args(false)
       ->option_text("KEY=VALUE");
+  command
+      .add_option(
+          "--env", options.environment,
+          "a variable of its ranks, as far as the coordinator lets runs set it; NAME alone: "
+          "with the value that it has here (repeatable)")
+      ->allow_extra_args(false)
+      ->check(not_empty())
+      ->option_text("NAME[=VALUE]");
   command
       .add_option("--request-id", options.request_id,
                   "UUID; submitting again with the same one gives the same run")

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 
 #include "tests/coordinator/attempts/attempt_test.h"
 
@@ -46,6 +47,29 @@ class CancelTest : public AttemptTest {
   std::chrono::milliseconds graces_{0};
   steady_clock::time_point asked_;
 };
+
+// What mpirun keeps in files goes with the attempt, however that ends.
+TEST_F(CancelTest, NoSessionDirectoryOfMpirunIsLeft) {
+  namespace fs = std::filesystem;
+  const fs::path place = state_ / "tmp";
+  fs::create_directory(place);
+  setenv("TMPDIR", place.c_str(), 1);
+  for (const char* how : {"force", "grace", "supervisor killed"}) {
+    SCOPED_TRACE(how);
+    const LaunchSpec run = launch(spec(2, {}));
+    const AttemptStatus status = wait_for_steps(run);
+    EXPECT_FALSE(fs::is_empty(place));
+    if (how == std::string("supervisor killed")) {
+      kill(static_cast<pid_t>(status.supervisor_pid), SIGKILL);
+      wait_for_end(run);
+    } else {
+      cancel(run, 100, how == std::string("force"));
+      expect_nothing_left(run);
+    }
+    EXPECT_TRUE(fs::is_empty(place)) << *fs::directory_iterator(place);
+  }
+  unsetenv("TMPDIR");
+}
 
 TEST_F(CancelTest, F5_ARankThatIgnoresEverySignalButKill) {
   for (int i = 0; i < loops(); ++i) {

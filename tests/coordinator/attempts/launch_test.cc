@@ -74,6 +74,22 @@ TEST_F(LaunchTest, S6_TheEnvironmentOfRanksIsBuiltFromAList) {
     unsetenv(name);
 }
 
+TEST_F(LaunchTest, VariablesOfTheRunReachItsRanksButNoneThatSteersThem) {
+  LaunchSpec run = spec(1, {{"dump", (state_ / "dump").string()}});
+  run.environment = {{"LD_LIBRARY_PATH", "/somewhere; touch pwned"}, {"OMP_NUM_THREADS", "7"}};
+  run.threads_per_rank = 3;
+  EXPECT_EQ(parse_launch_spec(to_text(to_json(run))), run);
+  launch(run);
+  const auto environment = dump_of(run)["environment"].get<std::vector<std::string>>();
+  EXPECT_THAT(environment, Contains("LD_LIBRARY_PATH=/somewhere; touch pwned"));
+  EXPECT_THAT(environment, Contains("OMP_NUM_THREADS=7"));
+  for (const char* name : {"LOCKSTEP_ATTEMPT", "OMPI_COMM_WORLD_RANK", "A=B"}) {
+    LaunchSpec steering = spec(1, {});
+    steering.environment[name] = "x";
+    EXPECT_THROW(check_launchable(steering), core::Error) << name;
+  }
+}
+
 // The coordinator was killed between launch.json and fork(): nobody has the lock, and no supervisor
 // has ever said who it is.
 TEST_F(LaunchTest, AnAttemptWhoseLaunchWasCutShortIsAbsentAndCanBeLaunched) {

@@ -46,6 +46,40 @@ std::string line(int number) {
   return fmt::format("line {:08}\n", number);
 }
 
+// What is lost for want of room on the disk is not blamed on the quota, and the other way round.
+TEST_F(LogTest, AFullDiskIsNamedRightly) {
+  const auto gap = [this](int rank) {
+    LogQuery query;
+    query.ranks = {rank};
+    LogReader reader(path(), 1, query);
+    std::optional<LogPiece> found;
+    while (const auto piece = reader.next(true))
+      if (piece->dropped > 0) found = piece;
+    return found;
+  };
+  LogWriter lost = writer(0);
+  lost.write("kept\n", 1);
+  {
+    // Nothing can be free above all that there is.
+    LogWriter without = writer(1, false, kPart, std::int64_t{1} << 60);
+    without.write("lost\n", 1);
+    without.finish(2);
+  }
+  std::string many;
+  for (int i = 0; i < 20'000; ++i)
+    many += line(i);
+  LogWriter quota = writer(2);
+  quota.write(many, 1);
+  quota.finish(2);
+  lost.finish(2);
+  ASSERT_TRUE(gap(1));
+  EXPECT_EQ(gap(1)->dropped, 5);
+  EXPECT_TRUE(gap(1)->no_space);
+  ASSERT_TRUE(gap(2));
+  EXPECT_FALSE(gap(2)->no_space);
+  EXPECT_FALSE(gap(0));
+}
+
 struct Everything {
   std::string bytes;
   std::int64_t dropped = 0;

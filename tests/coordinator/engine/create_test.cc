@@ -40,6 +40,73 @@ TEST_F(Create, ARunKeepsWhatItWasMadeOf) {
   EXPECT_EQ(id.size(), 26U);
 }
 
+TEST_F(Create, ASubmitWhoseDataFilesAreMissingIsRefused) {
+  EXPECT_EQ(refusal_of([&] { submit("a"); }), "") << "not asked to look";
+  options_.check_data = true;
+  restart();
+  try {
+    engine_->create(request("b"), caller_);
+    FAIL() << "not refused";
+  } catch (const EngineError& error) {
+    EXPECT_EQ(error.reason(), "INVALID_CONFIG");
+    EXPECT_NE(std::string(error.what()).find("/none/train.bin"), std::string::npos) << error.what();
+  }
+  CreateRequest there = request("c");
+  const std::string tokens = directory_.write("train.bin", std::string(4096, '\x01')).string();
+  there.overrides = {"data.train=" + tokens, "model.vocab=512"};
+  const std::string id = submit(there);
+  CreateRequest weights = request("d");
+  weights.overrides = there.overrides;
+  weights.overrides.push_back("model.init_from=/none/weights");
+  EXPECT_EQ(refusal_of([&] { engine_->create(weights, caller_); }), "INVALID_CONFIG");
+  weights.after = {id};
+  EXPECT_EQ(refusal_of([&] { engine_->create(weights, caller_); }), "") << "that run may make them";
+}
+
+TEST_F(Create, OnlyVariablesThatRunsMaySetAreTaken) {
+  CreateRequest with = request("a");
+  with.environment = {{"NCCL_DEBUG", "INFO"}};
+  EXPECT_EQ(refusal_of([&] { engine_->create(with, caller_); }), "INVALID_FIELD");
+  options_.environment.runs = {"NCCL_*"};
+  options_.environment.pass = {"LOCKSTEP_CREATE_TEST", "CREATE_TEST_*"};
+  ::setenv("CREATE_TEST_PASSED", "a value", 1);
+  ::setenv("LOCKSTEP_CREATE_TEST", "never", 1);
+  restart();
+  const std::string id = submit(with);
+  CreateRequest steering = request("b");
+  steering.environment = {{"LD_PRELOAD", "/x.so"}};
+  EXPECT_EQ(refusal_of([&] { engine_->create(steering, caller_); }), "INVALID_FIELD");
+  engine_->tick();
+  const auto& environment = process(id).spec.environment;
+  EXPECT_EQ(environment.at("NCCL_DEBUG"), "INFO");
+  EXPECT_EQ(environment.at("CREATE_TEST_PASSED"), "a value");
+  EXPECT_FALSE(environment.contains("LOCKSTEP_CREATE_TEST"));
+  restart();
+  EXPECT_EQ(run(id).environment, with.environment);
+  ::unsetenv("CREATE_TEST_PASSED");
+  ::unsetenv("LOCKSTEP_CREATE_TEST");
+}
+
+TEST_F(Create, PrioritiesAreCappedByWhatTheCallerMayGive) {
+  Caller capped{"ci", "unix"};
+  capped.max_priority = 10;
+  CreateRequest high = request("a");
+  high.priority = 11;
+  EXPECT_EQ(refusal_of([&] { engine_->create(high, capped); }), "INVALID_FIELD");
+  high.priority = 10;
+  const std::string id = engine_->create(high, capped).run->run.id;
+  UpdateRequest more;
+  more.run = id;
+  more.priority = 500;
+  EXPECT_EQ(refusal_of([&] { engine_->update(more, capped); }), "INVALID_FIELD");
+  engine_->update(more, caller_);
+  more.priority = 400;
+  EXPECT_EQ(refusal_of([&] { engine_->update(more, capped); }), "") << "less than it has";
+  engine_->cancel({id, "", false, kSecond, ""}, caller_);
+  const RunPtr child = engine_->retry({id, {}, true, ""}, capped);
+  EXPECT_EQ(child->run.priority, 10);
+}
+
 TEST_F(Create, AWrongConfigurationIsRefusedWithItsPlaces) {
   CreateRequest wrong = request("a");
   wrong.config_yaml += "trian: {steps: 5}\n";

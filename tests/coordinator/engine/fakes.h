@@ -92,7 +92,7 @@ class FakeAttempts final : public AttemptHost {
     return all;
   }
 
-  void remove(const AttemptRef&) override {}
+  void remove(const AttemptRef& attempt) override { removed.push_back(attempt.number); }
 
   Entry* find(const AttemptRef& attempt) {
     const auto found = std::find_if(entries.begin(), entries.end(), [&](const Entry& entry) {
@@ -102,6 +102,7 @@ class FakeAttempts final : public AttemptHost {
   }
 
   std::vector<Entry> entries;
+  std::vector<int> removed;  // numbers of the attempts whose files were
   std::string launch_error;  // not empty: launch() throws it
   bool unreachable = false;  // stop() answers "not yet"
 };

@@ -34,6 +34,7 @@ class Invariants {
   void saw(const RunRecord& record) {
     const std::lock_guard lock(mutex_);
     const Run& run = record.run;
+    if (deleted_.contains(run.id)) return;
     if (!is_terminal(run.state)) {
       EXPECT_FALSE(ended_.contains(run.id)) << "I4: " << run.id << " came back to life";
       return;
@@ -49,6 +50,14 @@ class Invariants {
     const std::lock_guard lock(mutex_);
     acknowledged_.clear();
     ended_.clear();
+  }
+
+  // The run was deleted, or is about to be.
+  void deleted(const std::string& run) {
+    const std::lock_guard lock(mutex_);
+    ended_.erase(run);
+    deleted_.insert(run);
+    std::erase_if(acknowledged_, [&](const auto& entry) { return entry.second == run; });
   }
 
   // The test damaged the part of the store that this run has.
@@ -162,6 +171,7 @@ class Invariants {
   std::map<std::string, Ended> ended_;
   std::map<std::pair<std::string, std::string>, std::string> acknowledged_;
   std::set<std::string> damaged_;
+  std::set<std::string> deleted_;
 };
 
 }  // namespace lockstep::coordinator::testing

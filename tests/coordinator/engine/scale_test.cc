@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 
 #include "tests/coordinator/engine/engine_fixture.h"
 
@@ -80,6 +81,32 @@ TEST_F(Scale, F17_AThousandQueuedRuns) {
                     }),
             3000.0);
   EXPECT_EQ(engine_->list().size(), all.size());
+}
+
+// LOCKSTEP_HISTORY_RUNS (default: 400) ended runs under a policy that keeps 50: what they leave behind
+// does not grow with them, but for a few hundred bytes each in the audit log.
+TEST_F(Scale, F17_AHistoryUnderRetentionStaysSmall) {
+  const char* given = std::getenv("LOCKSTEP_HISTORY_RUNS");
+  const int history = given == nullptr ? 400 : std::atoi(given);
+  constexpr int kKept = 50;
+  options_.retention.runs = kKept;
+  restart();
+  measure("turnover", history, [&](int i) {
+    const std::string id = submit("h" + std::to_string(i));
+    invariants_.deleted(id);
+    engine_->cancel({id, "", false, kSecond, ""}, caller_);
+    if (i % 20 == 0) {
+      clock_.advance(10);
+      engine_->tick();
+    }
+  });
+  clock_.advance(10);
+  engine_->tick();
+  EXPECT_EQ(engine_->list().size(), static_cast<std::size_t>(kKept));
+  const auto bytes = std::filesystem::file_size(options_.state_directory + "/store.db");
+  std::printf("store: %.2f MiB after %d runs\n", static_cast<double>(bytes) / 1048576, history);
+  EXPECT_LT(bytes, (std::size_t{2} << 20) + static_cast<std::size_t>(history) * 4096);
+  EXPECT_LT(measure("restart", 3, [&](int) { restart(); }), 2000.0);
 }
 
 }  // namespace

@@ -51,7 +51,10 @@ hosts:
   - {name: b, address: 10.0.0.2, gpus: 8}
 metrics_port: 9464
 limits: {queued_runs: 5, queued_runs_per_caller: 4, streams_per_caller: 3,
-         log_bytes_per_run: 1048576}
+         log_bytes_per_run: 1048576, priority: {submit: 10, operate: 500}}
+environment: {pass: [NCCL_*, LD_LIBRARY_PATH], runs: OMP_NUM_THREADS}
+retention: {runs: 1000, age: 30d, attempts: 3, logs: 36h}
+hooks: {run_ended: [[/usr/bin/logger, -t, a run], [/bin/true]], timeout_seconds: 2.5}
 retry: {max_restarts: 0, base_delay_seconds: 0.5, max_delay_seconds: 60}
 log: {file: log.jsonl, level: debug}
 )",
@@ -72,6 +75,16 @@ log: {file: log.jsonl, level: debug}
   EXPECT_EQ(config.retry.max_restarts, 0);
   EXPECT_EQ(config.retry.base_delay_ns, kSecond / 2);
   EXPECT_EQ(config.log.level, "debug");
+  EXPECT_EQ(config.limits.priority_of_submit, 10);
+  EXPECT_EQ(config.limits.priority_of_operate, 500);
+  EXPECT_EQ(config.environment.pass, (std::vector<std::string>{"NCCL_*", "LD_LIBRARY_PATH"}));
+  EXPECT_EQ(config.environment.runs, (std::vector<std::string>{"OMP_NUM_THREADS"}));
+  EXPECT_EQ(config.retention,
+            (RetentionPolicy{1000, 30 * 86400 * kSecond, 3, 36 * 3600 * kSecond}));
+  ASSERT_EQ(config.hooks.run_ended.size(), 2U);
+  EXPECT_EQ(config.hooks.run_ended[0],
+            (std::vector<std::string>{"/usr/bin/logger", "-t", "a run"}));
+  EXPECT_EQ(config.hooks.timeout_ns, 5 * kSecond / 2);
 }
 
 TEST(CoordinatorConfig, NamesPlaceAndNearestKeyOfAllThatIsWrong) {
@@ -91,6 +104,31 @@ TEST(CoordinatorConfig, NamesPlaceAndNearestKeyOfAllThatIsWrong) {
                           HasSubstr("c.yaml:6:"), HasSubstr("a second host of the name 'a'"),
                           HasSubstr("either slots (CPU ranks) or gpus"),
                           HasSubstr("c.yaml:8:15: metrics_port: found 70000")));
+}
+
+TEST(CoordinatorConfig, RefusesPoliciesThatSayNothingOrTooMuch) {
+  EXPECT_THAT(problems_of("environment: {pass: [LOCKSTEP_*]}"),
+              HasSubstr("never come from outside"));
+  EXPECT_THAT(problems_of("environment: {runs: [OMPI_MCA_btl]}"), HasSubstr("steer the ranks"));
+  EXPECT_THAT(problems_of("environment: {runs: ['A B']}"), HasSubstr("the name of a variable"));
+  EXPECT_THAT(problems_of("environment: {runs: ['*X']}"), HasSubstr("such as NCCL_*"));
+  EXPECT_THAT(problems_of("retention: {age: 30}"), HasSubstr("such as 90s, 15m, 12h or 30d"));
+  EXPECT_THAT(problems_of("retention: {age: soon, runs: -1}"),
+              AllOf(HasSubstr("retention.age: found 'soon'"), HasSubstr("retention.runs")));
+  EXPECT_THAT(problems_of("hooks: {run_ended: [logger]}"), HasSubstr("a list of words"));
+  EXPECT_THAT(problems_of("hooks: {run_ended: [[logger, x]]}"), HasSubstr("an absolute path"));
+  EXPECT_THAT(problems_of("limits: {priority: {submit: 1001}}"),
+              HasSubstr("limits.priority.submit"));
+}
+
+TEST(CoordinatorConfig, VariablesThatSteerRanksNeverComeFromOutside) {
+  EXPECT_TRUE(allows_variable({"*"}, "ANYTHING"));
+  EXPECT_TRUE(allows_variable({"NCCL_*"}, "NCCL_DEBUG"));
+  EXPECT_FALSE(allows_variable({"NCCL_*"}, "NCC"));
+  EXPECT_FALSE(allows_variable({"NCCL"}, "NCCL_DEBUG"));
+  for (const char* name :
+       {"LOCKSTEP_ATTEMPT", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PRTE_MCA_x", "A=B", "", "1A"})
+    EXPECT_FALSE(allows_variable({"*"}, name)) << name;
 }
 
 TEST(CoordinatorConfig, RefusesDuplicatesAndWhatIsNotYaml) {

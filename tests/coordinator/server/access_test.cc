@@ -46,17 +46,18 @@ const std::map<std::string, Names>& promised() {
       {"RunService/CancelRun", kOperators},       {"RunService/PauseRun", kOperators},
       {"RunService/ResumeRun", kOperators},       {"RunService/CheckpointRun", kOperators},
       {"RunService/RetryRun", kSubmitters},       {"RunService/WaitRun", kEverybody},
-      {"RunService/WatchRuns", kEverybody},       {"RunService/ExplainRun", kEverybody},
-      {"RunService/ReadLogs", kEverybody},        {"RunService/ReadMetrics", kEverybody},
-      {"RunService/ListCheckpoints", kEverybody}, {"RunService/ListAttempts", kEverybody},
-      {"RunService/ListEvents", kEverybody},      {"ClusterService/ListHosts", kEverybody},
-      {"ClusterService/DrainHost", kOperators},   {"ClusterService/UndrainHost", kOperators},
-      {"AdminService/GetServerInfo", kEverybody}, {"AdminService/CreateToken", kAdmins},
-      {"AdminService/ListTokens", kAdmins},       {"AdminService/RevokeToken", kAdmins},
-      {"AdminService/ListAuditEvents", kAdmins},  {"AdminService/BackupStore", kAdmins},
-      {"AdminService/CheckStore", kAdmins},       {"AdminService/ShutdownServer", kAdmins},
-      {"AdminService/AdoptAttempt", kAdmins},     {"AdminService/EndAttempt", kAdmins},
-      {"AgentService/Register", kNobody},         {"AgentService/Heartbeat", kNobody}};
+      {"RunService/DeleteRun", kOperators},       {"RunService/WatchRuns", kEverybody},
+      {"RunService/ExplainRun", kEverybody},      {"RunService/ReadLogs", kEverybody},
+      {"RunService/ReadMetrics", kEverybody},     {"RunService/ListCheckpoints", kEverybody},
+      {"RunService/ListAttempts", kEverybody},    {"RunService/ListEvents", kEverybody},
+      {"ClusterService/ListHosts", kEverybody},   {"ClusterService/DrainHost", kOperators},
+      {"ClusterService/UndrainHost", kOperators}, {"AdminService/GetServerInfo", kEverybody},
+      {"AdminService/CreateToken", kAdmins},      {"AdminService/ListTokens", kAdmins},
+      {"AdminService/RevokeToken", kAdmins},      {"AdminService/ListAuditEvents", kAdmins},
+      {"AdminService/BackupStore", kAdmins},      {"AdminService/CheckStore", kAdmins},
+      {"AdminService/ShutdownServer", kAdmins},   {"AdminService/AdoptAttempt", kAdmins},
+      {"AdminService/EndAttempt", kAdmins},       {"AgentService/Register", kNobody},
+      {"AgentService/Heartbeat", kNobody}};
   return scopes;
 }
 

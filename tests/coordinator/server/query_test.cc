@@ -4,12 +4,12 @@
 
 #include <random>
 
+#include "coordinator/model/secrets.h"
 #include "coordinator/server/filter_expression.h"
 #include "coordinator/server/line_file.h"
 #include "coordinator/server/page_token.h"
 #include "coordinator/server/rate_limiter.h"
 #include "coordinator/server/run_query.h"
-#include "coordinator/server/secrets.h"
 #include "coordinator/server/yaml_limits.h"
 #include "core/error.h"
 #include "tests/support/temporary_directory.h"

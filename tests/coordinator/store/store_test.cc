@@ -1,11 +1,14 @@
 #include "coordinator/store/store.h"
 
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
+#include <cstring>
 #include <fstream>
 #include <memory>
 
@@ -53,6 +56,13 @@ class StoreTest : public ::testing::Test {
     write.audit = audit;
     store.commit(write);
     return record;
+  }
+
+  static void fill(const std::filesystem::path& file) {
+    std::ofstream filler(file, std::ios::binary);
+    const std::string block(4096, 'x');
+    while (filler.write(block.data(), 4096).flush()) {
+    }
   }
 
   // Changes the store behind its back.
@@ -254,6 +264,155 @@ TEST_F(StoreTest, S14_OneChangedByteOfTheAuditLogIsFound) {
   damage("DELETE FROM audit WHERE sequence = 2");
   const Store store(state());
   EXPECT_EQ(store.check().problems.size(), 1U);
+}
+
+// Rows that are taken out, with or without what belongs to them.
+TEST_F(StoreTest, ARemovedRunRowIsFound) {
+  {
+    Store store(state());
+    put(store, "0a", RunState::kSucceeded);
+    put(store, "0b", RunState::kSucceeded);
+  }
+  damage("PRAGMA foreign_keys = OFF; DELETE FROM runs WHERE id = '0a'");
+  {
+    Store store(state());
+    const StoreContents contents = store.load();
+    EXPECT_EQ(contents.runs.size(), 1U);
+    ASSERT_EQ(contents.quarantined.size(), 1U);
+    EXPECT_EQ(contents.quarantined[0].id, "0a");
+    ASSERT_EQ(store.check().problems.size(), 1U);
+    EXPECT_NE(store.check().problems[0].find("0a"), std::string::npos);
+  }
+  damage("DELETE FROM run_texts WHERE run_id = '0a'; DELETE FROM events WHERE run_id = '0a'");
+  Store store(state());
+  ASSERT_EQ(store.check().problems.size(), 1U);
+  EXPECT_NE(store.check().problems[0].find("run 0a: its row is gone"), std::string::npos)
+      << store.check().problems[0];
+}
+
+TEST_F(StoreTest, ADeletedRunIsNoProblem) {
+  Store store(state());
+  put(store, "0a", RunState::kSucceeded);
+  put(store, "0b", RunState::kSucceeded);
+  const std::int64_t newest = store.next_sequence() - 1;
+  StoreWrite write;
+  write.deleted = {"0b"};
+  AuditRow audit;
+  audit.method = "DeleteRun";
+  audit.resource = "0b";
+  audit.result = "OK";
+  write.audit = audit;
+  store.commit(write);
+  EXPECT_TRUE(store.check().problems.empty());
+  EXPECT_EQ(store.load().runs.size(), 1U);
+  EXPECT_TRUE(store.events("0b", 0, 10).empty());
+  EXPECT_EQ(store.forgotten_sequence(), newest);
+  EXPECT_EQ(store.next_sequence(), newest + 1);
+}
+
+TEST_F(StoreTest, ACutAuditLogIsFoundByItsHeadOutsideTheStore) {
+  {
+    Store store(state());
+    for (const char* id : {"0a", "0b", "0c"})
+      put(store, id);
+  }
+  damage("DELETE FROM audit WHERE sequence = 3");
+  for (int start = 0; start < 2; ++start) {
+    Store store(state());
+    const std::vector<std::string> problems = store.check().problems;
+    ASSERT_EQ(problems.size(), 1U) << "and it is not forgotten by the next start";
+    EXPECT_NE(problems[0].find("it was cut or rewritten"), std::string::npos) << problems[0];
+    EXPECT_EQ(store.load().findings.size(), start == 0 ? 1U : 0U);
+    put(store, start == 0 ? "0d" : "0e");
+  }
+  damage("DELETE FROM audit");
+  Store store(state());
+  EXPECT_FALSE(store.check().problems.empty()) << "with the entry that told of it";
+}
+
+TEST_F(StoreTest, AHeadThatWasRemovedOrForgedIsFound) {
+  { Store store(state()); }
+  { put(*std::make_unique<Store>(state()), "0a"); }
+  const std::string head = lockstep::testing::read_file(state() / "audit.head");
+  std::filesystem::remove(state() / "audit.head");
+  {
+    Store store(state());
+    EXPECT_EQ(store.check().problems.size(), 1U);
+  }
+  std::string forged = head;
+  for (std::size_t at = forged.find("\"sequence\":1"); at != std::string::npos;
+       at = forged.find("\"sequence\":1", at + 1))
+    forged[at + 11] = '0';
+  std::ofstream(state() / "audit.head", std::ios::binary) << forged;
+  Store store(state());
+  EXPECT_EQ(store.check().problems.size(), 2U);
+}
+
+// Not a cut log: the whole store is older, or carries the mark of a backup. The log says so from then on.
+TEST_F(StoreTest, AnOlderStoreThatIsPutBackIsSaidInTheAuditLog) {
+  const std::filesystem::path copy = directory_ / "copy.db";
+  const std::filesystem::path backup = directory_ / "backup.db";
+  {
+    Store store(state());
+    put(store, "0a");
+    store.backup(backup);
+  }
+  std::filesystem::copy_file(state() / "store.db", copy);
+  {
+    Store store(state());
+    put(store, "0b");
+  }
+  for (const auto& older : {copy, backup}) {
+    SCOPED_TRACE(older);
+    std::filesystem::copy_file(older, state() / "store.db",
+                               std::filesystem::copy_options::overwrite_existing);
+    Store store(state());
+    EXPECT_TRUE(store.check().problems.empty());
+    EXPECT_EQ(store.audit(0, 10).back().method, "StoreReplaced");
+    put(store, "0later");
+  }
+  Store store(state());
+  EXPECT_NE(store.audit(0, 10).back().method, "StoreReplaced") << "said once";
+}
+
+// A full disk, for once a real one: what stops and ends runs still has the room that was kept.
+TEST_F(StoreTest, F14_TheReserveIsForWhatCannotWait) {
+  std::filesystem::create_directory(state());
+  if (::mount("tmpfs", state().c_str(), "tmpfs", 0, "size=4m,mode=0700") != 0) {
+    GTEST_SKIP() << "cannot mount a tmpfs: " << std::strerror(errno);
+  }
+  {
+    Store store(state());
+    ASSERT_TRUE(store.has_room());
+    put(store, "0a");
+    fill(state() / "filler");
+    StoreWrite probe;
+    probe.fence = 1;
+    probe.deferrable = true;
+    bool refused = false;
+    for (int i = 0; i < 400 && !refused; ++i) {
+      try {
+        store.commit(probe);
+      } catch (const StoreError& error) {
+        refused = true;
+        EXPECT_EQ(error.fault(), StoreFault::kFull) << error.what();
+      }
+    }
+    EXPECT_TRUE(refused) << "a small log has holes, but not for ever";
+    for (int i = 0; i < 20; ++i)
+      EXPECT_NO_THROW(put(store, "0urgent" + std::to_string(10 + i)));
+    EXPECT_FALSE(store.has_room());
+    EXPECT_THROW(store.commit(probe), StoreError) << "what can wait gets nothing of the reserve";
+  }
+  {
+    Store store(state());
+    EXPECT_EQ(store.load().runs.size(), 21U) << "a start on a full disk reads";
+    EXPECT_TRUE(store.check().problems.empty());
+    std::filesystem::remove(state() / "filler");
+    EXPECT_TRUE(store.has_room());
+    put(store, "0after");
+  }
+  ::umount2(state().c_str(), MNT_DETACH);
 }
 
 TEST_F(StoreTest, ABackupIsAWholeStoreAndOverwritesNothing) {

@@ -90,5 +90,35 @@ TEST_F(F14_FullStore, RefusesWhatIsNewAndLeavesAloneWhatRuns) {
   EXPECT_EQ(job({"wait", after}).exit_code, 0);
 }
 
+// Cancels and pauses work on a full disk, ends of attempts are written, and a coordinator that starts
+// there serves reads: the room for that was kept.
+TEST_F(F14_FullStore, CancelAndPauseWorkAndAStartServesReads) {
+  if (!mount_state()) GTEST_SKIP() << "cannot mount a tmpfs: " << std::strerror(errno);
+  start();
+  const Arguments endless = {"--set", "train.steps=1000000", "--set", "schedule.name=constant"};
+  const std::string paused = submit("paused", endless);
+  const std::string cancelled = submit("cancelled", endless);
+  for (const std::string& run : {paused, cancelled})
+    ASSERT_EQ(job({"wait", run, "--for", "step=3"}).exit_code, 0);
+  fill();
+  kill_coordinator();
+  start();
+  EXPECT_EQ(job({"runs", "list"}).exit_code, 0);
+  EXPECT_EQ(state(paused), "RUNNING");
+  const CommandResult pause = job({"pause", paused, "--wait"});
+  EXPECT_EQ(pause.exit_code, 0) << pause.out << pause.err;
+  EXPECT_EQ(state(paused), "PAUSED");
+  const CommandResult cancel = job({"cancel", cancelled, "--wait"});
+  EXPECT_EQ(cancel.exit_code, 0) << cancel.out << cancel.err;
+  EXPECT_EQ(state(cancelled), "CANCELLED");
+  EXPECT_TRUE(processes_of(cancelled).empty());
+  Arguments arguments = submit_arguments("more", {"--hold"});
+  CommandResult refused = job(arguments);
+  if (refused.exit_code == 0) submitted(arguments, refused);  // a hole in the log of the store
+  EXPECT_EQ(job({"admin", "check"}).exit_code, 0);
+  std::filesystem::remove(path("state/filler"));
+  EXPECT_TRUE(becomes(1)) << "it recovers alone";
+}
+
 }  // namespace
 }  // namespace lockstep::testing

@@ -59,6 +59,8 @@ class JobControlTest : public TrainingTest {
 
   // The test took the store away.
   void store_lost() { invariants_.store_lost(); }
+  // The run was deleted, or is about to be.
+  void deleted(const std::string& run) { invariants_.deleted(run); }
   // The store has damage that the test did itself; of this run nothing is expected any more.
   void damaged(const std::string& run) { invariants_.damaged(run); }
 

@@ -1,4 +1,4 @@
-#include "coordinator/server/secrets.h"
+#include "coordinator/model/secrets.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-// The few uses of cryptography that the server has, all from OpenSSL.
+// The few uses of cryptography beside hashes (sha256.h), all from OpenSSL.
 namespace lockstep::coordinator {
 
 using Sha256 = std::array<unsigned char, 32>;
