@@ -32,6 +32,7 @@
 #include "launcher/commands/sample_command.h"
 #include "launcher/commands/submit_command.h"
 #include "launcher/commands/supervise_command.h"
+#include "launcher/commands/top_command.h"
 #include "launcher/commands/train_command.h"
 #include "launcher/commands/version_command.h"
 #include "launcher/commands/wait_command.h"
@@ -81,6 +82,7 @@ int main(int argc, char** argv) {
   add_eval_command(app, context);
   add_submit_command(app, context);
   add_supervise_command(app, context);
+  add_top_command(app, context);
   add_train_command(app, context);
   add_version_command(app, context);
   add_wait_command(app, context);
