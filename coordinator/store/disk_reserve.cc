@@ -13,6 +13,7 @@ namespace lockstep::coordinator {
 namespace {
 
 constexpr std::int64_t kBlock = 512;  // of st_blocks
+constexpr std::int64_t kSmallest = 64 << 10;
 
 bool is_occupied(const std::filesystem::path& file) {
   struct stat status {};
@@ -31,14 +32,15 @@ void DiskReserve::release() noexcept {
   held_ = false;
 }
 
-bool DiskReserve::make() noexcept {
+bool DiskReserve::make(bool any) noexcept {
   if (held_) return true;
   struct statvfs status {};
   if (::statvfs(file_.parent_path().c_str(), &status) != 0) return held_ = true;
   const auto block = static_cast<std::int64_t>(status.f_frsize);
-  const std::int64_t size =
-      std::min(kLargest, static_cast<std::int64_t>(status.f_blocks) * block / 8);
+  std::int64_t size = std::min(kLargest, static_cast<std::int64_t>(status.f_blocks) * block / 8);
   const std::int64_t left = static_cast<std::int64_t>(status.f_bavail) * block;
+  while (any && left < size + size / 4 && size / 2 >= kSmallest)
+    size /= 2;
   if (left < size + size / 4) return false;
   const int file = ::open(file_.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (file < 0) return held_ = errno != ENOSPC && errno != EDQUOT;

@@ -17,8 +17,9 @@ class DiskReserve {
   bool held() const { return held_; }
   // Gives the room away.
   void release() noexcept;
-  // Occupies it, if the disk has some more than that. What held() is then.
-  bool make() noexcept;
+  // Occupies it, if the disk has some more than that; with `any`, also less than all of it. What
+  // held() is then.
+  bool make(bool any = false) noexcept;
 
   // At most this, and an eighth of the file system.
   static constexpr std::int64_t kLargest = std::int64_t{16} << 20;

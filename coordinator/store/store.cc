@@ -185,6 +185,8 @@ void Store::open(const std::filesystem::path& directory) {
 Store::~Store() {
   reader_.reset();
   writer_.reset();
+  // What the log of the store gives back on a full disk is what the next start needs.
+  reserve_.make(true);
   ::close(lock_);
 }
 

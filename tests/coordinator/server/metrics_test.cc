@@ -29,7 +29,7 @@ std::map<std::string, std::string> types_in(const std::string& text) {
 std::string metrics_text() {
   TestServer server;
   const RunPtr run = server.submit("a");
-  server.wait_for(run->run.id, RunState::kStarting);
+  server.wait_for(run->run.id, RunState::kRunning);
   server.attempts.end(run->run.id, 0);
   server.wait_for(run->run.id, RunState::kSucceeded);
   ServerMetrics metrics;

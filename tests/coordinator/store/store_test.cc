@@ -340,9 +340,9 @@ TEST_F(StoreTest, AHeadThatWasRemovedOrForgedIsFound) {
     EXPECT_EQ(store.check().problems.size(), 1U);
   }
   std::string forged = head;
-  for (std::size_t at = forged.find("\"sequence\":1"); at != std::string::npos;
-       at = forged.find("\"sequence\":1", at + 1))
-    forged[at + 11] = '0';
+  for (std::size_t at = forged.find("\"hash\":\""); at != std::string::npos;
+       at = forged.find("\"hash\":\"", at + 1))
+    forged.replace(at, 8, "\"HASH\":\"");
   std::ofstream(state() / "audit.head", std::ios::binary) << forged;
   Store store(state());
   EXPECT_EQ(store.check().problems.size(), 2U);
@@ -378,9 +378,12 @@ TEST_F(StoreTest, AnOlderStoreThatIsPutBackIsSaidInTheAuditLog) {
 // A full disk, for once a real one: what stops and ends runs still has the room that was kept.
 TEST_F(StoreTest, F14_TheReserveIsForWhatCannotWait) {
   std::filesystem::create_directory(state());
-  if (::mount("tmpfs", state().c_str(), "tmpfs", 0, "size=4m,mode=0700") != 0) {
+  if (::mount("tmpfs", state().c_str(), "tmpfs", 0, "size=16m,mode=0700") != 0) {
     GTEST_SKIP() << "cannot mount a tmpfs: " << std::strerror(errno);
   }
+  const std::string mounted = state().string();
+  const std::shared_ptr<const void> unmount(
+      nullptr, [&mounted](const void*) { ::umount2(mounted.c_str(), MNT_DETACH); });
   {
     Store store(state());
     ASSERT_TRUE(store.has_room());
@@ -404,6 +407,7 @@ TEST_F(StoreTest, F14_TheReserveIsForWhatCannotWait) {
     EXPECT_FALSE(store.has_room());
     EXPECT_THROW(store.commit(probe), StoreError) << "what can wait gets nothing of the reserve";
   }
+  fill(state() / "more");
   {
     Store store(state());
     EXPECT_EQ(store.load().runs.size(), 21U) << "a start on a full disk reads";
@@ -412,7 +416,6 @@ TEST_F(StoreTest, F14_TheReserveIsForWhatCannotWait) {
     EXPECT_TRUE(store.has_room());
     put(store, "0after");
   }
-  ::umount2(state().c_str(), MNT_DETACH);
 }
 
 TEST_F(StoreTest, ABackupIsAWholeStoreAndOverwritesNothing) {

@@ -67,13 +67,13 @@ TEST_F(Policies, HooksAreStartedAtTheEndOfEveryRunAlsoOfOneThatEndedMeanwhile) {
                                .string();
   std::filesystem::permissions(hook, std::filesystem::perms::owner_all);
   start_with(fmt::format("hooks: {{run_ended: [[{}, '$(touch pwned)']]}}\n", hook));
-  Arguments more = steps(5);
+  Arguments more = steps(12);
   more.insert(more.end(), {"--name", "; touch pwned"});
   const std::string run = submit("run", more);
   ASSERT_EQ(job({"wait", run}).exit_code, 0);
   EXPECT_TRUE(comes_to_say("ended", fmt::format("$(touch pwned)|{}|; touch pwned|SUCCEEDED|{}\n",
                                                 run, path("run").string())));
-  const std::string second = submit("second", steps(5));
+  const std::string second = submit("second", steps(12));
   ASSERT_EQ(job({"wait", second, "--for", "running"}).exit_code, 0);
   kill_coordinator();
   start();
