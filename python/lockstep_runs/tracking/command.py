@@ -19,7 +19,7 @@ from lockstep_runs.errors import RunError
 from lockstep_runs.metrics import Event, read_events
 from lockstep_runs.run import Run
 from lockstep_runs.tracking.mlflow import MlflowSink
-from lockstep_runs.tracking.sink import Refused, RunFacts, Sink, Unreachable
+from lockstep_runs.tracking.sink import Misused, Refused, RunFacts, Sink, Unreachable
 from lockstep_runs.tracking.tracker import Pace, Tracker, wait_for_metrics
 from lockstep_runs.tracking.wandb_files import WandbSink
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, _stop)
     try:
         if not output.is_dir():
-            raise _UsageError(f"{options.run}: expected the output directory of a run, found no directory")
+            raise Misused(f"{options.run}: expected the output directory of a run, found no directory")
         pace = Pace(options.poll, options.once, options.linger, options.patience)
         wait_for_metrics(output, pace)
         with _identity(output / "track", options.to) as track_id:
@@ -46,9 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     except _Stop:
         print("track: stopped; the same command goes on from here", file=sys.stderr)
         return _STOPPED
-    except (_UsageError, RunError, Refused, Unreachable) as error:
+    except (Misused, RunError, Refused, Unreachable) as error:
         print(f"track: {error}", file=sys.stderr)
-        codes = {_UsageError: _USAGE, Unreachable: _UNREACHABLE, RunError: _DATA}
+        codes = {Misused: _USAGE, Unreachable: _UNREACHABLE, RunError: _DATA}
         return next((code for kind, code in codes.items() if isinstance(error, kind)), _REFUSED)
 
 
@@ -62,10 +62,6 @@ def _track(output: pathlib.Path, options: argparse.Namespace, pace: Pace, track_
         raise
     print(f"track: all is sent; the run: {status.lower()}", file=sys.stderr)
     return 0
-
-
-class _UsageError(Exception):
-    pass
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -100,7 +96,7 @@ def _sink(output: pathlib.Path, options: argparse.Namespace) -> Sink:
         return WandbSink(output / "track", experiment, options.tolerance)
     uri = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        raise _UsageError("--to mlflow needs --uri or MLFLOW_TRACKING_URI, e.g. http://127.0.0.1:5000")
+        raise Misused("--to mlflow needs --uri or MLFLOW_TRACKING_URI, e.g. http://127.0.0.1:5000")
     return MlflowSink(uri, experiment, options.tolerance)
 
 
@@ -142,7 +138,7 @@ def _identity(directory: pathlib.Path, tracker: str) -> Iterator[str]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _UsageError(f"{directory}: another process follows this run with --to {tracker}") from None
+            raise Misused(f"{directory}: another process follows this run with --to {tracker}") from None
         if not path.exists():
             _write(path, json.dumps({"version": 1, "id": uuid.uuid4().hex[:16]}) + "\n")
         yield str(json.loads(path.read_text())["id"])

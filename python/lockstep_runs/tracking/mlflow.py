@@ -24,7 +24,7 @@ from typing import Any
 
 from lockstep_runs.tracking.history import History, history_of
 from lockstep_runs.tracking.rows import is_compared
-from lockstep_runs.tracking.sink import Point, Refused, RunFacts, Unreachable
+from lockstep_runs.tracking.sink import Misused, Point, Refused, RunFacts, Unreachable
 
 _ID, _SUPERSEDED, _GENERATION = "lockstep.track_id", "lockstep.superseded", "lockstep.generation"
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE, _HISTORY_PAGE = 1000, 100, 20000  # limits of the API
@@ -38,7 +38,7 @@ Json = dict[str, Any]
 class MlflowSink:
     def __init__(self, uri: str, experiment: str, tolerance: float = 0.0):
         if urllib.parse.urlsplit(uri).scheme not in ("http", "https"):
-            raise Refused(
+            raise Misused(
                 f"--uri: expected http://HOST:PORT or https://... of an MLflow server, found '{uri}'; for files "
                 "or a database start one: mlflow server --backend-store-uri ..."
             )

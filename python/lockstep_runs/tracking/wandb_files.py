@@ -13,16 +13,16 @@ from itertools import groupby
 from typing import Any
 
 from lockstep_runs.tracking.history import History
-from lockstep_runs.tracking.sink import Point, Refused, RunFacts
+from lockstep_runs.tracking.sink import Misused, Point, RunFacts
 
 
 class WandbSink:
     def __init__(self, directory: pathlib.Path, project: str, tolerance: float = 0.0):
-        """`directory` will have a folder `wandb`. Raises Refused where the package is missing."""
+        """`directory` will have a folder `wandb`. Raises Misused where the package is missing."""
         try:
             import wandb
         except ImportError:
-            raise Refused("--to wandb needs the package wandb: pip install wandb") from None
+            raise Misused("--to wandb needs the package wandb: pip install wandb") from None
         self._wandb: Any = wandb
         self._directory = directory
         self._project = project
