@@ -3,7 +3,7 @@
 
 usage: fake_mlflow.py PORT JOURNAL [--lose N]
 
-Like the server over a database it keeps points that are equal in key, value, step and time once, and
+Like the server it leaves lists out that are empty, and over a database it keeps points that are equal in key, value, step and time once, and
 all others. What it has answered is in the journal, from which a killed one goes on. With --lose every
 N-th request that changes something is carried out and never answered, and every N-th is refused with
 500 and not carried out.
@@ -21,6 +21,12 @@ class Refusal(Exception):
     def __init__(self, status, code, message):
         super().__init__(message)
         self.status, self.code = status, code
+
+
+def without_empty(value):
+    if isinstance(value, dict):
+        return {key: without_empty(part) for key, part in value.items() if part != []}
+    return [without_empty(part) for part in value] if isinstance(value, list) else value
 
 
 class Store:
@@ -136,7 +142,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(refusal.status, {"error_code": refusal.code, "message": str(refusal)})
 
     def answer(self, status, document):
-        text = json.dumps(document).encode()
+        text = json.dumps(without_empty(document)).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

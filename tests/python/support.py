@@ -132,23 +132,23 @@ class Server:
         """The runs of an experiment: dictionaries of `info`, `tags`, `params` and `points` by key."""
         number = self.call(f"experiments/get-by-name?experiment_name={experiment}")["experiment"]["experiment_id"]
         found = self.call("runs/search", {"experiment_ids": [number], "filter": self.filter, "max_results": 100})
-        return [self.entry(run) for run in found["runs"]]
+        return [self.entry(run) for run in found.get("runs", [])]
 
     filter = "tags.`lockstep.version` = '0.1.0'"
 
     def entry(self, run):
         points = {}
-        for metric in run["data"]["metrics"]:
+        for metric in run["data"].get("metrics", []):
             points[metric["key"]], token = [], ""
             while True:
                 page = self.call("metrics/get-history?max_results=1000&run_id={}&metric_key={}{}".format(
                     run["info"]["run_id"], metric["key"], f"&page_token={token}" if token else ""))
-                points[metric["key"]] += [(point.get("step", 0), point["value"]) for point in page["metrics"]]
+                points[metric["key"]] += [(point.get("step", 0), point["value"]) for point in page.get("metrics", [])]
                 token = page.get("next_page_token")
                 if not token:
                     break
         return {"info": run["info"], "points": points,
-                "tags": {tag["key"]: tag["value"] for tag in run["data"]["tags"]},
+                "tags": {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])},
                 "params": {param["key"]: param["value"] for param in run["data"].get("params", [])}}
 
 
