@@ -163,7 +163,8 @@ class MlflowServer(Server):
 
 def start_tracker(run, *options, environment=()):
     command = [sys.executable, str(ROOT / "scripts/track"), *map(str, options), "--poll", "0.05", str(run)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **dict(environment)})
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, "PYTHONFAULTHANDLER": "1", **dict(environment)})
 
 
 def end(process):
@@ -172,15 +173,24 @@ def end(process):
     process.communicate()
 
 
+def wait_for_end(tracker, code=0):
+    """Waits for the process of start_tracker(), which must end with this exit code; what it said."""
+    try:
+        said = tracker.communicate(timeout=DEADLINE)[1]
+    except subprocess.TimeoutExpired:
+        tracker.send_signal(signal.SIGABRT)  # it shows where it hangs
+        said = f"it did not end within {DEADLINE} s\n" + tracker.communicate()[1]
+    assert tracker.returncode == code, f"exit code {tracker.returncode}\n{said}"
+    return said
+
+
 def track(run, *options, code=0, environment=()):
     """Runs a tracker to its end; returns what it said."""
     tracker = start_tracker(run, *options, environment=environment)
     try:
-        _, said = tracker.communicate(timeout=DEADLINE)
+        return wait_for_end(tracker, code)
     finally:
         end(tracker)
-    assert tracker.returncode == code, f"exit code {tracker.returncode}\n{said}"
-    return said
 
 
 def expected_points(run):

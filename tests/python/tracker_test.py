@@ -17,8 +17,8 @@ import threading
 import time
 import unittest
 
-from support import (DEADLINE, LOCKSTEP, ROOT, MlflowServer, Server, end, expected_points, prepare, start_tracker,
-                     track, train, wait_for)
+from support import (LOCKSTEP, ROOT, MlflowServer, Server, end, expected_points, prepare, start_tracker,
+                     track, train, wait_for, wait_for_end)
 
 REAL = os.environ.get("LOCKSTEP_TRACKER") == "mlflow"
 SEED = int(os.environ.get("LOCKSTEP_SEED", time.time_ns() % 10**6))
@@ -81,10 +81,6 @@ class FollowingTest(unittest.TestCase):
         self.addCleanup(end, tracker)
         return tracker
 
-    def ends(self, tracker, code=0):
-        said = tracker.communicate(timeout=DEADLINE)[1]
-        self.assertEqual(tracker.returncode, code, said)
-
 
 class TrackerTest(FollowingTest):
     def setUp(self):
@@ -140,7 +136,7 @@ class WholeRuns(TrackerTest):
         tracker = self.start(run, *self.options, "--linger", "60")
         train(self.folder, "fault=[{kind: kill, step: 13, rank: 0}]", ("--resume", "auto"), code=-9)
         train(self.folder, "fault=[{kind: kill, step: 13, rank: 0}]", ("--resume", "auto"))
-        self.ends(tracker)
+        wait_for_end(tracker)
         self.check(run, self.current())
 
     def test_a_run_that_goes_back(self):
@@ -150,7 +146,7 @@ class WholeRuns(TrackerTest):
         tracker = self.start(run, *self.options)
         train(self.folder, "train.steps=40", "fault=[{kind: nan, step: 28, rank: 0, layer: 1}]",
               "health.on_divergence=rollback", ("--resume", "auto"))
-        self.ends(tracker)
+        wait_for_end(tracker)
         entry = self.current()
         self.check(run, entry)
         self.assertIn((28, 0), entry["points"]["train/applied"])
@@ -218,7 +214,7 @@ class Kills(TrackerTest):
         while "trying again" not in (said := tracker.stderr.readline()):
             self.assertTrue(said, "the tracker ended")
         self.server.start()
-        self.ends(tracker)
+        wait_for_end(tracker)
         self.check(run.output, self.current())
 
     def test_the_server_stays_away(self):
@@ -270,7 +266,7 @@ class ChangedPasts(TrackerTest):
         self.run_files.resume(20)
         self.run_files.write(21, 60, shift=0.25)
         self.run_files.end()
-        self.ends(tracker)
+        wait_for_end(tracker)
         self.check(self.run_files.output, self.current())
 
     def sent(self):
@@ -333,7 +329,7 @@ class Usage(TrackerTest):
         wait_for(lambda: (run.output / "track/mlflow.json").exists(), "the first tracker")
         self.assertIn("another process", track(run.output, *self.options, "--once", code=2))
         first.send_signal(signal.SIGTERM)
-        self.ends(first, 7)
+        wait_for_end(first, 7)
         track(run.output, *self.options, "--once")
         self.check(run.output, self.current())
 
@@ -402,7 +398,7 @@ class OfflineFiles(FollowingTest):
         self.run_files.resume(40)
         self.run_files.write(41, 60, shift=0.5)
         self.run_files.end()
-        self.ends(tracker)
+        wait_for_end(tracker)
         self.check()
 
 

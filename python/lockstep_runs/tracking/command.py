@@ -19,7 +19,7 @@ from lockstep_runs.errors import RunError
 from lockstep_runs.metrics import Event, read_events
 from lockstep_runs.run import Run
 from lockstep_runs.tracking.mlflow import MlflowSink
-from lockstep_runs.tracking.sink import Misused, Refused, RunFacts, Sink, Unreachable
+from lockstep_runs.tracking.sink import Misused, Refused, RunFacts, Sink, Stopped, Unreachable
 from lockstep_runs.tracking.tracker import Pace, Tracker, wait_for_metrics
 from lockstep_runs.tracking.wandb_files import WandbSink
 
@@ -27,23 +27,31 @@ from lockstep_runs.tracking.wandb_files import WandbSink
 _USAGE, _DATA, _REFUSED, _UNREACHABLE, _STOPPED = 2, 3, 5, 6, 7
 
 
-class _Stop(Exception):
-    """SIGTERM or Ctrl-C."""
+class _Signals:
+    """SIGTERM and Ctrl-C raise Stopped. Where Python drops that (in a callback, a destructor) `came` still says so."""
+
+    def __init__(self) -> None:
+        self.came = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        raise Stopped
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     output = pathlib.Path(options.run).resolve()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+    signals = _Signals()
     try:
         if not output.is_dir():
             raise Misused(f"{options.run}: expected the output directory of a run, found no directory")
-        pace = Pace(options.poll, options.once, options.linger, options.patience)
+        pace = Pace(options.poll, options.once, options.linger, options.patience, lambda: signals.came)
         wait_for_metrics(output, pace)
         with _identity(output / "track", options.to) as track_id:
             return _track(output, options, pace, track_id)
-    except _Stop:
+    except Stopped:
         print("track: stopped; the same command goes on from here", file=sys.stderr)
         return _STOPPED
     except (Misused, RunError, Refused, Unreachable) as error:
@@ -57,7 +65,7 @@ def _track(output: pathlib.Path, options: argparse.Namespace, pace: Pace, track_
     facts = _facts(output, options.name, track_id)
     try:
         status = Tracker(output, sink, facts, pace).run()
-    except _Stop:
+    except Stopped:
         sink.finish("RUNNING")
         raise
     print(f"track: all is sent; the run: {status.lower()}", file=sys.stderr)
@@ -152,7 +160,3 @@ def _write(path: pathlib.Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise _Stop

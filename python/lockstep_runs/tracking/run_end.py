@@ -17,6 +17,8 @@ def run_status(output: pathlib.Path) -> str:
     An attempt that was killed leaves no exit record; it is known to have ended if it ran on this host.
     """
     lock, end = _read(output / "lock"), _read(output / "exit/rank-0000.json")
+    if lock is None or end is None:
+        return "RUNNING"
     if end and end["attempt"] >= lock.get("attempt", 0):
         return {_DONE: "FINISHED", _STOPPED: "KILLED"}.get(end["exit_code"], "FAILED")
     if lock and lock["host"] == socket.gethostname() and not _is_alive(lock["pid"]):
@@ -24,12 +26,15 @@ def run_status(output: pathlib.Path) -> str:
     return "RUNNING"
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    """Empty if it is not there; None while it is being written."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError):  # not there yet, or being written
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _is_alive(pid: int) -> bool:

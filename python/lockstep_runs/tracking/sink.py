@@ -16,6 +16,10 @@ class Refused(Exception):
     """The tracker's answer will not change by asking again."""
 
 
+class Stopped(Exception):
+    """By SIGTERM or Ctrl-C."""
+
+
 class Misused(Exception):
     """The command was not given what it needs, or is not where it can run."""
 

@@ -22,7 +22,7 @@ from lockstep_runs.metrics import parse_event
 from lockstep_runs.tracking.history import History, HistoryChanged
 from lockstep_runs.tracking.rows import row_of
 from lockstep_runs.tracking.run_end import run_status
-from lockstep_runs.tracking.sink import Point, RunFacts, Sink, Unreachable
+from lockstep_runs.tracking.sink import Point, RunFacts, Sink, Stopped, Unreachable
 
 _POINTS_AT_ONCE = 5000
 
@@ -33,6 +33,12 @@ class Pace:
     once: bool = False  # send what is there and end
     linger_seconds: float = 60.0  # how long a run that ended otherwise than done may take to resume
     patience_seconds: float = 600.0  # how long the tracker may be away
+    stopped: Callable[[], bool] = lambda: False
+
+    def go_on(self) -> None:
+        """Raises Stopped if that is wanted."""
+        if self.stopped():
+            raise Stopped
 
 
 class Tracker:
@@ -46,10 +52,11 @@ class Tracker:
         self._begin()
 
     def run(self) -> str:
-        """Until the run has ended; returns how. Raises Unreachable when patience is over, Refused."""
+        """Until the run has ended; returns how. Raises Unreachable when patience is over, Refused, Stopped."""
         self._patiently(self._open)
         ended_since: float | None = None
         while True:
+            self._pace.go_on()
             status = run_status(self._output)  # before reading: what is read then is all
             news = self._patiently(self._pass)
             now = time.monotonic()
@@ -140,6 +147,7 @@ class Tracker:
                     raise
                 print(f"track: {error}; trying again", file=sys.stderr)
                 away = True
+                self._pace.go_on()
                 time.sleep(pause)
                 pause = min(2 * pause, 10.0)
 
@@ -150,4 +158,5 @@ def wait_for_metrics(output: pathlib.Path, pace: Pace) -> None:
     while not path.exists() or not path.stat().st_size:
         if pace.once:
             raise RunError(f"{path}: the run has not begun; without --once it is waited for")
+        pace.go_on()
         time.sleep(pace.poll_seconds)
