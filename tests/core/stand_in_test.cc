@@ -79,12 +79,12 @@ TEST_F(StandInTest, DivergenceIsNamed) {
   EXPECT_EQ(failure_of(leave_before_barrier, 64, 99U), "");
 }
 
+// The address sanitizer would end the process first.
+#if !defined(__SANITIZE_ADDRESS__)
 __global__ void write_at(float* p, int index) {
   if (threadIdx.x == 0) p[index] = 1.0F;
 }
 
-// The address sanitizer would end the process first.
-#if !defined(__SANITIZE_ADDRESS__)
 TEST_F(StandInTest, WritesOutsideAnAllocationAreFound) {
   EXPECT_EQ(failure_of(write_at, 32, floats(), 1023), "");
   EXPECT_THAT(failure_of(write_at, 32, floats(), 1024),
