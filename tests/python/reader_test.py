@@ -39,7 +39,7 @@ class ARun(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = folder_of(cls)
         prepare(cls.folder)
-        cls.original = train(cls.folder)
+        cls.original = train(cls.folder, "metrics.per_layer_every=10")
 
     def setUp(self):
         """A copy, to be damaged."""
@@ -71,15 +71,12 @@ class Metrics(ARun):
             list(self.run_of_test.events())
 
     def test_layers(self):
-        """The lines as docs and format have them."""
-        layer = {"name": "block.0", "grad_norm": 0.5, "grad_max": None}
-        with (self.output / "metrics.jsonl").open("a") as file:
-            for step in (10, 20):
-                layers = [layer, {**layer, "name": "head"}]
-                file.write(json.dumps({"event": "layers", "step": step, "layers": layers}) + "\n")
         rows = list(self.run_of_test.layers())
-        self.assertEqual(len(rows), 4)
-        self.assertEqual(rows[0], {"step": 10, **layer})
+        lines = list(self.run_of_test.events("layers"))
+        self.assertEqual([line["step"] for line in lines], [10, 20])
+        self.assertEqual(rows, [{"step": line["step"], **layer} for line in lines for layer in line["layers"]])
+        self.assertEqual([row["name"] for row in rows[:3]], ["embeddings", "block.0", "block.1"])
+        self.assertGreater(rows[1]["grad_norm"], 0)
 
     def test_following_a_run_that_is_cut_back(self):
         path = self.output / "metrics.jsonl"
@@ -108,7 +105,8 @@ class Metrics(ARun):
         self.assertEqual(list(steps["loss"]), [event["loss"] for event in self.run_of_test.steps()])
         self.assertEqual(steps["applied"].dtype, bool)
         self.assertEqual(list(self.run_of_test.validations_frame().index), [5, 10, 15, 20])
-        self.assertTrue(self.run_of_test.layers_frame().empty)
+        layers = self.run_of_test.layers_frame()
+        self.assertEqual(layers.loc[(20, "block.1"), "weight_norm"], list(self.run_of_test.layers())[-2]["weight_norm"])
         config = self.run_of_test.config()
         self.assertEqual(config["optimizer"]["learning_rate"], 0.001)
         self.assertEqual(config["model"]["norm_eps"], 1e-5)

@@ -198,8 +198,11 @@ def expected_points(run):
     points = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
         event = json.loads(line)
-        prefix = {"step": "train/", "validation": "validation/"}.get(event["event"])
-        for name, value in event.items() if prefix else ():
-            if isinstance(value, (int, float)) and name != "step":
-                points.setdefault(prefix + name, []).append((event["step"], float(value)))
+        prefix = {"step": "train/", "validation": "validation/", "layers": "layers/"}.get(event["event"])
+        parts = [(prefix, event)] if prefix else []
+        parts += [(f"{prefix}{layer['name']}/", layer) for layer in event.get("layers", [])]
+        for begin, fields in parts:
+            for name, value in fields.items():
+                if isinstance(value, (int, float)) and name != "step":
+                    points.setdefault(begin + name, []).append((event["step"], float(value)))
     return points

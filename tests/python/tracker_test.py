@@ -115,10 +115,11 @@ class TrackerTest(FollowingTest):
 class WholeRuns(TrackerTest):
     def test_a_finished_run(self):
         prepare(self.folder)
-        run = train(self.folder)
+        run = train(self.folder, "metrics.per_layer_every=5")
         track(run, *self.options)
         entry = self.current()
         self.check(run, entry)
+        self.assertEqual(len(entry["points"]["layers/block.1/grad_norm"]), 4)
         self.assertEqual(len(entry["points"]["validation/loss"]), 4)
         self.assertEqual(entry["info"]["status"], "FINISHED")
         self.assertEqual(entry["info"]["run_name"], "tiny")
@@ -145,7 +146,7 @@ class WholeRuns(TrackerTest):
         run.mkdir()
         tracker = self.start(run, *self.options)
         train(self.folder, "train.steps=40", "fault=[{kind: nan, step: 28, rank: 0, layer: 1}]",
-              "health.on_divergence=rollback", ("--resume", "auto"))
+              "health.on_divergence=rollback", "metrics.per_layer_every=3", ("--resume", "auto"))
         wait_for_end(tracker)
         entry = self.current()
         self.check(run, entry)

@@ -8,7 +8,7 @@ from lockstep_runs.metrics import Event
 
 # Of a `step` line: they depend on the attempt that computed it, so they are never compared.
 _TIMES = ("tokens_per_second", "step_seconds")
-_PREFIX = {"step": "train", "validation": "validation"}
+_PREFIX = {"step": "train", "validation": "validation", "layers": "layers"}
 
 
 @dataclass(frozen=True)
@@ -22,21 +22,16 @@ class Row:
 
 
 def row_of(event: Event, line: int) -> Row | None:
-    """`train/FIELD`, `validation/FIELD` and `layers/NAME/FIELD`; nothing for other events."""
-    kind = event["event"]
-    if kind == "layers":
-        values = {
-            f"layers/{layer['name']}/{field}": number
-            for layer in event["layers"]
-            for field, number in _numbers(layer).items()
-        }
-        return Row(event["step"], values, "layers/", line)
-    if kind not in _PREFIX:
+    """`train/FIELD`, `validation/FIELD`, `layers/FIELD` and `layers/NAME/FIELD`; nothing for other events."""
+    if event["event"] not in _PREFIX:
         return None
-    group = _PREFIX[kind] + "/"
+    group = _PREFIX[event["event"]] + "/"
     numbers = _numbers(event)
     del numbers["step"]
-    return Row(int(event["step"]), {group + field: number for field, number in numbers.items()}, group, line)
+    values = {group + field: number for field, number in numbers.items()}
+    for layer in event.get("layers", []):
+        values |= {f"{group}{layer['name']}/{field}": number for field, number in _numbers(layer).items()}
+    return Row(int(event["step"]), values, group, line)
 
 
 def is_compared(key: str) -> bool:
