@@ -134,6 +134,9 @@ int CommandLine::parse_and_act() {
   try {
     // CLI11 takes the arguments without the program's name, last one first.
     std::vector<std::string> arguments = with_empty_values(context_.arguments);
+    if (arguments.size() > 1 && arguments[1] == "compare")
+      std::replace(arguments.begin(), arguments.end(), std::string("--"),
+                   std::string(kGroupSeparator));
     std::reverse(arguments.begin(), arguments.end());
     if (!arguments.empty()) arguments.pop_back();
     app_.parse(std::move(arguments));

@@ -7,6 +7,10 @@
 
 namespace lockstep::launcher {
 
+// CLI11 keeps a "--" for itself, and leaves a subcommand there. That of `compare A... -- B...` reaches
+// the command as this argument.
+inline constexpr const char* kGroupSeparator = " -- ";
+
 // The `lockstep` command: parses its arguments, runs the subcommand, and turns every error into a
 // message on stderr and the exit code of its kind.
 class CommandLine {

@@ -9,6 +9,7 @@
 #include <ostream>
 
 #include "core/error.h"
+#include "launcher/command_line.h"
 #include "runtime/report/comparison.h"
 
 namespace lockstep::launcher {
@@ -19,18 +20,10 @@ using runtime::ComparedRun;
 using runtime::Comparison;
 
 struct CompareOptions {
-  std::vector<std::string> runs;  // of both groups
-  std::size_t second = 0;         // how many of them are the second group
+  std::vector<std::string> runs;  // of both groups, kGroupSeparator between them
   std::optional<double> target;
   OutputFormat format = OutputFormat::kTable;
 };
-
-// CLI11 gives the runs on both sides of "--" as one list: how many stand behind it.
-std::size_t behind_separator(const std::vector<std::string>& arguments) {
-  const auto separator = std::find(arguments.begin(), arguments.end(), "--");
-  return separator == arguments.end() ? 0
-                                      : static_cast<std::size_t>(arguments.end() - separator - 1);
-}
 
 std::vector<runtime::ReportRun> open(const std::vector<std::string>& directories) {
   std::vector<runtime::ReportRun> runs = runtime::open_runs(directories);
@@ -121,14 +114,15 @@ void print(const Comparison& c, std::ostream& out) {
 }
 
 int compare(const CompareOptions& options, std::ostream& out) {
-  if (options.second == 0 || options.second >= options.runs.size()) {
+  const auto separator = std::find(options.runs.begin(), options.runs.end(), kGroupSeparator);
+  if (separator == options.runs.begin() || options.runs.end() - separator < 2) {
     throw core::Error(core::ErrorKind::kConfig,
                       "compare: expected runs on both sides of a --, as in "
                       "lockstep compare runs/a1 runs/a2 -- runs/b1 runs/b2");
   }
-  const auto middle = options.runs.end() - static_cast<std::ptrdiff_t>(options.second);
-  const Comparison c = runtime::compare_runs(open({options.runs.begin(), middle}),
-                                             open({middle, options.runs.end()}), options.target);
+  const Comparison c =
+      runtime::compare_runs(open({options.runs.begin(), separator}),
+                            open({separator + 1, options.runs.end()}), options.target);
   if (options.format == OutputFormat::kJson) {
     out << json_of(c).dump() << "\n";
   } else {
@@ -154,10 +148,7 @@ void add_compare_command(CLI::App& app, CommandContext& context) {
                    "two mean final losses)")
       ->option_text("LOSS");
   add_output_option(*command, options->format);
-  set_action(*command, context, [options, &context] {
-    options->second = behind_separator(context.arguments);
-    return compare(*options, context.out);
-  });
+  set_action(*command, context, [options, &context] { return compare(*options, context.out); });
 }
 
 }  // namespace lockstep::launcher

@@ -80,6 +80,24 @@ TEST(CommandLineTest, AnEmptyValueIsNotTheNextArgument) {
   parse({"--time-limit", ""}, 2);
 }
 
+// Of two groups of arguments, wherever options stand between them.
+TEST(CommandLineTest, CompareLearnsWhereItsGroupsPart) {
+  std::ostringstream out;
+  std::ostringstream err;
+  const std::vector<const char*> arguments = {"lockstep", "compare", "a",  "-o",
+                                              "json",     "b",       "--", "c"};
+  CommandLine line(static_cast<int>(arguments.size()), arguments.data(), out, err);
+  CLI::App* compare = line.app().add_subcommand("compare", "compares");
+  std::vector<std::string> runs;
+  OutputFormat format = OutputFormat::kTable;
+  compare->add_option("runs", runs)->required();
+  add_output_option(*compare, format);
+  set_action(*compare, line.context(), [] { return 0; });
+  EXPECT_EQ(line.run(), 0) << err.str();
+  EXPECT_EQ(runs, (std::vector<std::string>{"a", "b", kGroupSeparator, "c"}));
+  EXPECT_EQ(format, OutputFormat::kJson);
+}
+
 TEST(CommandLineTest, ErrorsBecomeTheExitCodeOfTheirKind) {
   for (const auto kind :
        {core::ErrorKind::kInternal, core::ErrorKind::kConfig, core::ErrorKind::kData,
