@@ -62,8 +62,9 @@ TEST_F(LogTest, AFullDiskIsNamedRightly) {
   {
     // Nothing can be free above all that there is.
     LogWriter without = writer(1, false, kPart, std::int64_t{1} << 60);
-    without.write("lost\n", 1);
-    without.finish(2);
+    constexpr std::int64_t kLater = 10'000'000'000;  // ns; room is looked for once a second
+    without.write("lost\n", kLater);
+    without.finish(kLater);
   }
   std::string many;
   for (int i = 0; i < 20'000; ++i)
