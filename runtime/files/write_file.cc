@@ -52,7 +52,7 @@ void replace_file(const std::string& path, const std::string& text) {
   const std::string temporary = path + ".tmp";
   write_synced(temporary, text);
   if (rename(temporary.c_str(), path.c_str()) != 0) fail("rename to", path);
-  sync_path(std::filesystem::path(path).parent_path().string());
+  sync_path(std::filesystem::absolute(path).parent_path().string());
 }
 
 void sync_path(const std::string& path) {

@@ -166,6 +166,7 @@ def check_following(browser, shop, pictures):
         check_looks(browser, url, "live-one", 1, pictures)
         watching.kill()
         wait_for(browser, "return document.getElementById('status').className === 'lost'")
+        browser.get_log("browser")  # it complains of the server that is gone
     finally:
         for process in (watching, training):
             if process is not None:
