@@ -84,6 +84,9 @@ class TestServer {
   void acknowledged(const std::string& caller, const std::string& request_id,
                     const std::string& run);
 
+  // The run was deleted, or is about to be.
+  void deleted(const std::string& run) { invariants_.deleted(run); }
+
   // Queues a run through the engine.
   RunPtr submit(const std::string& name, const Caller& caller = {});
   // Waits until the run is in this state; fails the test after 20 s.
