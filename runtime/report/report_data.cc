@@ -21,7 +21,7 @@ std::string dump(const ordered_json& json) {
   return json.dump(-1, ' ', true, ordered_json::error_handler_t::replace);
 }
 
-// Six digits are more than a screen shows; a step needs all of its own.
+// Zoomed in, a slow schedule still moves in the seventh digit; a step needs all of its own.
 void append_numbers(std::string& text, const std::vector<double>& values, bool steps) {
   text += '[';
   for (std::size_t i = 0; i < values.size(); ++i) {
@@ -31,7 +31,7 @@ void append_numbers(std::string& text, const std::vector<double>& values, bool s
     } else if (steps) {
       fmt::format_to(std::back_inserter(text), "{:.15g}", values[i]);
     } else {
-      fmt::format_to(std::back_inserter(text), "{:.6g}", values[i]);
+      fmt::format_to(std::back_inserter(text), "{:.9g}", values[i]);
     }
   }
   text += ']';

@@ -52,7 +52,7 @@ function short(value) {
   const size = Math.abs(value);
   for (const [limit, suffix] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]])
     if (size >= limit) return +(value / (suffix === "k" ? 1e3 : limit)).toPrecision(4) + suffix;
-  if (size > 0 && size < 1e-3) return value.toExponential(1).replace(/\.0e/, "e");
+  if (size > 0 && size < 1e-3) return Number(value.toPrecision(4)).toExponential();
   return String(+value.toPrecision(4));
 }
 
