@@ -360,7 +360,7 @@ std::int64_t Store::backup(const std::filesystem::path& file) const {
     const std::lock_guard lock(reader_mutex_);
     reader_->prepare("VACUUM INTO ?").bind(file.string()).run();
   }
-  // Whoever puts it back is told from whoever cuts the audit log.
+  // An older store that was put back is thereby told apart from an audit log that was cut.
   Database(file, Database::Mode::kWrite).execute(kMarkBackup);
   runtime::sync_path(file.string());
   return static_cast<std::int64_t>(std::filesystem::file_size(file));
